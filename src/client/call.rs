@@ -1,0 +1,382 @@
+//! One call: attempts, time-outs, bounded bodies.
+
+use std::{fmt, future::Future, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use http::{HeaderMap, Method, Uri};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    Caps, Chat, ClientBuilder, Error, ErrorKind, Models, RetryPolicy, Timeouts,
+    error_body::error_in_success,
+    headers,
+    retry::{Replay, RetryBudget},
+    transport::{Body, Transport},
+};
+use crate::types::{Clock, ModelId, Rng, Secret};
+
+/// A client of Together's API, or of any server that speaks the same. Cheap to clone; clones share the connection pool
+/// and the retry budget.
+///
+/// It knows nothing of routing, caching or money: that is [`InferenceService`](crate::InferenceService).
+///
+/// ```no_run
+/// // Needs a key and the network.
+/// # async fn example() -> Result<(), together_inference::client::Error> {
+/// use together_inference::{TogetherClient, client::ChatRequest};
+///
+/// let client = TogetherClient::from_env()?;
+/// let answer = client.chat().create(&ChatRequest::new("zai-org/GLM-5.3").user("hi")).await?;
+/// println!("{}", answer.text());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct TogetherClient {
+    inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub(super) transport: Arc<dyn Transport>,
+    /// Scheme, authority and path prefix, without `/v1`.
+    pub(super) root: String,
+    pub(super) host: Box<str>,
+    pub(super) key: Secret,
+    pub(super) headers: HeaderMap,
+    pub(super) timeouts: Timeouts,
+    pub(super) caps: Caps,
+    pub(super) retry: RetryPolicy,
+    pub(super) budget: RetryBudget,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) rng: Arc<dyn Rng>,
+}
+
+impl fmt::Debug for TogetherClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TogetherClient").field("host", &self.inner.host).finish_non_exhaustive()
+    }
+}
+
+/// What one call may use. The default is the client's own policy.
+///
+/// ```
+/// use std::time::Duration;
+/// use together_inference::client::CallOptions;
+///
+/// let options = CallOptions::default().attempts(1).within(Duration::from_secs(20));
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct CallOptions {
+    /// Attempts in total; the client's [`RetryPolicy`] unless set.
+    pub attempts: Option<u32>,
+    /// No attempt starts or goes on after this.
+    pub deadline: Option<Instant>,
+    /// A stream's first delta must arrive by this.
+    pub first_token: Option<Instant>,
+}
+
+impl CallOptions {
+    /// Sets the attempts in total.
+    #[must_use]
+    pub const fn attempts(mut self, attempts: u32) -> Self {
+        self.attempts = Some(attempts);
+        self
+    }
+
+    /// Sets the deadline.
+    #[must_use]
+    pub const fn deadline(mut self, deadline: Instant) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// Sets the deadline, from now.
+    #[must_use]
+    pub fn within(self, time: Duration) -> Self {
+        self.deadline(Instant::now() + time)
+    }
+
+    /// Sets when a stream's first delta must have arrived.
+    #[must_use]
+    pub const fn first_token(mut self, deadline: Instant) -> Self {
+        self.first_token = Some(deadline);
+        self
+    }
+
+    fn by(&self, limit: Instant) -> Instant {
+        self.deadline.map_or(limit, |deadline| deadline.min(limit))
+    }
+}
+
+/// A request ready to be sent, any number of times.
+pub(super) struct Call<'a> {
+    pub(super) method: Method,
+    pub(super) path: &'a str,
+    pub(super) body: Bytes,
+    pub(super) model: Option<&'a ModelId>,
+    pub(super) stream: bool,
+    pub(super) replay: Replay,
+}
+
+/// A response whose status says success.
+pub(super) struct Success {
+    pub(super) status: u16,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Body,
+    /// When the whole attempt must be over.
+    pub(super) until: Instant,
+}
+
+impl Success {
+    pub(super) fn request_id(&self) -> Option<Box<str>> {
+        headers::request_id(&self.headers).map(Into::into)
+    }
+}
+
+impl TogetherClient {
+    pub(super) fn new(inner: Inner) -> Self {
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// A builder. It never reads the environment.
+    #[must_use]
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::default()
+    }
+
+    /// A client from `TOGETHER_API_KEY`, `TOGETHER_BASE_URL` and `TOGETHER_CUSTOM_HEADERS` (lines of `Name: value`).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`] when there is no key, or when one of them is not valid.
+    pub fn from_env() -> Result<Self, Error> {
+        ClientBuilder::from_env().build()
+    }
+
+    /// Chat completions.
+    #[must_use]
+    pub const fn chat(&self) -> Chat<'_> {
+        Chat::new(self)
+    }
+
+    /// The model list.
+    #[must_use]
+    pub const fn models(&self) -> Models<'_> {
+        Models::new(self)
+    }
+
+    /// The host that is called, for logs.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.inner.host
+    }
+
+    /// Gets a path such as `/v1/models` that has no typed call here yet.
+    ///
+    /// # Errors
+    ///
+    /// Any [`ErrorKind`]; failed attempts are repeated by the client's policy.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
+        self.typed(Method::GET, path, Bytes::new(), Replay::Safe).await
+    }
+
+    /// Posts JSON to a path that has no typed call here yet. It is repeated only if the server surely did nothing: it
+    /// may create something.
+    ///
+    /// # Errors
+    ///
+    /// Any [`ErrorKind`].
+    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &(impl Serialize + Sync + ?Sized)) -> Result<T, Error> {
+        let body = to_json(body)?;
+        self.typed(Method::POST, path, body, Replay::Unsafe).await
+    }
+
+    async fn typed<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes, replay: Replay) -> Result<T, Error> {
+        let call = Call { method, path, body, model: None, stream: false, replay };
+        self.with_retry(&call, &CallOptions::default(), async |options| {
+            let success = self.attempt(&call, options).await?;
+            let (status, id) = (success.status, success.request_id());
+            let body = self.read_json(success).await?;
+            serde_json::from_slice(&body).map_err(|error| {
+                let inner = error_in_success(&body).map(|parsed| Error::inside_success(status, parsed, body.clone()));
+                inner.unwrap_or_else(|| Error::of_json(&error, body)).with_status(status).with_request_id(id.as_deref())
+            })
+        })
+        .await
+    }
+
+    /// Repeats `attempt` as the policy and the budget allow.
+    pub(super) async fn with_retry<T, F>(
+        &self,
+        call: &Call<'_>,
+        options: &CallOptions,
+        attempt: impl Fn(CallOptions) -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let Inner { retry, budget, rng, key, .. } = &*self.inner;
+        let policy = RetryPolicy { attempts: options.attempts.unwrap_or(retry.attempts), ..*retry };
+        let mut number = 0;
+        loop {
+            number += 1;
+            let error = match attempt(*options).await {
+                Ok(answer) => {
+                    budget.succeeded(number > 1);
+                    return Ok(answer);
+                }
+                Err(error) => error.without(key.expose()).with_model(call.model),
+            };
+            let Some(wait) = policy.wait(&error, call.replay, number, &**rng) else { return Err(error) };
+            let next = Instant::now() + wait;
+            if options.deadline.is_some_and(|deadline| next >= deadline) || !budget.try_spend() {
+                return Err(error);
+            }
+            tracing::debug!(kind = error.kind().as_str(), wait_ms = wait.as_millis(), "attempt failed, repeating");
+            tokio::time::sleep_until(next).await;
+        }
+    }
+
+    /// Sends a request once and waits for a successful status.
+    pub(super) async fn attempt(&self, call: &Call<'_>, options: CallOptions) -> Result<Success, Error> {
+        let Inner { transport, timeouts, .. } = &*self.inner;
+        let started = Instant::now();
+        let until = options.by(started + timeouts.total);
+        if until <= started {
+            return Err(Error::new(ErrorKind::Timeout, "the deadline had passed before the request was sent"));
+        }
+        let first_byte = if call.stream { timeouts.stream_first_byte } else { timeouts.first_byte };
+        let headers_by = until.min(started + first_byte).min(options.first_token.unwrap_or(until));
+        let Ok(response) = timeout_at(headers_by, transport.send(self.request(call)?)).await else {
+            return Err(late("no response", started));
+        };
+        let (parts, body) = response?.into_parts();
+        let success = Success { status: parts.status.as_u16(), headers: parts.headers, body, until };
+        if parts.status.is_success() { Ok(success) } else { Err(self.refused(success).await) }
+    }
+
+    fn request(&self, call: &Call<'_>) -> Result<http::Request<Body>, Error> {
+        let mut request = http::Request::new(Body::from(call.body.clone()));
+        let uri = format!("{}{}", self.inner.root, call.path);
+        *request.uri_mut() = Uri::try_from(uri).map_err(|_| Error::new(ErrorKind::Config, "the path is not one of a URL"))?;
+        *request.method_mut() = call.method.clone();
+        *request.headers_mut() = self.inner.headers.clone();
+        Ok(request)
+    }
+
+    /// Reads an error response: its hints, and as much of its body as is kept.
+    async fn refused(&self, success: Success) -> Error {
+        let Inner { caps, clock, .. } = &*self.inner;
+        let Success { status, headers, body, until } = success;
+        let by = until.min(Instant::now() + self.inner.timeouts.idle);
+        let body = read(body, caps.error_bytes, by).await.unwrap_or_else(|cut| cut.so_far);
+        let error = if (300..400).contains(&status) {
+            redirected(status, &headers)
+        } else {
+            Error::of_response(status, body)
+        };
+        error
+            .with_status(status)
+            .with_request_id(headers::request_id(&headers))
+            .with_hints(headers::retry_hint(&headers, clock.now()), headers::should_retry(&headers))
+    }
+
+    /// Reads a JSON body within its bound and time.
+    pub(super) async fn read_json(&self, success: Success) -> Result<Bytes, Error> {
+        let Success { status, body, until, headers } = success;
+        let started = Instant::now();
+        let cap = self.inner.caps.json_bytes;
+        let by = until.min(started + self.inner.timeouts.idle);
+        read(body, cap, by).await.map_err(|cut| {
+            match cut.why {
+                Why::TooLarge => Error::new(ErrorKind::TooLarge, format!("the body is over {cap} bytes")),
+                Why::Late => late("the body is not complete", started),
+                Why::Broken(error) => error,
+            }
+            .with_status_if(status, headers::request_id(&headers))
+        })
+    }
+
+    pub(super) fn caps(&self) -> &Caps {
+        &self.inner.caps
+    }
+
+    pub(super) fn timeouts(&self) -> &Timeouts {
+        &self.inner.timeouts
+    }
+}
+
+impl Error {
+    /// A broken body keeps its request id, but no status: a 200 that was cut is no answer.
+    fn with_status_if(self, status: u16, id: Option<&str>) -> Self {
+        let whole = self.kind() == ErrorKind::TooLarge;
+        let error = self.with_request_id(id);
+        if whole { error.with_status(status) } else { error }
+    }
+}
+
+/// Serialises a request's body.
+pub(super) fn to_json(body: &(impl Serialize + ?Sized)) -> Result<Bytes, Error> {
+    let bytes = serde_json::to_vec(body)
+        .map_err(|error| Error::new(ErrorKind::InvalidRequest, format!("the request is not JSON: {error}")))?;
+    Ok(bytes.into())
+}
+
+pub(super) fn late(what: &str, since: Instant) -> Error {
+    Error::new(ErrorKind::Timeout, format!("{what} after {:.3} s", since.elapsed().as_secs_f64()))
+}
+
+/// Names where a redirect points: the host alone, since the rest may hold secrets.
+fn redirected(status: u16, headers: &HeaderMap) -> Error {
+    let location = headers.get(http::header::LOCATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let host = location.parse::<Uri>().ok().and_then(|uri| uri.host().map(str::to_owned));
+    let target = host.unwrap_or_else(|| "another path of the same host".to_owned());
+    Error::new(ErrorKind::Redirected, format!("the server redirects to {target}")).with_status(status)
+}
+
+struct Cut {
+    so_far: Bytes,
+    why: Why,
+}
+
+enum Why {
+    TooLarge,
+    Late,
+    Broken(Error),
+}
+
+/// Collects a body of at most `cap` bytes by `by`. One chunk is taken as it is.
+async fn read(mut body: Body, cap: usize, by: Instant) -> Result<Bytes, Cut> {
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    loop {
+        let next = match timeout_at(by, body.next()).await {
+            Ok(Some(Ok(chunk))) => Ok(chunk),
+            Ok(Some(Err(error))) => Err(Why::Broken(error.into())),
+            Ok(None) => return Ok(if rest.is_empty() { first } else { rest.freeze() }),
+            Err(_) => Err(Why::Late),
+        };
+        let held = first.len().max(rest.len());
+        match next {
+            Ok(chunk) if held + chunk.len() > cap => {
+                rest.extend_from_slice(if rest.is_empty() { &first } else { &[] });
+                rest.extend_from_slice(chunk.get(..cap - held).unwrap_or_default());
+                return Err(Cut { so_far: rest.freeze(), why: Why::TooLarge });
+            }
+            Ok(chunk) if held == 0 => first = chunk,
+            Ok(chunk) => {
+                if rest.is_empty() {
+                    rest.extend_from_slice(&first);
+                }
+                rest.extend_from_slice(&chunk);
+            }
+            Err(why) => {
+                let so_far = if rest.is_empty() { first } else { rest.freeze() };
+                return Err(Cut { so_far, why });
+            }
+        }
+    }
+}

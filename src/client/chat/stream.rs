@@ -1,0 +1,294 @@
+//! A completion in pieces.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    future::{Future, poll_fn},
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_core::Stream;
+use tokio::time::{Instant, Sleep, timeout_at};
+
+use super::{ChatCompletion, Delta, Fold, response::parse_delta};
+use crate::{
+    client::{
+        Error, ErrorKind, TogetherClient,
+        call::{Success, late},
+        error_body::error_in_success,
+        sse::{SseError, SseLimits, SseParser},
+        transport::Body,
+    },
+    types::ModelId,
+};
+
+/// How long the end of the body is awaited after `[DONE]`, so that its connection can be used again.
+const LINGER: Duration = Duration::from_millis(100);
+
+/// The chunks of a completion as they arrive. Nothing is read ahead: a slow reader slows the server down.
+///
+/// It ends with `None` after a whole answer; a stream that ends before its answer does is an
+/// [`Interrupted`](ErrorKind::Interrupted) error, never a shorter answer. Dropping it closes the connection.
+pub struct ChatStream {
+    body: Body,
+    parser: SseParser,
+    /// Chunks that arrived before the stream was handed over: a role, and the first piece.
+    ahead: VecDeque<Delta>,
+    progress: Progress,
+    timer: Pin<Box<Sleep>>,
+    /// When the last data event arrived. The timer is moved only when it fires, not on every event.
+    heard: Instant,
+    idle: Duration,
+    until: Instant,
+    model: ModelId,
+    request_id: Option<Box<str>>,
+    received: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// No answer has ended yet.
+    Open,
+    /// A finish reason was seen: the end of the body is the end of the answer.
+    Finished,
+    /// `[DONE]` was seen; waiting for the body's end.
+    Done,
+    /// Over: the stream yields nothing more.
+    Over,
+}
+
+impl fmt::Debug for ChatStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChatStream")
+            .field("model", &self.model)
+            .field("received", &self.received)
+            .field("progress", &self.progress)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ChatStream {
+    /// Takes over a response and waits for the first piece of an answer.
+    pub(super) async fn open(
+        client: &TogetherClient,
+        success: Success,
+        model: &ModelId,
+        first_token: Option<Instant>,
+    ) -> Result<Self, Error> {
+        let (caps, idle, started) = (client.caps(), client.timeouts().idle, Instant::now());
+        let (status, request_id) = (success.status, success.request_id());
+        let is_json = success.headers.get(http::header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+        if is_json {
+            let raw = client.read_json(success).await?;
+            return Err(not_a_stream(status, raw).with_request_id(request_id.as_deref()));
+        }
+        let limits = SseLimits {
+            line: caps.sse_line_bytes,
+            event: caps.sse_event_bytes,
+            event_lines: caps.sse_event_lines,
+            stream: caps.stream_bytes,
+        };
+        let mut stream = Self {
+            body: success.body,
+            parser: SseParser::new(limits),
+            ahead: VecDeque::new(),
+            progress: Progress::Open,
+            timer: Box::pin(tokio::time::sleep_until(success.until.min(started + idle))),
+            heard: started,
+            idle,
+            until: success.until,
+            model: model.clone(),
+            request_id,
+            received: 0,
+        };
+        let first_by = first_token.unwrap_or(success.until);
+        let Ok(first) = timeout_at(first_by, stream.first_piece()).await else {
+            return Err(late("no first token", started).with_request_id(stream.request_id.as_deref()));
+        };
+        first?;
+        Ok(stream)
+    }
+
+    /// Reads until something of an answer has arrived, keeping what was read.
+    async fn first_piece(&mut self) -> Result<(), Error> {
+        while let Some(delta) = poll_fn(|cx| self.poll_delta(cx)).await {
+            let delta = delta?;
+            let begins = delta.has_content() || self.progress != Progress::Open;
+            self.ahead.push_back(delta);
+            if begins {
+                return Ok(());
+            }
+        }
+        if self.ahead.is_empty() {
+            return Err(self.fail(ErrorKind::Malformed, "the stream holds no answer"));
+        }
+        Ok(())
+    }
+
+    /// The next chunk, or `None` at the end of a whole answer.
+    pub async fn next(&mut self) -> Option<Result<Delta, Error>> {
+        poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
+    }
+
+    /// Reads to the end and folds everything into the completion that a plain call would have given.
+    ///
+    /// # Errors
+    ///
+    /// The first error of the stream.
+    pub async fn collect(mut self) -> Result<ChatCompletion, Error> {
+        let mut fold = Fold::new(self.model.clone());
+        while let Some(delta) = self.next().await {
+            fold.push(delta?);
+        }
+        Ok(ChatCompletion { request_id: self.request_id, ..fold.into_completion() })
+    }
+
+    /// The `x-request-id` of the response.
+    #[must_use]
+    pub fn request_id(&self) -> Option<&str> {
+        self.request_id.as_deref()
+    }
+
+    /// How many chunks have arrived.
+    #[must_use]
+    pub const fn received(&self) -> u64 {
+        self.received
+    }
+
+    fn fail(&mut self, kind: ErrorKind, message: impl Into<Box<str>>) -> Error {
+        self.end(Error::new(kind, message))
+    }
+
+    /// Ends the stream with this error; the connection is closed at once.
+    fn end(&mut self, error: Error) -> Error {
+        self.progress = Progress::Over;
+        self.body = Body::empty();
+        error.with_model(Some(&self.model)).with_request_id(self.request_id.as_deref())
+    }
+
+    fn poll_delta(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Delta, Error>>> {
+        loop {
+            if self.progress == Progress::Over {
+                return Poll::Ready(None);
+            }
+            match self.parser.next_event() {
+                // Events of a name are not chunks of an answer; the official clients ignore them too.
+                Ok(Some(event)) if event.name.is_some() => {}
+                Ok(Some(event)) => {
+                    if let Some(item) = self.read_event(event.data) {
+                        return Poll::Ready(Some(item));
+                    }
+                }
+                Ok(None) => match ready!(self.poll_body(cx)) {
+                    Ok(true) => {}
+                    Ok(false) => return Poll::Ready(None),
+                    Err(error) => return Poll::Ready(Some(Err(error))),
+                },
+                Err(bound) => return Poll::Ready(Some(Err(self.fail(ErrorKind::TooLarge, describe(&bound))))),
+            }
+        }
+    }
+
+    /// One event's data: a chunk, the end, or an error.
+    fn read_event(&mut self, data: Bytes) -> Option<Result<Delta, Error>> {
+        if self.progress == Progress::Done {
+            return None;
+        }
+        self.heard = Instant::now();
+        if &data[..] == b"[DONE]" {
+            self.progress = Progress::Done;
+            self.timer.as_mut().reset(self.until.min(self.heard + LINGER));
+            return None;
+        }
+        match parse_delta(&data, self.received == 0) {
+            Ok(delta) if delta.choices.is_empty() && delta.usage.is_none() => {
+                let inside = error_in_success(&data).map(|body| Error::inside_success(200, body, data));
+                inside.map(|error| Err(self.end(error)))
+            }
+            Ok(delta) => {
+                self.received += 1;
+                if delta.choices.iter().any(|choice| choice.finish_reason.is_some()) {
+                    self.progress = Progress::Finished;
+                }
+                Some(Ok(delta))
+            }
+            Err(error) => {
+                let inside = error_in_success(&data).map(|body| Error::inside_success(200, body, data.clone()));
+                let error = inside.unwrap_or_else(|| Error::of_json(&error, data).with_status(200));
+                Some(Err(self.end(error)))
+            }
+        }
+    }
+
+    /// Feeds the parser. `Ok(false)` is the end of a whole answer.
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Error>> {
+        match Pin::new(&mut self.body).poll_next(cx) {
+            Poll::Ready(Some(Ok(chunk))) => {
+                self.parser.feed(chunk);
+                Poll::Ready(Ok(true))
+            }
+            Poll::Ready(None) if self.progress != Progress::Open => {
+                self.progress = Progress::Over;
+                Poll::Ready(Ok(false))
+            }
+            Poll::Ready(_) if self.progress == Progress::Done => {
+                self.progress = Progress::Over;
+                Poll::Ready(Ok(false))
+            }
+            Poll::Ready(None) => {
+                let received = self.received;
+                let message = format!("the stream ended before its answer did, after {received} chunks");
+                Poll::Ready(Err(self.fail(ErrorKind::Interrupted, message)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                let message = format!("the stream broke after {} chunks: {error}", self.received);
+                Poll::Ready(Err(self.fail(ErrorKind::Interrupted, message)))
+            }
+            Poll::Pending => self.poll_timer(cx),
+        }
+    }
+
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Error>> {
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            if self.progress == Progress::Done {
+                self.progress = Progress::Over;
+                self.body = Body::empty();
+                return Poll::Ready(Ok(false));
+            }
+            let due = self.until.min(self.heard + self.idle);
+            if due <= Instant::now() {
+                let what = if due < self.until { "no data event came" } else { "the stream is not complete" };
+                let error = late(what, self.heard);
+                return Poll::Ready(Err(self.end(error)));
+            }
+            self.timer.as_mut().reset(due);
+        }
+    }
+}
+
+impl Stream for ChatStream {
+    type Item = Result<Delta, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        match self.ahead.pop_front() {
+            Some(delta) => Poll::Ready(Some(Ok(delta))),
+            None => self.poll_delta(cx),
+        }
+    }
+}
+
+fn describe(bound: &SseError) -> String {
+    format!("the stream breaks a bound: {bound}")
+}
+
+/// JSON where a stream was asked for: an error inside a 200, or a server that does not stream.
+fn not_a_stream(status: u16, raw: Bytes) -> Error {
+    match error_in_success(&raw) {
+        Some(body) => Error::inside_success(status, body, raw),
+        None => Error::new(ErrorKind::Malformed, "the server answered JSON instead of a stream").with_body(raw).with_status(status),
+    }
+}

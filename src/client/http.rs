@@ -1,0 +1,86 @@
+//! The production [`Transport`]: reqwest over HTTP/1.1.
+
+use async_trait::async_trait;
+use futures_util::TryStreamExt;
+
+use super::{
+    config::ClientBuilder,
+    error::{Error, ErrorKind, chain},
+    transport::{Body, Transport, TransportError, TransportErrorKind},
+};
+
+/// One reqwest client, with its pool.
+#[derive(Debug)]
+pub(super) struct HttpTransport(reqwest::Client);
+
+impl HttpTransport {
+    /// Wraps the caller's own client as it is.
+    pub(super) const fn own(client: reqwest::Client) -> Self {
+        Self(client)
+    }
+
+    /// A client with the guards: no redirects, no decompression, HTTP/1.1, TLS 1.2 at least, no proxy for loopback.
+    ///
+    /// Each guard is set by call and not by leaving out reqwest's features: another crate in the application's tree may
+    /// switch those on.
+    pub(super) fn guarded(config: &ClientBuilder, loopback: bool) -> Result<Self, Error> {
+        let mut builder = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            .http1_only()
+            .no_gzip()
+            .no_brotli()
+            .no_zstd()
+            .no_deflate()
+            .connect_timeout(config.timeouts.connect)
+            .pool_idle_timeout(config.timeouts.pool_idle)
+            .tcp_nodelay(true);
+        #[cfg(feature = "rustls")]
+        {
+            builder = builder.tls_version_min(reqwest::tls::Version::TLS_1_2);
+            let roots = config.roots.iter().map(|pem| reqwest::Certificate::from_pem(pem));
+            let roots = roots.collect::<Result<Vec<_>, _>>().map_err(|error| refused(&error))?;
+            if !roots.is_empty() {
+                builder = builder.tls_certs_merge(roots);
+            }
+        }
+        if loopback {
+            builder = builder.no_proxy();
+        }
+        builder.build().map(Self).map_err(|error| refused(&error))
+    }
+}
+
+fn refused(error: &reqwest::Error) -> Error {
+    Error::new(ErrorKind::Config, format!("the HTTP client could not be built: {}", chain(error)))
+}
+
+#[async_trait]
+impl Transport for HttpTransport {
+    async fn send(&self, request: http::Request<Body>) -> Result<http::Response<Body>, TransportError> {
+        let request = request.map(|body| match body.into_bytes() {
+            Ok(bytes) => reqwest::Body::from(bytes),
+            Err(stream) => reqwest::Body::wrap_stream(stream),
+        });
+        let request = reqwest::Request::try_from(request).map_err(describe)?;
+        let mut response = self.0.execute(request).await.map_err(describe)?;
+        let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
+        let mut answer = http::Response::new(Body::stream(response.bytes_stream().map_err(describe)));
+        *answer.status_mut() = status;
+        *answer.headers_mut() = headers;
+        Ok(answer)
+    }
+}
+
+/// Says what happened, without the URL.
+fn describe(error: reqwest::Error) -> TransportError {
+    let error = error.without_url();
+    let hyper = std::iter::successors(std::error::Error::source(&error), |error| error.source())
+        .find_map(|error| error.downcast_ref::<hyper::Error>());
+    let kind = match hyper {
+        _ if error.is_connect() => TransportErrorKind::Connect,
+        Some(hyper) if hyper.is_parse() => TransportErrorKind::Protocol,
+        _ => TransportErrorKind::Interrupted,
+    };
+    TransportError::new(kind, chain(&error))
+}

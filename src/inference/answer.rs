@@ -1,0 +1,178 @@
+//! What a model said: immutable, shared by cache, followers and caller.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    client::{ChatCompletion, Choice, ToolCall},
+    types::{FinishReason, ModelId, Usage},
+};
+
+/// An answer. Never copied on a cache hit: everybody holds the same one.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Answer {
+    /// What was produced.
+    pub output: Output,
+    /// The model that produced it, by the provider's word.
+    pub served: ModelId,
+    /// Tokens, reported or counted; the response says which.
+    pub usage: Usage,
+    /// Whether the provider reported the usage.
+    pub usage_reported: bool,
+    /// The provider's JSON, with fields that this version does not know; empty for a folded stream, and dropped by
+    /// memory caches.
+    pub raw: Bytes,
+}
+
+/// What was produced.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Output {
+    /// Turns of a conversation, one a choice; never empty.
+    Chat(Vec<Choice>),
+}
+
+impl Answer {
+    /// The answer of a completion.
+    pub(crate) fn of_completion(completion: ChatCompletion, counted: Usage) -> Self {
+        Self {
+            usage: completion.usage.unwrap_or(counted),
+            usage_reported: completion.usage.is_some(),
+            output: Output::Chat(completion.choices),
+            served: completion.model,
+            raw: completion.raw,
+        }
+    }
+
+    /// All answers.
+    #[must_use]
+    pub fn choices(&self) -> &[Choice] {
+        let Output::Chat(choices) = &self.output;
+        choices
+    }
+
+    fn first(&self) -> Option<&Choice> {
+        self.choices().first()
+    }
+
+    /// The text of the first answer; empty if it is only tool calls.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        self.first().map_or("", Choice::text)
+    }
+
+    /// The reasoning of the first answer, where the model shows it.
+    #[must_use]
+    pub fn reasoning(&self) -> Option<&str> {
+        let message = &self.first()?.message;
+        message.reasoning.as_deref().or(message.reasoning_content.as_deref())
+    }
+
+    /// The tool calls of the first answer.
+    #[must_use]
+    pub fn tool_calls(&self) -> &[ToolCall] {
+        self.first().map_or(&[], |choice| &choice.message.tool_calls)
+    }
+
+    /// Why the first answer ended.
+    #[must_use]
+    pub fn finish(&self) -> Option<&FinishReason> {
+        self.first()?.finish_reason.as_ref()
+    }
+
+    /// Whether every answer is whole: not cut, not filtered, not empty. Only whole answers are cached.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        let whole = |choice: &Choice| {
+            choice.finish_reason.as_ref().is_some_and(FinishReason::is_complete)
+                && (!choice.text().is_empty() || !choice.message.tool_calls.is_empty())
+        };
+        !self.choices().is_empty() && self.choices().iter().all(whole)
+    }
+
+    /// Whether nothing was said: no text and no tool call.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.choices().iter().all(|choice| choice.text().is_empty() && choice.message.tool_calls.is_empty())
+    }
+
+    /// The same without the provider's JSON: what a memory cache keeps.
+    pub(crate) fn without_raw(&self) -> Self {
+        Self { raw: Bytes::new(), ..self.clone() }
+    }
+
+    /// Bytes in memory, about: what a cache weighs.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let choices: usize = self
+            .choices()
+            .iter()
+            .map(|choice| size_of::<Choice>() + choice.message.text_bytes())
+            .sum();
+        size_of::<Self>() + choices + self.raw.len()
+    }
+}
+
+/// How an answer is stored outside the process. Plain fields in one place, so that a stored answer reads back whatever
+/// the provider's JSON was.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    served: ModelId,
+    usage: Usage,
+    usage_reported: bool,
+    choices: Vec<StoredChoice>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredChoice {
+    index: u32,
+    message: crate::client::Message,
+    finish_reason: Option<FinishReason>,
+    seed: Option<u64>,
+}
+
+impl Answer {
+    /// The answer as JSON, for layers that leave the process. The provider's raw JSON and log probabilities are not kept.
+    ///
+    /// # Errors
+    ///
+    /// Only if the allocator fails; kept as a `Result` since serialisation may grow.
+    pub fn to_json(&self) -> Result<Vec<u8>, serde_json::Error> {
+        let choices = self.choices().iter().map(|choice| StoredChoice {
+            index: choice.index,
+            message: choice.message.clone(),
+            finish_reason: choice.finish_reason.clone(),
+            seed: choice.seed,
+        });
+        serde_json::to_vec(&Stored {
+            served: self.served.clone(),
+            usage: self.usage,
+            usage_reported: self.usage_reported,
+            choices: choices.collect(),
+        })
+    }
+
+    /// Reads what [`to_json`](Self::to_json) wrote.
+    ///
+    /// # Errors
+    ///
+    /// When it is something else.
+    pub fn from_json(json: &[u8]) -> Result<Self, serde_json::Error> {
+        let stored: Stored = serde_json::from_slice(json)?;
+        let choices = stored.choices.into_iter().map(|choice| Choice {
+            index: choice.index,
+            message: choice.message,
+            finish_reason: choice.finish_reason,
+            seed: choice.seed,
+            logprobs: None,
+        });
+        Ok(Self {
+            output: Output::Chat(choices.collect()),
+            served: stored.served,
+            usage: stored.usage,
+            usage_reported: stored.usage_reported,
+            raw: Bytes::new(),
+        })
+    }
+}

@@ -1,0 +1,129 @@
+//! Why a model was chosen: readable as one line, whole as a table. Never holds a prompt.
+
+use std::fmt;
+
+use crate::types::{Priority, RouteId, Task, Tier, Usd};
+
+/// The router's reasons for one ranking.
+///
+/// `{}` is one line, `{:#}` a table of every route that was considered.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Decision {
+    /// The policy that decided, such as `catalog`.
+    pub policy: Box<str>,
+    /// What kind of request it was about.
+    pub task: Task,
+    /// Its priority.
+    pub priority: Priority,
+    /// The tier asked for, by name or by priority.
+    pub tier: Tier,
+    /// Why the first one is first, such as `large: realtime`.
+    pub reason: Box<str>,
+    /// The candidates, best first.
+    pub ranked: Vec<Considered>,
+    /// What was left out, and why.
+    pub rejected: Vec<(RouteId, Rejection)>,
+}
+
+/// A candidate with what spoke for it.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Considered {
+    /// The route.
+    pub route: RouteId,
+    /// Its tier.
+    pub tier: Tier,
+    /// What the request is expected to cost there; `None` if the price is not known.
+    pub expected_cost: Option<Usd>,
+    /// The policy's score; higher is better.
+    pub score: f64,
+}
+
+/// Why a route cannot serve a request.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Rejection {
+    /// It does not call tools.
+    NoTools,
+    /// It does not read pictures.
+    NoVision,
+    /// It does not answer in JSON of a schema.
+    NoJsonSchema,
+    /// It does not reason.
+    NoReasoning,
+    /// Prompt and answer do not fit.
+    Context {
+        /// The most tokens that the request may take.
+        needed: u64,
+        /// The route's context.
+        available: u32,
+    },
+    /// It would cost too much, at most.
+    Cost {
+        /// The most that it may cost there.
+        at_most: Usd,
+    },
+    /// A ceiling is set and its price is not known.
+    Unpriced,
+    /// It is retired.
+    Retired,
+    /// It is a preview, which is never a default.
+    Preview,
+    /// Weight 0: registered, not yet in use.
+    NotInUse,
+    /// The request or a wrapping router leaves it out.
+    Excluded,
+    /// Reserved for routers of one's own.
+    Other(Box<str>),
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoTools => f.write_str("does not call tools"),
+            Self::NoVision => f.write_str("does not read pictures"),
+            Self::NoJsonSchema => f.write_str("does not answer in JSON of a schema"),
+            Self::NoReasoning => f.write_str("does not reason"),
+            Self::Context { needed, available } => write!(f, "context of {available} tokens, {needed} needed"),
+            Self::Cost { at_most } => write!(f, "may cost {at_most}"),
+            Self::Unpriced => f.write_str("price not known, and a ceiling is set"),
+            Self::Retired => f.write_str("retired"),
+            Self::Preview => f.write_str("preview, never a default"),
+            Self::NotInUse => f.write_str("not in use yet"),
+            Self::Excluded => f.write_str("left out"),
+            Self::Other(why) => f.write_str(why),
+        }
+    }
+}
+
+impl Decision {
+    /// A decision of a router of one's own.
+    pub fn new(policy: impl Into<Box<str>>, task: Task, priority: Priority, tier: Tier, reason: impl Into<Box<str>>) -> Self {
+        let (policy, reason) = (policy.into(), reason.into());
+        Self { policy, task, priority, tier, reason, ranked: Vec::new(), rejected: Vec::new() }
+    }
+}
+
+impl fmt::Display for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let best = self.ranked.first();
+        let name = best.map_or("none", |best| short(best.route.model().as_str()));
+        write!(f, "{name} ({}; best of {})", self.reason, self.ranked.len())?;
+        if f.alternate() {
+            for considered in &self.ranked {
+                let cost = considered.expected_cost.map_or_else(|| "unpriced".to_owned(), |cost| cost.to_string());
+                write!(f, "\n  {:<44} {:<6} {cost:>14}  {:+.3}", considered.route.to_string(), considered.tier, considered.score)?;
+            }
+            for (route, why) in &self.rejected {
+                write!(f, "\n  {:<44} out: {why}", route.to_string())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `zai-org/GLM-5.3` without its organisation.
+fn short(model: &str) -> &str {
+    model.rsplit('/').next().unwrap_or(model)
+}

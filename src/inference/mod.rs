@@ -1,0 +1,40 @@
+//! The vocabulary of a call: what is asked, what is answered, and what both are known by.
+//!
+//! Policies (router, cache, cost) and the service speak these words; they live below both.
+
+mod answer;
+mod decision;
+mod key;
+mod needs;
+mod request;
+mod response;
+#[cfg(feature = "schema")]
+mod structured;
+mod validate;
+
+use async_trait::async_trait;
+
+#[cfg(feature = "schema")]
+pub(crate) use self::structured::{parse_value, schema_of};
+pub use self::{
+    answer::{Answer, Output},
+    decision::{Considered, Decision, Rejection},
+    key::{CacheKey, Kind},
+    needs::{JsonNeed, Needs},
+    request::{InferenceRequest, Input, ModelRef, Selection},
+    response::{Attempt, Bypass, InferenceResponse, Source, Timings},
+    validate::InvalidRequest,
+};
+use crate::types::BoxError;
+
+/// Anything that answers inference requests: the service itself, given to those who must call a model from below (a
+/// judge, a verifier, a batch over realtime), or a stand-in in their tests.
+#[async_trait]
+pub trait Infer: Send + Sync + std::fmt::Debug {
+    /// Answers one request.
+    ///
+    /// # Errors
+    ///
+    /// The service's own error, boxed.
+    async fn infer(&self, request: InferenceRequest) -> Result<InferenceResponse, BoxError>;
+}

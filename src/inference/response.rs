@@ -1,0 +1,206 @@
+//! One caller's view of an answer.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use super::{Answer, Decision};
+use crate::{
+    client::{Choice, ErrorKind, Message, ToolCall},
+    types::{Cost, FinishReason, ModelId, RequestId, RouteId, Usage, UsageSource},
+};
+
+/// What the service answers: the answer itself, and how it came about for this caller.
+///
+/// `{reply}` is the text.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct InferenceResponse {
+    /// The answer, shared with the cache and other callers.
+    pub answer: Arc<Answer>,
+    /// The route that the router chose first.
+    pub asked: RouteId,
+    /// The route that answered; another one after a fallback.
+    pub route: RouteId,
+    /// Where the answer came from.
+    pub source: Source,
+    /// What this call cost, all attempts together; $0 for a hit or a follower.
+    pub cost: Cost,
+    /// What a hit or a follower did not have to pay.
+    pub saved: Cost,
+    /// Where the token counts come from.
+    pub usage_source: UsageSource,
+    /// Every attempt at an upstream, in order; empty for a hit or a follower.
+    pub attempts: Arc<[Attempt]>,
+    /// How long it took.
+    pub timings: Timings,
+    /// The service's id of the call.
+    pub id: RequestId,
+    /// The provider's id of the attempt that answered.
+    pub request_id: Option<Arc<str>>,
+    /// Notices of the provider.
+    pub warnings: Arc<[String]>,
+    /// Why this model.
+    pub decision: Arc<Decision>,
+}
+
+/// Where an answer came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Source {
+    /// The provider; the cache had no answer.
+    Miss,
+    /// The provider; the cache was not asked.
+    Upstream(Bypass),
+    /// The cache.
+    Cache,
+    /// Another caller's identical request that was under way.
+    Coalesced,
+}
+
+/// Why the cache was not asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Bypass {
+    /// The request said so.
+    Asked,
+    /// The model answers at random (temperature above 0) and the request did not opt in.
+    Stochastic,
+    /// Streams bypass the cache.
+    Stream,
+}
+
+impl Source {
+    /// Whether this caller paid a provider.
+    #[must_use]
+    pub const fn is_upstream(self) -> bool {
+        matches!(self, Self::Miss | Self::Upstream(_))
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Miss => "upstream (miss)",
+            Self::Upstream(Bypass::Asked) => "upstream (cache off)",
+            Self::Upstream(Bypass::Stochastic) => "upstream (stochastic)",
+            Self::Upstream(Bypass::Stream) => "upstream (stream)",
+            Self::Cache => "cache",
+            Self::Coalesced => "coalesced",
+        })
+    }
+}
+
+/// One attempt at an upstream.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Attempt {
+    /// Where.
+    pub route: RouteId,
+    /// What went wrong; `None` for the one that answered.
+    pub error: Option<ErrorKind>,
+    /// The HTTP status, where one came.
+    pub status: Option<u16>,
+    /// How long it took.
+    pub took: Duration,
+    /// What it cost.
+    pub cost: Cost,
+}
+
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.error, self.status) {
+            (None, _) => write!(f, "{}: answered", self.route),
+            (Some(kind), Some(status)) => write!(f, "{}: {status} {}", self.route, kind.as_str()),
+            (Some(kind), None) => write!(f, "{}: {}", self.route, kind.as_str()),
+        }
+    }
+}
+
+/// How long a call took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Timings {
+    /// From the call to the answer.
+    pub total: Duration,
+    /// From the call to the first delta, for streams.
+    pub first_token: Option<Duration>,
+}
+
+impl InferenceResponse {
+    /// The text of the first answer; empty if it is only tool calls.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        self.answer.text()
+    }
+
+    /// The model that answered, by the provider's word.
+    #[must_use]
+    pub fn model(&self) -> &ModelId {
+        &self.answer.served
+    }
+
+    /// The assistant's turn: append it to the conversation for the next one.
+    #[must_use]
+    pub fn message(&self) -> Option<&Message> {
+        self.answer.choices().first().map(|choice| &choice.message)
+    }
+
+    /// All answers.
+    #[must_use]
+    pub fn choices(&self) -> &[Choice] {
+        self.answer.choices()
+    }
+
+    /// The tool calls of the first answer. Nothing was executed.
+    #[must_use]
+    pub fn tool_calls(&self) -> &[ToolCall] {
+        self.answer.tool_calls()
+    }
+
+    /// The reasoning of the first answer, where the model shows it.
+    #[must_use]
+    pub fn reasoning(&self) -> Option<&str> {
+        self.answer.reasoning()
+    }
+
+    /// Why the first answer ended.
+    #[must_use]
+    pub fn finish(&self) -> Option<&FinishReason> {
+        self.answer.finish()
+    }
+
+    /// Tokens of the answer; for a hit, those of the call that produced it.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        self.answer.usage
+    }
+
+    /// What this call cost.
+    #[must_use]
+    pub const fn cost(&self) -> Cost {
+        self.cost
+    }
+
+    /// Where the answer came from.
+    #[must_use]
+    pub const fn source(&self) -> Source {
+        self.source
+    }
+
+    /// Why this model: one line, or the whole table as `{:#}`.
+    #[must_use]
+    pub fn decision(&self) -> &Decision {
+        &self.decision
+    }
+
+    /// Whether another route answered than the one chosen first.
+    #[must_use]
+    pub fn fell_back(&self) -> bool {
+        self.asked != self.route
+    }
+}
+
+impl fmt::Display for InferenceResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.text())
+    }
+}

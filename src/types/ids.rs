@@ -1,0 +1,213 @@
+//! Names of things. Cloning one is a reference count.
+
+use std::{borrow::Borrow, fmt, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+/// Declares a name: an immutable, cheaply cloned string of its own type, so that a model never stands where a tenant should.
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// The name as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(name: &str) -> Self {
+                Self(Arc::from(name))
+            }
+        }
+
+        impl From<String> for $name {
+            fn from(name: String) -> Self {
+                Self(Arc::from(name))
+            }
+        }
+
+        impl From<&Self> for $name {
+            fn from(name: &Self) -> Self {
+                name.clone()
+            }
+        }
+
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl AsRef<str> for $name {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl PartialEq<str> for $name {
+            fn eq(&self, other: &str) -> bool {
+                &*self.0 == other
+            }
+        }
+
+        impl PartialEq<&str> for $name {
+            fn eq(&self, other: &&str) -> bool {
+                &*self.0 == *other
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&*self.0, f)
+            }
+        }
+    };
+}
+
+name! {
+    /// A model as the API names it, such as `zai-org/GLM-5.3`.
+    ModelId
+}
+name! {
+    /// A server that models are called on; the first client of a service is `together`.
+    UpstreamId
+}
+name! {
+    /// Whose request it is. Cached answers and budgets never cross tenants.
+    Tenant
+}
+name! {
+    /// A conversation or agent run that several requests belong to.
+    SessionId
+}
+
+impl UpstreamId {
+    /// The id of a service's first client.
+    #[must_use]
+    pub fn together() -> Self {
+        Self::from("together")
+    }
+}
+
+/// A model on an upstream: what prices, limits, health and cache keys belong to.
+///
+/// ```
+/// use together_inference::RouteId;
+///
+/// let route = RouteId::new("local", "qwen3-8b");
+/// assert_eq!(route.to_string(), "local/qwen3-8b");
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RouteId {
+    upstream: UpstreamId,
+    model: ModelId,
+}
+
+impl RouteId {
+    /// The model on the upstream.
+    pub fn new(upstream: impl Into<UpstreamId>, model: impl Into<ModelId>) -> Self {
+        Self { upstream: upstream.into(), model: model.into() }
+    }
+
+    /// Where the model is called.
+    #[must_use]
+    pub const fn upstream(&self) -> &UpstreamId {
+        &self.upstream
+    }
+
+    /// The model.
+    #[must_use]
+    pub const fn model(&self) -> &ModelId {
+        &self.model
+    }
+}
+
+impl fmt::Display for RouteId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.upstream, self.model)
+    }
+}
+
+impl fmt::Debug for RouteId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// Identifies one request of the service (a call of `complete` or `stream`).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RequestId(u128);
+
+/// Identifies one attempt: what a cost record is idempotent by.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct AttemptId(u128);
+
+impl RequestId {
+    /// The id with this value.
+    #[must_use]
+    pub const fn new(value: u128) -> Self {
+        Self(value)
+    }
+
+    /// The attempt with this number (from 0) of this request.
+    #[must_use]
+    pub const fn attempt(self, number: u8) -> AttemptId {
+        AttemptId(self.0 ^ ((number as u128 + 1) << 120))
+    }
+
+    /// The id as a number.
+    #[must_use]
+    pub const fn value(self) -> u128 {
+        self.0
+    }
+}
+
+impl AttemptId {
+    /// The id with this value.
+    #[must_use]
+    pub const fn new(value: u128) -> Self {
+        Self(value)
+    }
+
+    /// The id as a number.
+    #[must_use]
+    pub const fn value(self) -> u128 {
+        self.0
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for AttemptId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for AttemptId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}

@@ -1,0 +1,24 @@
+//! The ground: ids, money, tasks and usage that every room speaks of.
+
+mod chance;
+mod clock;
+mod ids;
+mod money;
+mod open;
+mod price;
+mod secret;
+mod task;
+mod usage;
+
+pub use chance::{Rng, SeededRng, SystemRng};
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use ids::{AttemptId, ModelId, RequestId, RouteId, SessionId, Tenant, UpstreamId};
+pub use money::{ParseUsdError, Usd, parse_usd};
+pub use open::{FinishReason, Role, Unknown};
+pub use price::{Cost, Price, Rate};
+pub(crate) use secret::Secret;
+pub use task::{ParseTaskError, Priority, Task, Tier};
+pub use usage::{Usage, UsageSource};
+
+/// An error of a user's own type, boxed.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -1,0 +1,224 @@
+//! Prices in pico-dollars per token, and what a call cost.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Usage, Usd};
+
+/// Pico-dollars (10⁻¹² $) per token. $1 per million tokens is 1,000,000 pico-dollars per token, so that half of
+/// $0.015 per million is still exact.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Rate(u64);
+
+impl Rate {
+    /// Nothing per token.
+    pub const FREE: Self = Self(0);
+
+    /// This many pico-dollars per token.
+    #[must_use]
+    pub const fn from_picos(picos: u64) -> Self {
+        Self(picos)
+    }
+
+    /// This many dollars per million tokens, as price lists write it.
+    #[must_use]
+    pub const fn per_million(dollars: Usd) -> Self {
+        let nanos = dollars.nanos();
+        Self(if nanos < 0 { 0 } else { nanos.unsigned_abs() / 1_000 })
+    }
+
+    /// A fetched number of dollars per million tokens, rounded to a pico-dollar per token; `None` unless it is finite
+    /// and positive (an API says 0 for "not known").
+    #[must_use]
+    pub fn from_fetched(dollars_per_million: f64) -> Option<Self> {
+        let picos = (dollars_per_million * 1e6).round();
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be within range")]
+        (picos.is_finite() && picos > 0.0 && picos < 1e15).then_some(Self(picos as u64))
+    }
+
+    /// The rate in pico-dollars per token.
+    #[must_use]
+    pub const fn picos(self) -> u64 {
+        self.0
+    }
+
+    /// The cost of this many tokens in pico-dollars.
+    fn of(self, tokens: u64) -> u128 {
+        u128::from(self.0) * u128::from(tokens)
+    }
+}
+
+impl fmt::Debug for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for Rate {
+    /// Dollars per million tokens, as price lists write it: `$0.15/M`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nanos = i64::try_from(self.0).unwrap_or(i64::MAX).saturating_mul(1_000);
+        write!(f, "{}/M", Usd::from_nanos(nanos))
+    }
+}
+
+/// What a model costs.
+///
+/// ```
+/// use together_inference::{Price, Usage, usd};
+///
+/// let price = Price::per_million(usd!("0.15"), usd!("0.60"));
+/// let usage = Usage { prompt: 1_000, completion: 200, ..Usage::default() };
+/// assert_eq!(price.cost(&usage), usd!("0.00027"));
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Price {
+    /// For each prompt token that was not read from the provider's prompt cache.
+    pub input: Rate,
+    /// For each prompt token that was; `None` means the same as `input`.
+    pub cached_input: Option<Rate>,
+    /// For each completion token, reasoning included.
+    pub output: Rate,
+}
+
+impl Price {
+    /// A declared price of nothing. Unlike an unknown price, its cost is known to be $0.
+    pub const FREE: Self = Self { input: Rate::FREE, cached_input: None, output: Rate::FREE };
+
+    /// Dollars per million prompt and completion tokens.
+    #[must_use]
+    pub const fn per_million(input: Usd, output: Usd) -> Self {
+        Self { input: Rate::per_million(input), cached_input: None, output: Rate::per_million(output) }
+    }
+
+    /// The same with a price per million prompt tokens read from the provider's prompt cache.
+    #[must_use]
+    pub const fn cached(mut self, cached_input: Usd) -> Self {
+        self.cached_input = Some(Rate::per_million(cached_input));
+        self
+    }
+
+    /// A price of these rates.
+    #[must_use]
+    pub const fn from_rates(input: Rate, cached_input: Option<Rate>, output: Rate) -> Self {
+        Self { input, cached_input, output }
+    }
+
+    /// The cost of this usage, rounded up once to a whole nano-dollar.
+    #[must_use]
+    pub fn cost(&self, usage: &Usage) -> Usd {
+        let cached = usage.cached.min(usage.prompt);
+        let picos = self
+            .input
+            .of(usage.prompt - cached)
+            .saturating_add(self.cached_input.unwrap_or(self.input).of(cached))
+            .saturating_add(self.output.of(usage.completion));
+        Usd::from_nanos(i64::try_from(picos.div_ceil(1_000)).unwrap_or(i64::MAX))
+    }
+
+    /// The most that this many tokens can cost: the dearer of the input rates, and output in full.
+    #[must_use]
+    pub fn upper_bound(&self, prompt: u64, completion: u64) -> Usd {
+        let input = self.input.max(self.cached_input.unwrap_or(self.input));
+        let at_most = Self { input, cached_input: None, output: self.output };
+        at_most.cost(&Usage { prompt, completion, ..Usage::default() })
+    }
+}
+
+/// What an attempt or a call cost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Cost {
+    /// Exactly this, by the tokens that were reported or counted and the price stamped at dispatch.
+    Known(Usd),
+    /// The provider may have billed it but no usage came back; at most this.
+    Unknown {
+        /// The cost if every prompt byte were a token and the whole of `max_tokens` were used.
+        at_most: Usd,
+    },
+    /// The model has no known price. Never shown as $0.
+    Unpriced,
+}
+
+impl Cost {
+    /// The amount to charge against a budget: exact, the upper bound, or zero where there is no price.
+    #[must_use]
+    pub const fn charge(self) -> Usd {
+        match self {
+            Self::Known(usd) | Self::Unknown { at_most: usd } => usd,
+            Self::Unpriced => Usd::ZERO,
+        }
+    }
+
+    /// The exact amount, if it is known.
+    #[must_use]
+    pub const fn known(self) -> Option<Usd> {
+        match self {
+            Self::Known(usd) => Some(usd),
+            _ => None,
+        }
+    }
+
+    /// The sum of two costs: known only if both are.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Known(a), Self::Known(b)) => Self::Known(a + b),
+            (Self::Unpriced, _) | (_, Self::Unpriced) => Self::Unpriced,
+            _ => Self::Unknown { at_most: self.charge() + other.charge() },
+        }
+    }
+}
+
+impl fmt::Display for Cost {
+    /// `$0.000213`, `at most $0.01` or `unpriced`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Known(usd) => fmt::Display::fmt(usd, f),
+            Self::Unknown { at_most } => f.pad(&format!("at most {at_most}")),
+            Self::Unpriced => f.pad("unpriced"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::usd;
+
+    #[test]
+    fn a_call_is_rounded_up_once() {
+        let price = Price::per_million(usd!("0.0015"), usd!("0.0015"));
+        // 1 + 1 tokens at 1.5 nano-dollars: 3 nano-dollars, not 2 + 2.
+        assert_eq!(price.cost(&Usage { prompt: 1, completion: 1, ..Usage::default() }), Usd::from_nanos(3));
+        assert_eq!(price.cost(&Usage { prompt: 1, ..Usage::default() }), Usd::from_nanos(2));
+    }
+
+    #[test]
+    fn cached_tokens_are_priced_apart_and_never_more_than_the_prompt() {
+        let price = Price::per_million(usd!("1"), usd!("2")).cached(usd!("0.1"));
+        let usage = Usage { prompt: 100, cached: 40, completion: 10, ..Usage::default() };
+        assert_eq!(price.cost(&usage), Usd::from_nanos(60_000 + 4_000 + 20_000));
+        let absurd = Usage { prompt: 10, cached: 1_000, ..Usage::default() };
+        assert_eq!(price.cost(&absurd), Usd::from_nanos(1_000));
+    }
+
+    #[test]
+    fn a_fetched_zero_or_nonsense_is_no_price() {
+        for bad in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e30] {
+            assert_eq!(Rate::from_fetched(bad), None, "{bad}");
+        }
+        assert_eq!(Rate::from_fetched(0.88), Some(Rate::from_picos(880_000)));
+        assert_eq!(Rate::from_fetched(0.015), Some(Rate::from_picos(15_000)));
+    }
+
+    #[test]
+    fn absurd_usage_saturates() {
+        let price = Price::from_rates(Rate::from_picos(u64::MAX), None, Rate::from_picos(u64::MAX));
+        let usage = Usage { prompt: u64::MAX, completion: u64::MAX, ..Usage::default() };
+        assert_eq!(price.cost(&usage), Usd::from_nanos(i64::MAX));
+    }
+}
