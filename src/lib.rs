@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod inference;
+pub mod router;
 pub mod types;
 
 pub use client::TogetherClient;

@@ -1,0 +1,414 @@
+//! Which model serves a request.
+//!
+//! A [`ModelRouter`] ranks routes, best first; the service tries them in that order. [`CatalogRouter`] is the default:
+//! what cannot serve the request is left out by name, priority picks the tier, and cost, latency and quality decide
+//! within it.
+//!
+//! # Why a ranking and not one choice
+//!
+//! A fallback chain written by hand is right for the day it was written. A ranking is made for each request from what is
+//! known now, so that the second choice is as fit as the first, and says why.
+//!
+//! # A router of one's own
+//!
+//! Wrap one: [`inner`](ModelRouter::inner) forwards everything that is not overridden, so that a dozen lines do not
+//! switch learning off.
+//!
+//! ```
+//! use together_inference::{
+//!     Tier,
+//!     router::{CatalogRouter, ModelRouter, NoRoute, Ranking, RouteAsk, RouteLimits},
+//! };
+//!
+//! /// Free users never get a large model.
+//! #[derive(Debug)]
+//! struct ByPlan(CatalogRouter);
+//!
+//! #[async_trait::async_trait]
+//! impl ModelRouter for ByPlan {
+//!     async fn rank(&self, ask: &RouteAsk<'_>) -> Result<Ranking, NoRoute> {
+//!         let free = ask.request.tags_of().any(|tag| tag == ("plan", "free"));
+//!         let limits = if free { RouteLimits::default().tier(Tier::Small) } else { RouteLimits::default() };
+//!         self.0.rank(&ask.with_limits(limits)).await
+//!     }
+//!
+//!     fn inner(&self) -> Option<&dyn ModelRouter> {
+//!         Some(&self.0)
+//!     }
+//! }
+//! ```
+
+// mod catalog;
+mod route;
+// mod score;
+// mod snapshot;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+
+pub use self::{
+    // catalog::CatalogRouter,
+    route::{Capabilities, Known, ModelRoute, RouteState},
+};
+use crate::{
+    client::ErrorKind,
+    inference::{Decision, InferenceRequest, Needs, Rejection},
+    types::{ModelId, Price, Priority, RouteId, Task, Tenant, Tier, Usage, Usd},
+};
+
+/// Ranks routes for requests and learns from what became of them.
+#[async_trait]
+pub trait ModelRouter: Send + Sync + fmt::Debug {
+    /// The routes that can serve the request, best first, never empty.
+    ///
+    /// Must be the same for the same request while nothing was learned: identical requests share one answer, and a
+    /// router that draws lots would scatter them.
+    ///
+    /// # Errors
+    ///
+    /// [`NoRoute`], with every route that was left out and why.
+    async fn rank(&self, ask: &RouteAsk<'_>) -> Result<Ranking, NoRoute>;
+
+    /// The router that this one wraps. The other methods go to it unless overridden.
+    fn inner(&self) -> Option<&dyn ModelRouter> {
+        None
+    }
+
+    /// Is told of every attempt, cancelled ones too. Called from `Drop`: it must neither wait nor fail.
+    fn observe(&self, seen: &Observation) {
+        if let Some(inner) = self.inner() {
+            inner.observe(seen);
+        }
+    }
+
+    /// Adds a route, or replaces the one of the same id and task.
+    ///
+    /// # Errors
+    ///
+    /// [`RouterError`] when the router's routes are fixed or the route cannot be.
+    fn register(&self, route: ModelRoute) -> Result<Registered, RouterError> {
+        self.inner().map_or_else(|| Err(RouterError::Fixed), |inner| inner.register(route))
+    }
+
+    /// Takes a route out of use; requests that pin it go to `to`, if one is named. Repeating it changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`RouterError`] when the router's routes are fixed or the replacement leads back to the route.
+    fn retire(&self, route: &RouteId, to: Option<&RouteId>) -> Result<Retired, RouterError> {
+        self.inner().map_or_else(|| Err(RouterError::Fixed), |inner| inner.retire(route, to))
+    }
+
+    /// The routes that it knows, for price books and reports.
+    fn routes(&self) -> Vec<ModelRoute> {
+        self.inner().map_or_else(Vec::new, ModelRouter::routes)
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl<T: ModelRouter + ?Sized> ModelRouter for Arc<T> {
+    async fn rank(&self, ask: &RouteAsk<'_>) -> Result<Ranking, NoRoute> {
+        (**self).rank(ask).await
+    }
+
+    fn inner(&self) -> Option<&dyn ModelRouter> {
+        (**self).inner()
+    }
+
+    fn observe(&self, seen: &Observation) {
+        (**self).observe(seen);
+    }
+
+    fn register(&self, route: ModelRoute) -> Result<Registered, RouterError> {
+        (**self).register(route)
+    }
+
+    fn retire(&self, route: &RouteId, to: Option<&RouteId>) -> Result<Retired, RouterError> {
+        (**self).retire(route, to)
+    }
+
+    fn routes(&self) -> Vec<ModelRoute> {
+        (**self).routes()
+    }
+}
+
+/// What a router is asked.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RouteAsk<'a> {
+    /// The request.
+    pub request: &'a InferenceRequest,
+    /// What it demands of a model.
+    pub needs: Needs,
+    /// The most tokens that its prompt can have.
+    pub prompt_tokens_at_most: u64,
+    /// Narrower bounds than the request's own.
+    pub limits: RouteLimits,
+    /// When it is asked.
+    pub now: Instant,
+}
+
+impl<'a> RouteAsk<'a> {
+    /// The question that a request is.
+    #[must_use]
+    pub fn new(request: &'a InferenceRequest) -> Self {
+        Self {
+            request,
+            needs: request.needs_of(),
+            prompt_tokens_at_most: request.prompt_tokens_at_most(),
+            limits: RouteLimits { max_cost: request.max_cost_of(), ..RouteLimits::default() },
+            now: Instant::now(),
+        }
+    }
+
+    /// The same question within narrower bounds. Bounds never widen.
+    #[must_use]
+    pub fn with_limits(&self, limits: RouteLimits) -> Self {
+        Self { limits: self.limits.clone().and(limits), ..self.clone() }
+    }
+
+    /// What kind of request it is.
+    #[must_use]
+    pub const fn task(&self) -> Task {
+        self.request.task_of()
+    }
+
+    /// How urgent it is.
+    #[must_use]
+    pub const fn priority(&self) -> Priority {
+        self.request.priority_of()
+    }
+
+    /// The tier that it asks for, within the limits.
+    #[must_use]
+    pub fn tier(&self) -> Tier {
+        let asked = self.request.tier_of();
+        self.limits.tier.map_or(asked, |most| asked.min(most))
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub const fn tenant(&self) -> Option<&Tenant> {
+        self.request.tenant_of()
+    }
+
+    /// The most tokens that prompt and answer can have together; without `max_tokens` the prompt alone.
+    #[must_use]
+    pub fn tokens_at_most(&self) -> u64 {
+        self.prompt_tokens_at_most + self.request.chat_ref().max_tokens.map_or(0, u64::from)
+    }
+}
+
+/// Bounds on the routes that may be chosen.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct RouteLimits {
+    /// No tier above this one.
+    pub tier: Option<Tier>,
+    /// No route that may cost more.
+    pub max_cost: Option<Usd>,
+    /// Only these models; all if empty.
+    pub allow: Vec<ModelId>,
+    /// None of these models.
+    pub deny: Vec<ModelId>,
+}
+
+impl RouteLimits {
+    /// No tier above this one.
+    #[must_use]
+    pub const fn tier(mut self, most: Tier) -> Self {
+        self.tier = Some(most);
+        self
+    }
+
+    /// No route that may cost more.
+    #[must_use]
+    pub const fn max_cost(mut self, most: Usd) -> Self {
+        self.max_cost = Some(most);
+        self
+    }
+
+    /// Only these models, among those allowed so far.
+    #[must_use]
+    pub fn allow<M: Into<ModelId>>(mut self, models: impl IntoIterator<Item = M>) -> Self {
+        self.allow = models.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// None of these models either.
+    #[must_use]
+    pub fn deny<M: Into<ModelId>>(mut self, models: impl IntoIterator<Item = M>) -> Self {
+        self.deny.extend(models.into_iter().map(Into::into));
+        self
+    }
+
+    /// Both bounds at once.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.tier = [self.tier, other.tier].into_iter().flatten().min();
+        self.max_cost = [self.max_cost, other.max_cost].into_iter().flatten().min();
+        self.deny.extend(other.deny);
+        match (self.allow.is_empty(), other.allow.is_empty()) {
+            (true, _) => self.allow = other.allow,
+            (false, true) => {}
+            (false, false) => {
+                // Nothing in common must stay "nothing", not become "all".
+                let denied = self.allow.iter().filter(|model| !other.allow.contains(model)).cloned();
+                self.deny.extend(denied.collect::<Vec<_>>());
+            }
+        }
+        self
+    }
+
+    /// Whether the model is within the lists.
+    #[must_use]
+    pub fn admits(&self, model: &ModelId) -> bool {
+        (self.allow.is_empty() || self.allow.contains(model)) && !self.deny.contains(model)
+    }
+}
+
+/// The routes that can serve a request, best first. Cheap to clone.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Ranking {
+    /// Best first, never empty.
+    pub candidates: Arc<[Candidate]>,
+    /// Why.
+    pub decision: Arc<Decision>,
+}
+
+impl Ranking {
+    /// A ranking with its reasons.
+    pub fn new(candidates: impl Into<Arc<[Candidate]>>, decision: impl Into<Arc<Decision>>) -> Self {
+        Self { candidates: candidates.into(), decision: decision.into() }
+    }
+}
+
+/// A route that can serve a request.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Candidate {
+    /// The route.
+    pub route: RouteId,
+    /// Its price as the router knows it; the service's price book wins.
+    pub price: Option<Price>,
+    /// The most tokens of an answer, where it is known: what an answer without `max_tokens` may cost.
+    pub max_output: Option<u32>,
+}
+
+impl Candidate {
+    /// A route of unknown price.
+    #[must_use]
+    pub const fn new(route: RouteId) -> Self {
+        Self { route, price: None, max_output: None }
+    }
+
+    /// Sets the price.
+    #[must_use]
+    pub const fn price(mut self, price: Price) -> Self {
+        self.price = Some(price);
+        self
+    }
+}
+
+/// What became of an attempt.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Observation {
+    /// Where.
+    pub route: RouteId,
+    /// When it was dispatched.
+    pub dispatched: Instant,
+    /// How long it took.
+    pub took: Duration,
+    /// From dispatch to the first delta, for streams that began.
+    pub first_token: Option<Duration>,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+impl Observation {
+    /// An attempt that ended like this.
+    #[must_use]
+    pub const fn new(route: RouteId, dispatched: Instant, took: Duration, outcome: Outcome) -> Self {
+        Self { route, dispatched, took, first_token: None, outcome }
+    }
+}
+
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// With an answer.
+    Answered(Usage),
+    /// Without one.
+    Failed(ErrorKind),
+    /// The caller went away; says nothing about the route.
+    Cancelled,
+}
+
+/// No route can serve a request.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{reason}")]
+#[non_exhaustive]
+pub struct NoRoute {
+    /// What is missing and what to change.
+    pub reason: Box<str>,
+    /// Every route that was left out, and why.
+    pub rejected: Vec<(RouteId, Rejection)>,
+}
+
+impl NoRoute {
+    /// No route, for this reason.
+    pub fn new(reason: impl Into<Box<str>>, rejected: Vec<(RouteId, Rejection)>) -> Self {
+        Self { reason: reason.into(), rejected }
+    }
+}
+
+/// What became of [`ModelRouter::register`].
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Registered {
+    /// The route is new.
+    New,
+    /// It replaced this one.
+    Replaced(Box<ModelRoute>),
+}
+
+/// What became of [`ModelRouter::retire`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Retired {
+    /// It is out of use from now on.
+    Now,
+    /// It was already, or the route is not known.
+    Already,
+}
+
+/// The routes cannot be changed like this.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RouterError {
+    /// The router has no register.
+    #[error("this router has a fixed set of routes")]
+    Fixed,
+    /// The route lacks something.
+    #[error("{route}: {problem}")]
+    Invalid {
+        /// Which.
+        route: RouteId,
+        /// What is wrong with it.
+        problem: Box<str>,
+    },
+    /// A replacement leads back to what it replaces, or the chain is longer than four.
+    #[error("{route} is replaced by {to}, which leads back to it or further than four steps")]
+    Cycle {
+        /// What was to be retired.
+        route: RouteId,
+        /// Its replacement.
+        to: RouteId,
+    },
+}
