@@ -189,12 +189,22 @@ impl TogetherClient {
     /// # Errors
     ///
     /// Any [`ErrorKind`].
-    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &(impl Serialize + Sync + ?Sized)) -> Result<T, Error> {
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &(impl Serialize + Sync + ?Sized),
+    ) -> Result<T, Error> {
         let body = to_json(body)?;
         self.typed(Method::POST, path, body, Replay::Unsafe).await
     }
 
-    async fn typed<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes, replay: Replay) -> Result<T, Error> {
+    async fn typed<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        replay: Replay,
+    ) -> Result<T, Error> {
         let call = Call { method, path, body, model: None, stream: false, replay };
         self.with_retry(&call, &CallOptions::default(), async |options| {
             let success = self.attempt(&call, options).await?;
@@ -261,7 +271,8 @@ impl TogetherClient {
     fn request(&self, call: &Call<'_>) -> Result<http::Request<Body>, Error> {
         let mut request = http::Request::new(Body::from(call.body.clone()));
         let uri = format!("{}{}", self.inner.root, call.path);
-        *request.uri_mut() = Uri::try_from(uri).map_err(|_| Error::new(ErrorKind::Config, "the path is not one of a URL"))?;
+        *request.uri_mut() =
+            Uri::try_from(uri).map_err(|_| Error::new(ErrorKind::Config, "the path is not one of a URL"))?;
         *request.method_mut() = call.method.clone();
         *request.headers_mut() = self.inner.headers.clone();
         Ok(request)
@@ -273,11 +284,8 @@ impl TogetherClient {
         let Success { status, headers, body, until } = success;
         let by = until.min(Instant::now() + self.inner.timeouts.idle);
         let body = read(body, caps.error_bytes, by).await.unwrap_or_else(|cut| cut.so_far);
-        let error = if (300..400).contains(&status) {
-            redirected(status, &headers)
-        } else {
-            Error::of_response(status, body)
-        };
+        let error =
+            if (300..400).contains(&status) { redirected(status, &headers) } else { Error::of_response(status, body) };
         error
             .with_status(status)
             .with_request_id(headers::request_id(&headers))

@@ -5,10 +5,7 @@ use std::{fmt, net::IpAddr, str::FromStr, sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 
 use super::{
-    Error, ErrorKind, RetryPolicy, TogetherClient,
-    call::Inner,
-    http::HttpTransport,
-    retry::RetryBudget,
+    Error, ErrorKind, RetryPolicy, TogetherClient, call::Inner, http::HttpTransport, retry::RetryBudget,
     transport::Transport,
 };
 use crate::types::{Clock, Rng, Secret, SystemClock, SystemRng};
@@ -118,7 +115,10 @@ impl Default for ClientBuilder {
 
 impl fmt::Debug for ClientBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClientBuilder").field("base_url", &self.base_url).field("key", &self.key).finish_non_exhaustive()
+        f.debug_struct("ClientBuilder")
+            .field("base_url", &self.base_url)
+            .field("key", &self.key)
+            .finish_non_exhaustive()
     }
 }
 
@@ -269,7 +269,10 @@ impl ClientBuilder {
 
     fn header_map(&self, key: &Secret) -> Result<HeaderMap, Error> {
         let mut map = HeaderMap::new();
-        map.insert(header::USER_AGENT, HeaderValue::from_static(concat!("together-inference/", env!("CARGO_PKG_VERSION"))));
+        map.insert(
+            header::USER_AGENT,
+            HeaderValue::from_static(concat!("together-inference/", env!("CARGO_PKG_VERSION"))),
+        );
         map.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         for (name, value) in &self.headers {
             let parsed = HeaderName::from_str(name).ok().zip(HeaderValue::from_str(value).ok());
@@ -346,7 +349,12 @@ mod tests {
 
     #[test]
     fn a_base_url_may_end_in_v1_or_not() {
-        for url in ["https://api.together.ai/v1", "https://api.together.ai/v1/", "https://api.together.ai", " https://api.together.ai/ "] {
+        for url in [
+            "https://api.together.ai/v1",
+            "https://api.together.ai/v1/",
+            "https://api.together.ai",
+            " https://api.together.ai/ ",
+        ] {
             assert_eq!(root(url).unwrap(), "https://api.together.ai");
         }
         assert_eq!(root("https://gate.example/together/v1").unwrap(), "https://gate.example/together");
@@ -358,7 +366,14 @@ mod tests {
         for url in ["http://127.0.0.1:1", "http://localhost", "http://127.9.9.9/v1"] {
             assert!(root(url).is_ok(), "{url}");
         }
-        for url in ["http://example.com", "http://127.0.0.1.evil.example", "http://localhost.evil.example", "ftp://x/", "x", ""] {
+        for url in [
+            "http://example.com",
+            "http://127.0.0.1.evil.example",
+            "http://localhost.evil.example",
+            "ftp://x/",
+            "x",
+            "",
+        ] {
             assert!(root(url).is_err(), "{url}");
         }
         assert!(!root("https://user:hunter2@example.com").unwrap_err().contains("hunter2"));

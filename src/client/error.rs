@@ -201,8 +201,10 @@ impl Error {
     /// JSON that could not be read. Only the place is said: the parser's own words quote the answer.
     pub(crate) fn of_json(error: &serde_json::Error, body: Bytes) -> Self {
         let (line, column) = (error.line(), error.column());
-        let mut built =
-            Self::new(ErrorKind::Malformed, format!("the response is not the expected JSON (line {line}, column {column})"));
+        let mut built = Self::new(
+            ErrorKind::Malformed,
+            format!("the response is not the expected JSON (line {line}, column {column})"),
+        );
         built.0.body = body;
         built
     }
@@ -332,7 +334,9 @@ fn refine(by_status: ErrorKind, body: &ErrorBody) -> ErrorKind {
     let says_context = || {
         let lower = message.to_ascii_lowercase();
         code == "context_length_exceeded"
-            || (lower.contains("context length") || lower.contains("max_new_tokens") || lower.contains("context window"))
+            || (lower.contains("context length")
+                || lower.contains("max_new_tokens")
+                || lower.contains("context window"))
     };
     match by_status {
         ErrorKind::InvalidRequest | ErrorKind::NotFound
@@ -377,7 +381,8 @@ fn clip(text: &str, bytes: usize) -> &str {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { kind, status, code, message, model, request_id, retry_after, should_retry, body, source } = &*self.0;
+        let Inner { kind, status, code, message, model, request_id, retry_after, should_retry, body, source } =
+            &*self.0;
         f.debug_struct("Error")
             .field("kind", kind)
             .field("status", status)

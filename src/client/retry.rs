@@ -208,9 +208,8 @@ mod tests {
         let (policy, rng) = (RetryPolicy { attempts: 100, ..RetryPolicy::default() }, SeededRng::new(7));
         let error = Error::new(ErrorKind::Overloaded, "");
         for (attempt, bound) in [(1, 0.5), (2, 1.0), (3, 2.0), (5, 8.0), (60, 8.0)] {
-            let waits: Vec<f64> = (0..400)
-                .map(|_| policy.wait(&error, Replay::Safe, attempt, &rng).unwrap().as_secs_f64())
-                .collect();
+            let waits: Vec<f64> =
+                (0..400).map(|_| policy.wait(&error, Replay::Safe, attempt, &rng).unwrap().as_secs_f64()).collect();
             let longest = waits.iter().copied().fold(0.0, f64::max);
             let mean = waits.iter().sum::<f64>() / 400.0;
             assert!(longest <= bound && longest > 0.95 * bound, "attempt {attempt}: {longest}");

@@ -105,11 +105,8 @@ impl Answer {
     /// Bytes in memory, about: what a cache weighs.
     #[must_use]
     pub fn weight(&self) -> usize {
-        let choices: usize = self
-            .choices()
-            .iter()
-            .map(|choice| size_of::<Choice>() + choice.message.text_bytes())
-            .sum();
+        let choices: usize =
+            self.choices().iter().map(|choice| size_of::<Choice>() + choice.message.text_bytes()).sum();
         size_of::<Self>() + choices + self.raw.len()
     }
 }

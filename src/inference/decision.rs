@@ -99,7 +99,13 @@ impl fmt::Display for Rejection {
 
 impl Decision {
     /// A decision of a router of one's own.
-    pub fn new(policy: impl Into<Box<str>>, task: Task, priority: Priority, tier: Tier, reason: impl Into<Box<str>>) -> Self {
+    pub fn new(
+        policy: impl Into<Box<str>>,
+        task: Task,
+        priority: Priority,
+        tier: Tier,
+        reason: impl Into<Box<str>>,
+    ) -> Self {
         let (policy, reason) = (policy.into(), reason.into());
         Self { policy, task, priority, tier, reason, ranked: Vec::new(), rejected: Vec::new() }
     }
@@ -113,7 +119,13 @@ impl fmt::Display for Decision {
         if f.alternate() {
             for considered in &self.ranked {
                 let cost = considered.expected_cost.map_or_else(|| "unpriced".to_owned(), |cost| cost.to_string());
-                write!(f, "\n  {:<44} {:<6} {cost:>14}  {:+.3}", considered.route.to_string(), considered.tier, considered.score)?;
+                write!(
+                    f,
+                    "\n  {:<44} {:<6} {cost:>14}  {:+.3}",
+                    considered.route.to_string(),
+                    considered.tier,
+                    considered.score
+                )?;
             }
             for (route, why) in &self.rejected {
                 write!(f, "\n  {:<44} out: {why}", route.to_string())?;

@@ -8,7 +8,8 @@ use crate::client::JsonSchema as Schema;
 /// The JSON schema of a type, under the type's name.
 pub(crate) fn schema_of<T: JsonSchema>() -> Schema {
     let schema = SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<T>();
-    let name: String = T::schema_name().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).take(64).collect();
+    let name: String =
+        T::schema_name().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).take(64).collect();
     Schema::strict(name, schema.to_value())
 }
 

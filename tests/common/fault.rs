@@ -351,7 +351,8 @@ impl Out<'_> {
                 self.full(number(code), &format!("location: {target}/ok/v1{rest}\r\n"), b"").await
             }
             ["many-headers", n] => {
-                self.chat(request, &(0..number(n)).map(|i| format!("x-{i}: v\r\n")).collect::<String>()).await
+                let headers: Vec<String> = (0..number(n)).map(|index| format!("x-{index}: v\r\n")).collect();
+                self.chat(request, &headers.concat()).await
             }
             ["big-header", n] => self.chat(request, &format!("x-big: {}\r\n", "v".repeat(number(n)))).await,
             ["keepalive-close", "0"] => Ok(Next::Close),

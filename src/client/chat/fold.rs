@@ -200,10 +200,8 @@ impl Folded {
         let mut message = Message::empty(Role::Assistant);
         message.tool_calls = self.tool_calls.into_iter().map(|(_, call)| call).collect();
         // A plain call answers a tool call with `content: null`, a stream with empty texts.
-        message.content = self
-            .content
-            .filter(|text| !text.is_empty() || message.tool_calls.is_empty())
-            .map(Content::Text);
+        message.content =
+            self.content.filter(|text| !text.is_empty() || message.tool_calls.is_empty()).map(Content::Text);
         let reasoning = Some(self.reasoning).filter(|text| !text.is_empty());
         match self.reasoning_content {
             true => message.reasoning_content = reasoning,

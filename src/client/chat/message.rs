@@ -108,7 +108,8 @@ impl Message {
         };
         let calls: usize =
             self.tool_calls.iter().map(|call| call.function.name.len() + call.function.arguments.len()).sum();
-        let reasoning = [&self.reasoning, &self.reasoning_content].into_iter().flatten().map(String::len).sum::<usize>();
+        let reasoning =
+            [&self.reasoning, &self.reasoning_content].into_iter().flatten().map(String::len).sum::<usize>();
         content + calls + reasoning + self.name.as_ref().map_or(0, String::len)
     }
 }

@@ -161,9 +161,9 @@ impl Delta {
     #[must_use]
     pub fn has_content(&self) -> bool {
         let filled = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
-        self.choices.iter().any(|choice| {
-            filled(&choice.content) || filled(&choice.reasoning) || !choice.tool_calls.is_empty()
-        })
+        self.choices
+            .iter()
+            .any(|choice| filled(&choice.content) || filled(&choice.reasoning) || !choice.tool_calls.is_empty())
     }
 
     fn first(&self) -> Option<&ChoiceDelta> {

@@ -80,7 +80,10 @@ impl ChatStream {
     ) -> Result<Self, Error> {
         let (caps, idle, started) = (client.caps(), client.timeouts().idle, Instant::now());
         let (status, request_id) = (success.status, success.request_id());
-        let is_json = success.headers.get(http::header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+        let is_json = success
+            .headers
+            .get(http::header::CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
         if is_json {
             let raw = client.read_json(success).await?;
             return Err(not_a_stream(status, raw).with_request_id(request_id.as_deref()));
@@ -289,6 +292,8 @@ fn describe(bound: &SseError) -> String {
 fn not_a_stream(status: u16, raw: Bytes) -> Error {
     match error_in_success(&raw) {
         Some(body) => Error::inside_success(status, body, raw),
-        None => Error::new(ErrorKind::Malformed, "the server answered JSON instead of a stream").with_body(raw).with_status(status),
+        None => Error::new(ErrorKind::Malformed, "the server answered JSON instead of a stream")
+            .with_body(raw)
+            .with_status(status),
     }
 }

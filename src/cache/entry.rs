@@ -1,0 +1,202 @@
+//! A cached value, and its envelope outside the process.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use tokio::time::Instant;
+
+use super::CacheError;
+use crate::inference::{Answer, CacheKey};
+
+/// A value with its age.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct CacheEntry {
+    /// The value, shared.
+    pub value: CacheValue,
+    /// When it was made.
+    pub stored: Instant,
+    /// How long it may be served.
+    pub ttl: Duration,
+    /// How long it took to make: what an early refresh weighs.
+    pub delta: Duration,
+}
+
+/// What can be kept.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum CacheValue {
+    /// A model's answer.
+    Inference(Arc<Answer>),
+    /// A text's vector, without loss.
+    Embedding(Arc<[f32]>),
+    /// A model list, a fine-tune job's or a batch's state: JSON as it came.
+    Json(bytes::Bytes),
+}
+
+/// What a key and moka's own books take, about.
+const OVERHEAD: usize = 256;
+/// The most bytes of a value outside the process.
+const MAX_ENCODED: usize = 4 << 20;
+/// Changes when the envelope does.
+const VERSION: u8 = 1;
+/// version, value kind, created and ttl and delta in milliseconds, length.
+const HEADER: usize = 1 + 1 + 8 + 8 + 8 + 4;
+
+impl CacheEntry {
+    /// A value made just now.
+    #[must_use]
+    pub fn new(value: CacheValue, ttl: Duration) -> Self {
+        Self { value, stored: Instant::now(), ttl, delta: Duration::ZERO }
+    }
+
+    /// Sets how long it took to make.
+    #[must_use]
+    pub const fn delta(mut self, delta: Duration) -> Self {
+        self.delta = delta;
+        self
+    }
+
+    /// Whether it may still be served.
+    #[must_use]
+    pub fn is_fresh(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.stored) < self.ttl
+    }
+
+    /// Bytes in memory, about.
+    #[must_use]
+    pub fn weight(&self) -> u32 {
+        let value = match &self.value {
+            CacheValue::Inference(answer) => answer.weight(),
+            CacheValue::Embedding(vector) => size_of_val::<[f32]>(vector),
+            CacheValue::Json(json) => json.len(),
+        };
+        u32::try_from(value + OVERHEAD).unwrap_or(u32::MAX)
+    }
+
+    /// The same without the provider's raw JSON, which would double what an answer weighs.
+    pub(super) fn for_memory(mut self) -> Self {
+        if let CacheValue::Inference(answer) = &self.value {
+            if !answer.raw.is_empty() {
+                self.value = CacheValue::Inference(Arc::new(answer.without_raw()));
+            }
+        }
+        self
+    }
+
+    /// The value in an envelope for a store outside the process: version, full key, creation, time to live, length.
+    ///
+    /// # Errors
+    ///
+    /// [`CacheError`] when it is over 4 MiB.
+    pub fn encode(&self, key: &CacheKey, now: SystemTime) -> Result<Vec<u8>, CacheError> {
+        let (kind, body) = match &self.value {
+            CacheValue::Inference(answer) => (0, answer.to_json().map_err(CacheError::new)?),
+            CacheValue::Embedding(vector) => (1, vector.iter().flat_map(|value| value.to_le_bytes()).collect()),
+            CacheValue::Json(json) => (2, json.to_vec()),
+        };
+        let length = u32::try_from(body.len()).ok().filter(|_| body.len() <= MAX_ENCODED);
+        let length = length.ok_or_else(|| CacheError::new(format!("the value is over {MAX_ENCODED} bytes")))?;
+        let created = now.checked_sub(self.stored.elapsed()).unwrap_or(UNIX_EPOCH);
+        let created = created.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut bytes = Vec::with_capacity(HEADER + 32 + body.len());
+        bytes.extend([VERSION, kind]);
+        for time in [created, self.ttl, self.delta] {
+            bytes.extend(u64::try_from(time.as_millis()).unwrap_or(u64::MAX).to_le_bytes());
+        }
+        bytes.extend(length.to_le_bytes());
+        bytes.extend(key.hash());
+        bytes.extend(body);
+        Ok(bytes)
+    }
+
+    /// Reads an envelope, and refuses what is not this key's: another version, another key, cut or grown bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`CacheError`], which is a miss.
+    pub fn decode(key: &CacheKey, bytes: &[u8], now: SystemTime) -> Result<Self, CacheError> {
+        let mut rest = bytes;
+        let [version, kind] = take(&mut rest)?;
+        let created = u64::from_le_bytes(take(&mut rest)?);
+        let ttl = Duration::from_millis(u64::from_le_bytes(take(&mut rest)?));
+        let delta = Duration::from_millis(u64::from_le_bytes(take(&mut rest)?));
+        let length = u32::from_le_bytes(take(&mut rest)?);
+        let hash: [u8; 32] = take(&mut rest)?;
+        if version != VERSION {
+            return Err(CacheError::new(format!("envelope of version {version}, {VERSION} expected")));
+        }
+        if hash != *key.hash() {
+            return Err(CacheError::new("the stored value belongs to another key"));
+        }
+        if rest.len() != length as usize || rest.len() > MAX_ENCODED {
+            return Err(CacheError::new("the stored value was cut or grew"));
+        }
+        let value = match kind {
+            0 => CacheValue::Inference(Arc::new(Answer::from_json(rest).map_err(CacheError::new)?)),
+            1 => CacheValue::Embedding(floats(rest)?),
+            2 => CacheValue::Json(bytes::Bytes::copy_from_slice(rest)),
+            _ => return Err(CacheError::new("a kind of value that this version does not know")),
+        };
+        let age = now.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(Duration::from_millis(created));
+        let stored = Instant::now().checked_sub(age);
+        let stored = stored.ok_or_else(|| CacheError::new("the stored value is older than this machine's clock"))?;
+        Ok(Self { value, stored, ttl, delta })
+    }
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], CacheError> {
+    let (head, tail) = rest.split_first_chunk::<N>().ok_or_else(|| CacheError::new("the stored value was cut"))?;
+    *rest = tail;
+    Ok(*head)
+}
+
+fn floats(bytes: &[u8]) -> Result<Arc<[f32]>, CacheError> {
+    let (values, rest) = bytes.as_chunks::<4>();
+    if !rest.is_empty() {
+        return Err(CacheError::new("the stored vector was cut"));
+    }
+    Ok(values.iter().map(|value| f32::from_le_bytes(*value)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inference::Kind;
+
+    fn key(text: &str) -> CacheKey {
+        CacheKey::of_bytes(Kind::Embedding, None, text.as_bytes())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_envelope_keeps_value_and_age() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let vector: Arc<[f32]> = [0.1, -0.0, f32::MIN_POSITIVE].into();
+        let entry = CacheEntry::new(CacheValue::Embedding(vector), Duration::from_secs(10));
+        tokio::time::advance(Duration::from_secs(4)).await;
+        let bytes = entry.encode(&key("a"), now).unwrap();
+        let read = CacheEntry::decode(&key("a"), &bytes, now + Duration::from_secs(5)).unwrap();
+        assert_eq!(read.value, entry.value);
+        assert!(read.is_fresh(Instant::now()));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(!read.is_fresh(Instant::now()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn anything_else_than_this_keys_value_is_refused() {
+        let now = SystemTime::UNIX_EPOCH;
+        let entry = CacheEntry::new(CacheValue::Json("{}".into()), Duration::from_secs(10));
+        let bytes = entry.encode(&key("a"), now).unwrap();
+        assert!(CacheEntry::decode(&key("b"), &bytes, now).is_err(), "another key");
+        for length in 0..bytes.len() {
+            assert!(CacheEntry::decode(&key("a"), &bytes[..length], now).is_err(), "cut at {length}");
+        }
+        let grown = [bytes.clone(), vec![0]].concat();
+        assert!(CacheEntry::decode(&key("a"), &grown, now).is_err(), "grown");
+        let mut other = bytes;
+        other[0] = 9;
+        assert!(CacheEntry::decode(&key("a"), &other, now).is_err(), "another version");
+    }
+}

@@ -1,0 +1,64 @@
+//! The default layer: moka, bounded by bytes.
+
+use async_trait::async_trait;
+use moka::future::Cache;
+use tokio::time::Instant;
+
+use super::{CacheEntry, CacheError, CacheLayer};
+use crate::inference::{CacheKey, Kind};
+
+/// A cache in this process, bounded by the bytes of its values.
+///
+/// Guaranteed: a value is never served after its time to live, and the weight stays within a tenth of the bound. Not
+/// guaranteed: that a value stays until then; moka's TinyLFU keeps what is asked for often, so that a flood of one-time
+/// questions does not push the rest out.
+#[derive(Clone, Debug)]
+pub struct MemoryCache(Cache<CacheKey, CacheEntry>);
+
+impl MemoryCache {
+    /// A cache of at most this many bytes.
+    #[must_use]
+    pub fn new(bytes: u64) -> Self {
+        let cache = Cache::builder()
+            .max_capacity(bytes)
+            .weigher(|_, entry: &CacheEntry| entry.weight())
+            // Housekeeping only: freshness is checked on our own clock, which tests can advance.
+            .time_to_live(Kind::Embedding.ttl());
+        Self(cache.build())
+    }
+
+    /// The bytes that the values weigh now, after pending evictions.
+    pub async fn weight(&self) -> u64 {
+        self.0.run_pending_tasks().await;
+        self.0.weighted_size()
+    }
+}
+
+impl Default for MemoryCache {
+    /// 64 MiB.
+    fn default() -> Self {
+        Self::new(64 << 20)
+    }
+}
+
+#[async_trait]
+impl CacheLayer for MemoryCache {
+    async fn get(&self, key: &CacheKey) -> Result<Option<CacheEntry>, CacheError> {
+        let Some(entry) = self.0.get(key).await else { return Ok(None) };
+        if entry.is_fresh(Instant::now()) {
+            return Ok(Some(entry));
+        }
+        self.0.invalidate(key).await;
+        Ok(None)
+    }
+
+    async fn set(&self, key: &CacheKey, entry: CacheEntry) -> Result<(), CacheError> {
+        self.0.insert(*key, entry.for_memory()).await;
+        Ok(())
+    }
+
+    async fn remove(&self, key: &CacheKey) -> Result<(), CacheError> {
+        self.0.invalidate(key).await;
+        Ok(())
+    }
+}

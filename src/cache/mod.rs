@@ -1,0 +1,157 @@
+//! Answers that need not be paid twice.
+//!
+//! A [`CacheLayer`] keeps values under [`CacheKey`]s. [`MemoryCache`] is the default; [`NoCache`] keeps nothing. What may
+//! be cached is decided by the service (temperature 0 or opt-in, whole answers only), never by a layer.
+//!
+//! # Why a layer never fails a call
+//!
+//! A cache that is down must cost a miss, not an outage: every error of [`get`](CacheLayer::get) is a miss, and a layer
+//! of one's own gets 250 ms.
+//!
+//! ```
+//! use std::{collections::HashMap, sync::Mutex, time::SystemTime};
+//! use together_inference::{cache::{CacheEntry, CacheError, CacheLayer}, inference::CacheKey};
+//!
+//! /// A key-value store outside the process, reduced to a map: values travel as bytes.
+//! #[derive(Debug, Default)]
+//! struct Remote(Mutex<HashMap<String, Vec<u8>>>);
+//!
+//! #[async_trait::async_trait]
+//! impl CacheLayer for Remote {
+//!     async fn get(&self, key: &CacheKey) -> Result<Option<CacheEntry>, CacheError> {
+//!         let bytes = self.0.lock().map_err(|_| CacheError::new("poisoned"))?.get(&key.to_string()).cloned();
+//!         bytes.map(|bytes| CacheEntry::decode(key, &bytes, SystemTime::now())).transpose()
+//!     }
+//!
+//!     async fn set(&self, key: &CacheKey, entry: CacheEntry) -> Result<(), CacheError> {
+//!         let bytes = entry.encode(key, SystemTime::now())?;
+//!         self.0.lock().map_err(|_| CacheError::new("poisoned"))?.insert(key.to_string(), bytes);
+//!         Ok(())
+//!     }
+//!
+//!     async fn remove(&self, key: &CacheKey) -> Result<(), CacheError> {
+//!         self.0.lock().map_err(|_| CacheError::new("poisoned"))?.remove(&key.to_string());
+//!         Ok(())
+//!     }
+//! }
+//! ```
+
+mod entry;
+mod memory;
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+
+pub use self::{
+    entry::{CacheEntry, CacheValue},
+    memory::MemoryCache,
+};
+use crate::{inference::CacheKey, types::BoxError};
+
+/// Keeps values under keys for a while.
+///
+/// A layer may forget any value at any time. It must never answer a key with another key's value.
+#[async_trait]
+pub trait CacheLayer: Send + Sync + fmt::Debug {
+    /// The value of a key, if it is kept and fresh.
+    ///
+    /// # Errors
+    ///
+    /// [`CacheError`]; the service takes it for a miss.
+    async fn get(&self, key: &CacheKey) -> Result<Option<CacheEntry>, CacheError>;
+
+    /// Keeps a value, replacing the key's former one.
+    ///
+    /// # Errors
+    ///
+    /// [`CacheError`]; the answer does not wait for it.
+    async fn set(&self, key: &CacheKey, entry: CacheEntry) -> Result<(), CacheError>;
+
+    /// Forgets a key.
+    ///
+    /// # Errors
+    ///
+    /// [`CacheError`].
+    async fn remove(&self, key: &CacheKey) -> Result<(), CacheError>;
+
+    /// The values of several keys, in their order. The default asks one by one; a layer outside the process asks once.
+    ///
+    /// # Errors
+    ///
+    /// [`CacheError`].
+    async fn get_many(&self, keys: &[CacheKey]) -> Result<Vec<Option<CacheEntry>>, CacheError> {
+        let mut found = Vec::with_capacity(keys.len());
+        for key in keys {
+            found.push(self.get(key).await?);
+        }
+        Ok(found)
+    }
+
+    /// Keeps several values. The default keeps one by one.
+    ///
+    /// # Errors
+    ///
+    /// [`CacheError`] of the first that failed.
+    async fn set_many(&self, entries: Vec<(CacheKey, CacheEntry)>) -> Result<(), CacheError> {
+        for (key, entry) in entries {
+            self.set(&key, entry).await?;
+        }
+        Ok(())
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl<T: CacheLayer + ?Sized> CacheLayer for Arc<T> {
+    async fn get(&self, key: &CacheKey) -> Result<Option<CacheEntry>, CacheError> {
+        (**self).get(key).await
+    }
+
+    async fn set(&self, key: &CacheKey, entry: CacheEntry) -> Result<(), CacheError> {
+        (**self).set(key, entry).await
+    }
+
+    async fn remove(&self, key: &CacheKey) -> Result<(), CacheError> {
+        (**self).remove(key).await
+    }
+
+    async fn get_many(&self, keys: &[CacheKey]) -> Result<Vec<Option<CacheEntry>>, CacheError> {
+        (**self).get_many(keys).await
+    }
+
+    async fn set_many(&self, entries: Vec<(CacheKey, CacheEntry)>) -> Result<(), CacheError> {
+        (**self).set_many(entries).await
+    }
+}
+
+/// A layer failed, or a stored value is not what it should be.
+#[derive(Debug, thiserror::Error)]
+#[error("cache: {0}")]
+pub struct CacheError(#[source] BoxError);
+
+impl CacheError {
+    /// A failure with its cause.
+    pub fn new(cause: impl Into<BoxError>) -> Self {
+        Self(cause.into())
+    }
+}
+
+/// Keeps nothing: every look-up is a miss.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoCache;
+
+#[async_trait]
+impl CacheLayer for NoCache {
+    async fn get(&self, _: &CacheKey) -> Result<Option<CacheEntry>, CacheError> {
+        Ok(None)
+    }
+
+    async fn set(&self, _: &CacheKey, _: CacheEntry) -> Result<(), CacheError> {
+        Ok(())
+    }
+
+    async fn remove(&self, _: &CacheKey) -> Result<(), CacheError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,103 @@
+//! What calls cost: records, prices, budgets.
+//!
+//! Every dispatched attempt becomes exactly one [`CostRecord`], whatever happens to it: answered, failed, cancelled, cut.
+//! Cache hits and coalesced followers get a record of $0 that says what they saved. Records go to [`CostSink`]s from one
+//! task of the service, in pages.
+//!
+//! # Why records and not counters
+//!
+//! A counter answers the question it was built for. A record per attempt answers "which tenant, which model, which
+//! retry", adds up to the same counters, and can be compared with the provider's bill.
+//!
+//! ```
+//! use together_inference::cost::{CostRecord, CostSink, SinkError};
+//!
+//! /// Prints what each attempt cost.
+//! #[derive(Debug)]
+//! struct Printer;
+//!
+//! #[async_trait::async_trait]
+//! impl CostSink for Printer {
+//!     async fn record(&self, page: &[CostRecord]) -> Result<(), SinkError> {
+//!         for record in page {
+//!             println!("{} {} {}", record.model(), record.usage.total(), record.cost);
+//!         }
+//!         Ok(())
+//!     }
+//! }
+//! ```
+
+mod budget;
+mod memory;
+mod prices;
+mod record;
+mod sinks;
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+
+pub use self::{
+    budget::{BudgetError, BudgetStore, MemoryBudgets, OverBudget, Scope},
+    memory::MemoryCosts,
+    prices::{PriceBook, PriceSource, PriceStamp},
+    record::{CostRecord, Ending, Intent},
+    sinks::{FanOut, TracingCosts},
+};
+use crate::types::BoxError;
+
+/// Takes cost records.
+#[async_trait]
+pub trait CostSink: Send + Sync + fmt::Debug {
+    /// Is told of an attempt before it is dispatched. A sink that must not miss one keeps it durably here; the default
+    /// keeps nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`SinkError`]; the attempt is then not made.
+    async fn intend(&self, intent: &Intent) -> Result<(), SinkError> {
+        let _ = intent;
+        Ok(())
+    }
+
+    /// Takes a page of records, in the order in which attempts ended. A page that failed is offered again: taking a
+    /// record twice must have the effect of once, by [`CostRecord::attempt`].
+    ///
+    /// # Errors
+    ///
+    /// [`SinkError`]; answers do not wait for it.
+    async fn record(&self, page: &[CostRecord]) -> Result<(), SinkError>;
+
+    /// Whether [`intend`](Self::intend) does anything: the service skips it otherwise.
+    fn wants_intents(&self) -> bool {
+        false
+    }
+}
+
+/// A sink could not take records.
+#[derive(Debug, thiserror::Error)]
+#[error("the cost sink failed: {0}")]
+pub struct SinkError(#[source] BoxError);
+
+impl SinkError {
+    /// A failure with its cause.
+    pub fn new(cause: impl Into<BoxError>) -> Self {
+        Self(cause.into())
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl<T: CostSink + ?Sized> CostSink for Arc<T> {
+    async fn intend(&self, intent: &Intent) -> Result<(), SinkError> {
+        (**self).intend(intent).await
+    }
+
+    async fn record(&self, page: &[CostRecord]) -> Result<(), SinkError> {
+        (**self).record(page).await
+    }
+
+    fn wants_intents(&self) -> bool {
+        (**self).wants_intents()
+    }
+}

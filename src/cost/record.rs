@@ -1,0 +1,130 @@
+//! One attempt, as money sees it.
+
+use std::time::{Duration, SystemTime};
+
+use crate::{
+    client::ErrorKind,
+    types::{
+        AttemptId, Cost, ModelId, Price, Priority, RequestId, RouteId, SessionId, Task, Tenant, Usage, UsageSource, Usd,
+    },
+};
+
+/// What is known of an attempt before it is dispatched.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Intent {
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// Where it goes.
+    pub route: RouteId,
+    /// Whose it is.
+    pub tenant: Option<Tenant>,
+    /// The most that it can cost.
+    pub at_most: Cost,
+    /// When.
+    pub at: SystemTime,
+}
+
+/// One attempt, settled. Holds no prompt and no answer.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct CostRecord {
+    /// The attempt: what a record is idempotent by.
+    pub attempt: AttemptId,
+    /// The call that it belongs to.
+    pub request: RequestId,
+    /// When it was dispatched (UTC).
+    pub at: SystemTime,
+    /// Whose it was.
+    pub tenant: Option<Tenant>,
+    /// The session that it belongs to.
+    pub session: Option<SessionId>,
+    /// The request's labels.
+    pub tags: Vec<(Box<str>, Box<str>)>,
+    /// What kind of request.
+    pub task: Task,
+    /// How urgent.
+    pub priority: Priority,
+    /// Where it went; for a hit, where the answer once came from.
+    pub route: RouteId,
+    /// The model that answered, by the provider's word.
+    pub served: Option<ModelId>,
+    /// Tokens.
+    pub usage: Usage,
+    /// Where the token counts come from.
+    pub usage_source: UsageSource,
+    /// What it cost.
+    pub cost: Cost,
+    /// What a hit or a follower did not have to pay.
+    pub saved: Cost,
+    /// The price at dispatch: later changes do not touch this record.
+    pub price: Option<Price>,
+    /// How it ended.
+    pub ending: Ending,
+    /// From dispatch to the end.
+    pub latency: Duration,
+    /// From dispatch to the first delta, for streams that began.
+    pub first_token: Option<Duration>,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Ending {
+    /// With a whole answer.
+    Answered,
+    /// With an error; what the provider billed is known or bounded.
+    Failed(ErrorKind),
+    /// The caller went away before the answer was whole.
+    Cancelled,
+    /// It was answered from the cache; no attempt was made.
+    Hit,
+    /// It was answered by another caller's attempt.
+    Follower,
+}
+
+impl CostRecord {
+    /// The model that was billed: the one that answered, or the one that was asked.
+    #[must_use]
+    pub fn model(&self) -> &ModelId {
+        self.served.as_ref().unwrap_or_else(|| self.route.model())
+    }
+
+    /// Tokens of the prompt.
+    #[must_use]
+    pub const fn prompt_tokens(&self) -> u64 {
+        self.usage.prompt
+    }
+
+    /// Tokens of the answer.
+    #[must_use]
+    pub const fn completion_tokens(&self) -> u64 {
+        self.usage.completion
+    }
+
+    /// The cost in dollars, where it is known exactly.
+    #[must_use]
+    pub const fn cost_usd(&self) -> Option<Usd> {
+        self.cost.known()
+    }
+
+    /// When the attempt was dispatched (UTC).
+    #[must_use]
+    pub const fn timestamp(&self) -> SystemTime {
+        self.at
+    }
+}
+
+impl Ending {
+    /// The ending's name in logs and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Failed(_) => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Hit => "hit",
+            Self::Follower => "follower",
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! The controls of a running simulator: answers, faults, models, time.
+
+use std::time::Duration;
+
+use super::{
+    decide::CHAT, faults::Fault, limits::PromptCache, models::SimModel, on::On, sse::UsagePlacement, together::Together,
+};
+
+/// # What it answers
+impl Together {
+    /// Starts a script for requests whose last user message contains this text; `""` is contained in all.
+    pub fn on(&self, text: impl Into<String>) -> On<'_> {
+        On::text(&self.shared, text.into())
+    }
+
+    /// Starts a script for requests that ask for this model.
+    ///
+    /// ```
+    /// let together = together_inference::testing::Together::new();
+    /// together.on_model("zai-org/GLM-5.3").reply("from the large model");
+    /// ```
+    pub fn on_model(&self, id: impl Into<String>) -> On<'_> {
+        self.on("").model(id)
+    }
+
+    /// Where streams have their usage, from now on.
+    pub fn usage_placement(&self, placement: UsagePlacement) {
+        self.shared.lock().usage = placement;
+    }
+
+    /// Lets streams arrive in parts of at most this many bytes, cut inside lines and inside characters, as a network
+    /// may do it. Faults and latencies still count whole chunks.
+    pub fn fragment_streams(&self, bytes: usize) {
+        self.shared.lock().fragment = bytes;
+    }
+
+    /// Keeps a prompt cache from now on: messages at the start of a conversation that the model has seen before count
+    /// as cached tokens. Without it no token is ever cached.
+    pub fn prompt_cache(&self) {
+        self.shared.lock().prompt_cache = Some(PromptCache::default());
+    }
+}
+
+/// # How it fails
+impl Together {
+    /// Lets the next `count` inference calls fail. Faults are used up in the order they were planned.
+    ///
+    /// ```
+    /// use together_inference::testing::{Fault, Together};
+    ///
+    /// let together = Together::new();
+    /// together.fail_next(2, Fault::status(503));
+    /// together.fail_next(1, Fault::cut_after(3));
+    /// ```
+    pub fn fail_next(&self, count: u32, fault: Fault) {
+        self.fail_next_at(CHAT, count, fault);
+    }
+
+    /// Lets the next `count` inference calls that ask for this model fail.
+    pub fn fail_next_of(&self, model: &str, count: u32, fault: Fault) {
+        self.shared.lock().faults.plan_next(CHAT, Some(model), count, fault);
+    }
+
+    /// Lets the next `count` requests to this path fail, such as `/v1/models`.
+    pub fn fail_next_at(&self, path: &str, count: u32, fault: Fault) {
+        self.shared.lock().faults.plan_next(path, None, count, fault);
+    }
+
+    /// Lets a share of the inference calls for this model fail, `0.1` for one in ten, until [`heal`](Self::heal). Which
+    /// ones depends on the seed.
+    pub fn fail_share_of(&self, model: &str, share: f64, fault: Fault) {
+        self.shared.lock().faults.plan_share(CHAT, Some(model), share, fault);
+    }
+
+    /// Answers for this model with 503, until [`restore`](Self::restore).
+    pub fn overload(&self, model: &str) {
+        self.shared.lock().overloaded.insert(model.to_owned());
+    }
+
+    /// Answers for this model with 429 beyond this many requests per second, until [`restore`](Self::restore). A
+    /// refusal has the error type `dynamic_request_limited` and `x-ratelimit-reset` in seconds; every answer
+    /// the rate-limit headers.
+    ///
+    /// ```
+    /// let together = together_inference::testing::Together::new();
+    /// together.limit("zai-org/GLM-5.3", 2);
+    /// ```
+    pub fn limit(&self, model: &str, requests_per_second: u32) {
+        self.shared.lock().limits.set(model, requests_per_second);
+    }
+
+    /// Answers for this model with 400 `model_not_available`, though `/v1/models` lists it, until
+    /// [`restore`](Self::restore).
+    pub fn unavailable(&self, model: &str) {
+        self.shared.lock().unavailable.insert(model.to_owned());
+    }
+
+    /// Ends overload, limit and unavailability of this model.
+    pub fn restore(&self, model: &str) {
+        let mut state = self.shared.lock();
+        state.overloaded.remove(model);
+        state.unavailable.remove(model);
+        state.limits.lift(model);
+    }
+
+    /// Breaks every stream after this many chunks, until [`heal`](Self::heal).
+    pub fn cut_stream_after(&self, chunks: usize) {
+        self.shared.lock().cut_after = Some(chunks);
+    }
+
+    /// Never answers an inference call again, until [`heal`](Self::heal); those that arrived before that stay
+    /// unanswered.
+    pub fn hang(&self) {
+        self.shared.lock().hangs = true;
+    }
+
+    /// Ends every planned fault, cut and hang. Models stay as they are: [`restore`](Self::restore).
+    pub fn heal(&self) {
+        let mut state = self.shared.lock();
+        state.faults.clear();
+        state.cut_after = None;
+        state.hangs = false;
+    }
+}
+
+/// # Which models it has
+impl Together {
+    /// Adds a model, or replaces the one with this id.
+    pub fn add_model(&self, model: SimModel) {
+        let mut state = self.shared.lock();
+        state.models.retain(|known| known.id() != model.id());
+        state.models.push(model);
+    }
+
+    /// Removes a model: it is no longer listed, and calls for it get 404 `model_not_found`.
+    pub fn remove_model(&self, id: &str) {
+        self.shared.lock().models.retain(|known| known.id() != id);
+    }
+
+    /// Changes the prices of a model, in pico-dollars per token: `$0.15` per million tokens is 150,000. Its price for
+    /// cached tokens stays.
+    pub fn set_price(&self, id: &str, input: i64, output: i64) {
+        let mut state = self.shared.lock();
+        if let Some(model) = state.models.iter_mut().find(|model| model.id() == id) {
+            model.price.input = input;
+            model.price.output = output;
+        }
+    }
+
+    /// Lets `to` answer for this model, as the API redirects silently: only the `model` of the response tells.
+    ///
+    /// ```
+    /// let together = together_inference::testing::Together::new();
+    /// together.deprecate("deepseek-ai/DeepSeek-V3", "deepseek-ai/DeepSeek-V4.1-Flash");
+    /// ```
+    pub fn deprecate(&self, model: &str, to: &str) {
+        self.shared.lock().redirects.insert(model.to_owned(), to.to_owned());
+    }
+}
+
+/// # How long it takes
+impl Together {
+    /// The time before status and headers, from now on. Default none.
+    pub fn latency(&self, latency: Duration) {
+        self.shared.lock().latency = latency;
+    }
+
+    /// The time before status and headers for this model, instead of [`latency`](Self::latency).
+    pub fn latency_of(&self, model: &str, latency: Duration) {
+        self.shared.lock().latency_of.insert(model.to_owned(), latency);
+    }
+
+    /// The time between two chunks of a stream, from now on. Default none.
+    pub fn token_latency(&self, latency: Duration) {
+        self.shared.lock().token_latency = latency;
+    }
+}

@@ -1,0 +1,222 @@
+//! One request, one response: the same for memory and socket.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::StreamExt;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode,
+    header::{ALLOW, CONTENT_TYPE},
+    request::Parts,
+};
+use serde_json::{Value, json};
+
+use super::{
+    ask::Ask,
+    decide::{Answer, CHAT, Outcome, decide},
+    error::{ApiError, ErrorShape},
+    faults::{Effect, Fault},
+    models::SimModel,
+    recorded::{Key, Recorded},
+    sse,
+    state::{InFlight, Shared},
+    stream,
+};
+use crate::client::{Body, TransportError, TransportErrorKind};
+
+const MODELS: &str = "/v1/models";
+const JSON: &str = "application/json";
+const EVENTS: &str = "text/event-stream;charset=utf-8";
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// A larger request body is refused with 413.
+const MAX_BODY_BYTES: usize = 64 << 20;
+
+type Outgoing = Result<Response<Body>, TransportError>;
+
+/// Handles a request. Dropping the future gives it up.
+pub(super) async fn handle(shared: &Arc<Shared>, request: Request<Body>) -> Outgoing {
+    let _in_flight = InFlight::enter(shared);
+    let (parts, body) = request.into_parts();
+    let (body, broken) = parse(read(body).await?);
+    let exchange = Exchange::open(shared, &parts, body);
+    let mut response = exchange.respond(broken).await?;
+    let id = HeaderValue::from_str(&exchange.id()).unwrap_or(HeaderValue::from_static("sim"));
+    response.headers_mut().entry(REQUEST_ID).or_insert(id);
+    Ok(response)
+}
+
+/// The body; `None` when it is too large.
+async fn read(mut body: Body) -> Result<Option<Vec<u8>>, TransportError> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = body.next().await {
+        bytes.extend_from_slice(&chunk?);
+        if bytes.len() > MAX_BODY_BYTES {
+            return Ok(None);
+        }
+    }
+    Ok(Some(bytes))
+}
+
+/// The body as JSON, with the error to answer if it is none.
+fn parse(bytes: Option<Vec<u8>>) -> (Value, Option<ApiError>) {
+    let Some(bytes) = bytes else {
+        let error = ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "the request is too large");
+        return (Value::Null, Some(ApiError { shape: ErrorShape::Html, ..error }));
+    };
+    match serde_json::from_slice(&bytes) {
+        Ok(body) => (body, None),
+        Err(error) => {
+            let error = ApiError::new(StatusCode::BAD_REQUEST, format!("invalid JSON: {error}"));
+            let text = String::from_utf8(bytes).unwrap_or_default();
+            (if text.is_empty() { Value::Null } else { Value::String(text) }, Some(error))
+        }
+    }
+}
+
+/// A request that was read and recorded.
+struct Exchange<'a> {
+    shared: &'a Arc<Shared>,
+    parts: &'a Parts,
+    body: Arc<Value>,
+    serial: u64,
+}
+
+impl<'a> Exchange<'a> {
+    fn open(shared: &'a Arc<Shared>, parts: &'a Parts, body: Value) -> Self {
+        let body = Arc::new(body);
+        let path = parts.uri.path();
+        let recorded = Recorded::new(parts.method.clone(), path, parts.headers.clone(), Arc::clone(&body));
+        let mut state = shared.lock();
+        state.serial += 1;
+        state.log.push(recorded);
+        if parts.method == Method::POST && path == CHAT {
+            state.log.count(Ask::new(&body).model());
+        }
+        Self { shared, parts, body, serial: state.serial }
+    }
+
+    fn id(&self) -> String {
+        format!("sim-{:08x}", self.serial)
+    }
+
+    async fn respond(&self, broken: Option<ApiError>) -> Outgoing {
+        let allowed = match self.parts.uri.path() {
+            CHAT => Method::POST,
+            MODELS => Method::GET,
+            path => {
+                let message = format!("Unknown request URL: {} {path}.", self.parts.method);
+                return Ok(self.error(&ApiError::new(StatusCode::NOT_FOUND, message)));
+            }
+        };
+        if self.parts.method != allowed {
+            let mut response = self.error(&ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed"));
+            response
+                .headers_mut()
+                .insert(ALLOW, HeaderValue::from_static(if allowed == Method::GET { "GET" } else { "POST" }));
+            return Ok(response);
+        }
+        if let Err(error) = self.authorize() {
+            return Ok(self.error(&error));
+        }
+        match broken {
+            _ if allowed == Method::GET => self.models().await,
+            Some(error) => Ok(self.error(&error)),
+            None => self.chat().await,
+        }
+    }
+
+    fn authorize(&self) -> Result<(), ApiError> {
+        let key = Key::in_headers(&self.parts.headers);
+        let accepted = self.shared.config.key.map_or(key.is_present(), |accepted| accepted == key);
+        if accepted {
+            return Ok(());
+        }
+        let message =
+            "Invalid API key provided. You can find your API key at https://api.together.ai/settings/api-keys.";
+        Err(ApiError::new(StatusCode::UNAUTHORIZED, message).with_code("invalid_api_key"))
+    }
+
+    async fn models(&self) -> Outgoing {
+        let (fault, delay, listing) = {
+            let mut state = self.shared.lock();
+            let listing: Vec<_> = state.models.iter().map(SimModel::listing).collect();
+            (state.faults.take(MODELS, ""), state.latency, Value::Array(listing))
+        };
+        self.wait(delay).await;
+        // What has no stream can't break in one.
+        if let Some(fault) = fault.filter(|fault| !matches!(fault.effect, Effect::Stream(_))) {
+            return self.fail(fault).await;
+        }
+        let wrapped = self.shared.config.wrapped_models;
+        let body = if wrapped { json!({"object": "list", "data": listing}) } else { listing };
+        Ok(response(StatusCode::OK, Some(JSON), body.to_string()))
+    }
+
+    async fn chat(&self) -> Outgoing {
+        let ask = Ask::new(&self.body);
+        let (delay, outcome) = {
+            let mut state = self.shared.lock();
+            (state.latency(ask.model()), decide(&mut state, &self.shared.config, ask, self.serial))
+        };
+        self.wait(delay).await;
+        match outcome {
+            Outcome::Fails(fault) => self.fail(fault).await,
+            Outcome::Answers(answer) => Ok(self.answer(*answer, ask.streams())),
+        }
+    }
+
+    fn answer(&self, answer: Answer, streams: bool) -> Response<Body> {
+        let Answer { completion, usage, delivery, headers } = answer;
+        let mut response = if streams {
+            let pieces = sse::pieces(&completion, usage);
+            let body = stream::body(Arc::clone(self.shared), completion, pieces, delivery);
+            response(StatusCode::OK, Some(EVENTS), body)
+        } else {
+            let (id, model) = (&completion.id, &completion.model);
+            self.shared.lock().account.charge(id, model, completion.price, completion.tokens, true);
+            response(StatusCode::OK, Some(JSON), completion.to_json().to_string())
+        };
+        response.headers_mut().extend(headers);
+        response
+    }
+
+    async fn fail(&self, fault: Fault) -> Outgoing {
+        let Fault { effect, headers } = fault;
+        let mut response = match effect {
+            Effect::Error(error) => self.error(&error),
+            Effect::Nonsense(body) if Ask::new(&self.body).streams() => {
+                response(StatusCode::OK, Some(EVENTS), format!("data: {body}\n\ndata: [DONE]\n\n"))
+            }
+            Effect::Nonsense(body) => response(StatusCode::OK, Some(JSON), body.into_owned()),
+            Effect::Refuse => {
+                return Err(TransportError::new(TransportErrorKind::Connect, "the simulator refused the connection"));
+            }
+            Effect::Break => {
+                let message = "the simulator closed the connection";
+                return Err(TransportError::new(TransportErrorKind::Interrupted, message));
+            }
+            Effect::Hang | Effect::Stream(_) => std::future::pending().await,
+        };
+        response.headers_mut().extend(headers);
+        Ok(response)
+    }
+
+    fn error(&self, error: &ApiError) -> Response<Body> {
+        let (kind, body) = error.body(&self.id());
+        response(error.status, kind, body)
+    }
+
+    async fn wait(&self, delay: Duration) {
+        let delay = self.shared.config.scaled(delay);
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+    }
+}
+
+fn response(status: StatusCode, kind: Option<&'static str>, body: impl Into<Body>) -> Response<Body> {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    let headers: &mut HeaderMap = response.headers_mut();
+    headers.extend(kind.map(|kind| (CONTENT_TYPE, HeaderValue::from_static(kind))));
+    response
+}

@@ -1,0 +1,196 @@
+//! The models the simulator serves, with prices of its own.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+/// What one token costs, in pico-dollars (10⁻¹² USD): `$0.15` per million tokens is 150,000.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Price {
+    pub(super) input: i64,
+    pub(super) output: i64,
+    /// Unknown for many models; they bill cached tokens like any other.
+    pub(super) cached: Option<i64>,
+}
+
+/// A model the simulator serves.
+///
+/// ```
+/// use together_inference::testing::SimModel;
+///
+/// let model = SimModel::chat("acme/Tiny-1B").context(8_192).price(100_000, 400_000).vision();
+/// assert_eq!(model.id(), "acme/Tiny-1B");
+/// ```
+#[derive(Clone, Debug)]
+pub struct SimModel {
+    id: Arc<str>,
+    kind: &'static str,
+    pub(super) context: u64,
+    pub(super) price: Price,
+    pub(super) sees: bool,
+    pub(super) thinks: bool,
+}
+
+impl SimModel {
+    /// A chat model: 131,072 tokens of context, free of charge, text only, without reasoning.
+    pub fn chat(id: impl Into<Arc<str>>) -> Self {
+        Self::of_kind(id, "chat")
+    }
+
+    /// A model of another `type` of `/v1/models`, such as `"embedding"` or `"image"`.
+    pub fn of_kind(id: impl Into<Arc<str>>, kind: &'static str) -> Self {
+        Self { id: id.into(), kind, context: 131_072, price: Price::default(), sees: false, thinks: false }
+    }
+
+    /// The context length in tokens, prompt and answer together.
+    #[must_use]
+    pub const fn context(mut self, tokens: u64) -> Self {
+        self.context = tokens;
+        self
+    }
+
+    /// Prices in pico-dollars per token: `$0.15` per million tokens is 150,000.
+    #[must_use]
+    pub const fn price(mut self, input: i64, output: i64) -> Self {
+        self.price.input = input;
+        self.price.output = output;
+        self
+    }
+
+    /// The price of a prompt token that was in the prompt cache, in pico-dollars.
+    #[must_use]
+    pub const fn cached_price(mut self, cached: i64) -> Self {
+        self.price.cached = Some(cached);
+        self
+    }
+
+    /// Accepts images.
+    #[must_use]
+    pub const fn vision(mut self) -> Self {
+        self.sees = true;
+        self
+    }
+
+    /// Thinks when it is asked to, and reports usage with `…_details`.
+    #[must_use]
+    pub const fn reasoning(mut self) -> Self {
+        self.thinks = true;
+        self
+    }
+
+    /// The id, `organization/name`.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub(super) fn is_chat(&self) -> bool {
+        self.kind == "chat"
+    }
+
+    /// Where this model puts its thoughts: one family differs from the rest.
+    pub(super) fn reasoning_key(&self) -> &'static str {
+        if self.id.starts_with("moonshotai/Kimi-K3") { "reasoning_content" } else { "reasoning" }
+    }
+
+    /// The row of `/v1/models`.
+    pub(super) fn listing(&self) -> Value {
+        let (organization, name) = self.id.split_once('/').unwrap_or(("", &self.id));
+        let mut pricing = json!({
+            "hourly": 0,
+            "input": usd_per_million(self.price.input),
+            "output": usd_per_million(self.price.output),
+            "base": 0,
+            "finetune": 0,
+        });
+        if let (Some(cached), Some(map)) = (self.price.cached, pricing.as_object_mut()) {
+            map.insert("cached_input".into(), json!(usd_per_million(cached)));
+        }
+        json!({
+            "id": &*self.id,
+            "object": "model",
+            "created": 1_780_000_000,
+            "type": self.kind,
+            "display_name": name,
+            "organization": organization,
+            "link": format!("https://api.together.ai/models/{}", self.id),
+            "license": Value::Null,
+            "context_length": self.context,
+            "pricing": pricing,
+        })
+    }
+}
+
+/// Dollars per million tokens, as `/v1/models` prices.
+fn usd_per_million(pico: i64) -> f64 {
+    i32::try_from(pico).map_or(0.0, f64::from) / 1_000_000.0
+}
+
+/// id, kind, context, input, output, cached (dollars per million tokens, times 10,000; -1 is unknown), `v`ision and
+/// `r`easoning.
+type Row = (&'static str, &'static str, u64, i64, i64, i64, &'static str);
+
+/// As published on 2026-11-24; capabilities that nobody could confirm are off.
+const BUILTIN: &[Row] = &[
+    ("openai/gpt-oss-120b", "chat", 131_072, 1_500, 6_000, -1, "r"),
+    ("zai-org/GLM-5.3-Flash", "chat", 1_048_575, 1_500, 5_000, 300, "vr"),
+    ("Qwen/Qwen3.5-9B", "chat", 262_144, 1_700, 2_500, -1, "vr"),
+    ("Qwen/Qwen3.8-Flash", "chat", 1_000_000, 1_500, 4_700, -1, ""),
+    ("MiniMaxAI/MiniMax-M3.1-Flash", "chat", 1_048_576, 1_500, 6_000, 150, ""),
+    ("meta-models/Muse-Glimmer-30B", "chat", 131_072, 3_500, 15_000, 400, ""),
+    ("ricursive-ai/Ripple-65B-Preview", "chat", 131_072, 2_000, 6_000, 200, ""),
+    ("deepseek-ai/DeepSeek-V4.1-Flash-1017", "chat", 1_048_576, 3_000, 12_000, 60, "vr"),
+    ("deepseek-ai/DeepSeek-V4.1-Flash", "chat", 1_048_576, 3_000, 12_000, 60, "vr"),
+    ("reflection/Beam-1.0-501B-A23B", "chat", 1_048_576, 4_000, 12_000, 400, ""),
+    ("Qwen/Qwen3.7-Plus", "chat", 1_000_000, 3_200, 12_800, -1, ""),
+    ("Qwen/Qwen3.6-Plus", "chat", 1_000_000, 5_000, 30_000, -1, "r"),
+    ("zai-org/GLM-5.3", "chat", 1_048_575, 14_000, 44_000, 2_600, "r"),
+    ("deepseek-ai/DeepSeek-V4-Pro-0813", "chat", 1_048_576, 13_200, 39_600, 1_300, ""),
+    ("meta-models/Muse-Spark-Open-816B-A42B", "chat", 1_048_576, 12_500, 42_500, 1_500, ""),
+    ("Qwen/Qwen3.7-Max", "chat", 1_000_000, 25_000, 75_000, 5_000, ""),
+    ("moonshotai/Kimi-K3.1-Pro", "chat", 1_048_576, 20_000, 100_000, 2_000, "vr"),
+    ("moonshotai/Kimi-K3", "chat", 1_048_576, 30_000, 150_000, 3_000, "vr"),
+    ("nvidia/NVIDIA-Nemotron-3.5-Super-VL", "chat", 262_144, 1_500, 5_000, 200, "vr"),
+    ("intfloat/multilingual-e5-large-instruct", "embedding", 514, 0, 0, -1, ""),
+    ("black-forest-labs/FLUX.1-schnell", "image", 0, 0, 0, -1, ""),
+    ("black-forest-labs/FLUX.1.1-pro", "image", 0, 0, 0, -1, ""),
+    ("black-forest-labs/FLUX.2-pro", "image", 0, 0, 0, -1, ""),
+    ("black-forest-labs/FLUX.2-max", "image", 0, 0, 0, -1, ""),
+];
+
+/// The built-in models.
+pub(super) fn builtin() -> Vec<SimModel> {
+    BUILTIN.iter().map(from_row).collect()
+}
+
+fn from_row(&(id, kind, context, input, output, cached, flags): &Row) -> SimModel {
+    // A ten-thousandth of a dollar per million tokens is 100 pico-dollars per token.
+    let price = Price { input: input * 100, output: output * 100, cached: (cached >= 0).then_some(cached * 100) };
+    let (sees, thinks) = (flags.contains('v'), flags.contains('r'));
+    SimModel { id: id.into(), kind, context, price, sees, thinks }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_prices_in_dollars_per_million_tokens() {
+        let models = builtin();
+        let row = models.iter().find(|model| model.id() == "zai-org/GLM-5.3-Flash").unwrap().listing();
+        assert_eq!(row["pricing"]["input"], json!(0.15));
+        assert_eq!(row["pricing"]["output"], json!(0.5));
+        assert_eq!(row["pricing"]["cached_input"], json!(0.03));
+        assert_eq!(row["organization"], json!("zai-org"));
+        let row = models.iter().find(|model| model.id() == "openai/gpt-oss-120b").unwrap().listing();
+        assert!(row["pricing"].get("cached_input").is_none());
+    }
+
+    #[test]
+    fn ids_are_unique() {
+        let mut ids: Vec<_> = builtin().iter().map(|model| model.id().to_owned()).collect();
+        ids.sort();
+        ids.dedup();
+        assert_eq!(ids.len(), BUILTIN.len());
+    }
+}

@@ -1,0 +1,94 @@
+//! Telling the simulator what to answer.
+
+use std::fmt;
+
+use serde_json::Value;
+
+use super::{
+    faults::Fault,
+    script::{Cue, Reply},
+    state::Shared,
+};
+
+/// The start of a script: when it applies. Its `reply…` methods say what happens then.
+///
+/// Of several scripts that apply, the one told last wins. A script answers any number of requests, unless
+/// [`times`](Self::times) limits it.
+///
+/// ```
+/// use together_inference::testing::Together;
+///
+/// let together = Together::new();
+/// together.on("").reply("I don't know");
+/// together.on("weather").reply_tool("get_weather", serde_json::json!({"city": "Paris"}));
+/// together.on("refund").model("zai-org/GLM-5.3").times(1).fail(500);
+/// ```
+#[must_use = "a script without a reply does nothing"]
+pub struct On<'t> {
+    shared: &'t Shared,
+    cue: Cue,
+}
+
+impl<'t> On<'t> {
+    pub(super) fn text(shared: &'t Shared, text: String) -> Self {
+        Self { shared, cue: Cue { text, ..Cue::default() } }
+    }
+
+    /// Only when this model is asked for.
+    pub fn model(mut self, id: impl Into<String>) -> Self {
+        self.cue.model = Some(id.into());
+        self
+    }
+
+    /// Only for the next `count` requests it applies to.
+    pub fn times(mut self, count: u32) -> Self {
+        self.cue.times = Some(count);
+        self
+    }
+
+    /// Answers with this text.
+    pub fn reply(self, text: impl Into<String>) {
+        self.tell(Reply::Text(text.into()));
+    }
+
+    /// Answers with this JSON as text.
+    #[expect(clippy::needless_pass_by_value, reason = "callers write json!(..) in place")]
+    pub fn reply_json(self, value: Value) {
+        self.tell(Reply::Text(value.to_string()));
+    }
+
+    /// Calls this tool with these arguments.
+    pub fn reply_tool(self, name: impl Into<String>, arguments: Value) {
+        self.tell(Reply::Tool { name: name.into(), arguments });
+    }
+
+    /// Thinks first, then answers with the text. Any model does so when it is scripted to.
+    pub fn reply_reasoning(self, thinking: impl Into<String>, text: impl Into<String>) {
+        self.tell(Reply::Reasoning { thinking: thinking.into(), text: text.into() });
+    }
+
+    /// Answers with a text made from the body of the request.
+    pub fn reply_with(self, answer: impl Fn(&Value) -> String + Send + Sync + 'static) {
+        self.tell(Reply::With(Box::new(answer)));
+    }
+
+    /// Fails with this status.
+    pub fn fail(self, status: u16) {
+        self.fault(Fault::status(status));
+    }
+
+    /// Fails in this way.
+    pub fn fault(self, fault: Fault) {
+        self.tell(Reply::Fail(fault));
+    }
+
+    fn tell(self, reply: Reply) {
+        self.shared.lock().scripts.push(self.cue, reply);
+    }
+}
+
+impl fmt::Debug for On<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("On").field("cue", &self.cue).finish_non_exhaustive()
+    }
+}
