@@ -115,7 +115,9 @@ impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let best = self.ranked.first();
         let name = best.map_or("none", |best| short(best.route.model().as_str()));
-        write!(f, "{name} ({}; best of {})", self.reason, self.ranked.len())?;
+        // Those behind it in other tiers are fallbacks: it was not chosen over them.
+        let peers = self.ranked.iter().filter(|other| best.is_some_and(|best| best.tier == other.tier)).count();
+        write!(f, "{name} ({}; best of {peers})", self.reason)?;
         if f.alternate() {
             for considered in &self.ranked {
                 let cost = considered.expected_cost.map_or_else(|| "unpriced".to_owned(), |cost| cost.to_string());

@@ -38,10 +38,13 @@
 //! }
 //! ```
 
-// mod catalog;
+mod catalog;
+mod filter;
+mod rank;
 mod route;
-// mod score;
-// mod snapshot;
+mod score;
+mod snapshot;
+mod table;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -49,8 +52,9 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 pub use self::{
-    // catalog::CatalogRouter,
+    catalog::{CatalogRouter, Seen},
     route::{Capabilities, Known, ModelRoute, RouteState},
+    snapshot::CatalogError,
 };
 use crate::{
     client::ErrorKind,

@@ -1,0 +1,285 @@
+//! The default router: a catalogue of routes, and an order that explains itself.
+
+use std::{
+    fmt,
+    sync::{Arc, PoisonError, RwLock, atomic::Ordering},
+};
+
+use async_trait::async_trait;
+
+use super::{
+    CatalogError, ModelRoute, ModelRouter, NoRoute, Observation, Outcome, Ranking, Registered, Retired, RouteAsk,
+    RouteLimits, RouteState, RouterError, filter, rank, snapshot,
+    table::{Finished, Key, Table},
+};
+use crate::{inference::Selection, types::RouteId};
+
+/// Ranks the routes of a catalogue.
+///
+/// What cannot serve a request is left out by name. Of the rest the priority picks the tier (realtime → large,
+/// standard → mid, batch → small) unless the request names one, and cost, latency and quality decide within it; a
+/// route that is not known to have a needed ability comes after those that have it. An empty tier falls to the nearest
+/// dearer one, then to the nearest cheaper, and the routes of other tiers stand behind as fallbacks. Embeddings have no
+/// tiers.
+///
+/// A route without a tier gets one by its output price among those of its task: a third each. A route without a price
+/// counts as the dearest.
+///
+/// # What is exact and what is estimated
+///
+/// A request with a cost ceiling is held against the most that it can cost: each byte of the prompt a token, and
+/// `max_tokens` (4,096 where unset) for each answer. Contexts are held against an estimate, four bytes a token, because
+/// the bound would refuse most long prompts that fit; for a pinned model the length is left to the upstream. Scores use
+/// a nominal request of 1,000 tokens in and 256 out, so that the order never depends on a prompt's length, and
+/// [`Considered::expected_cost`](crate::inference::Considered::expected_cost) is what that one costs.
+///
+/// # Names
+///
+/// A request that pins a model gets its routes and no other, also a preview, one of weight 0 or one that the catalogue
+/// does not know (on the upstream it names, or `together`). Only an ability known to be missing, the request's own
+/// upstream and the limits stand against it. A retired one goes to its replacement, and the decision says so.
+///
+/// # Sharing
+///
+/// All methods take `&self`; put it into an [`Arc`] to keep registering routes while a service uses it. A ranking
+/// sees all of a change or nothing of it. Repeated questions are answered from the rankings finished since the last
+/// change.
+///
+/// ```
+/// use together_inference::{Price, Task, Tier, router::{CatalogRouter, ModelRoute, ModelRouter}};
+///
+/// let local = ModelRoute::new("local", "qwen3-8b").task(Task::Chat).tier(Tier::Small).price(Price::FREE);
+/// let router = CatalogRouter::builtin().with(local);
+/// assert!(router.routes().len() > 20);
+/// ```
+#[derive(Default)]
+pub struct CatalogRouter {
+    table: RwLock<Arc<Table>>,
+}
+
+/// How the attempts on a route ended so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Seen {
+    /// With an answer.
+    pub answered: u64,
+    /// Without one.
+    pub failed: u64,
+    /// Because the caller went away.
+    pub cancelled: u64,
+}
+
+impl CatalogRouter {
+    /// The shipped catalogue: Together AI's models and prices as of [`snapshot_date`](Self::snapshot_date). What an
+    /// upstream says of itself is newer and should be registered over it.
+    #[must_use]
+    pub fn builtin() -> Self {
+        // That the shipped text parses is a test; without its routes the router still says what it lacks.
+        Self::from_tsv(snapshot::SHIPPED).unwrap_or_default()
+    }
+
+    /// No routes, to add one's own.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self::default()
+    }
+
+    /// A catalogue of one's own as text.
+    ///
+    /// The first line names the columns, separated by tabs: `tasks` (with commas) and `model` are needed; `upstream`
+    /// (`together` if unset), `tier`, `context`, `max_output`, `usd_in`, `usd_out`, `usd_cached` (dollars per million
+    /// tokens), `tools`, `json_schema`, `vision`, `reasoning` (`yes` or `no`), `state` (`live` or `preview`) and
+    /// `source_date` may be left out. `?`, `-` and nothing mean "not known". Empty lines and those that start with `#`
+    /// are skipped.
+    ///
+    /// # Errors
+    ///
+    /// [`CatalogError`] with line and column of the first mistake; a route that stands twice is one.
+    ///
+    /// ```
+    /// use together_inference::router::{CatalogRouter, ModelRouter};
+    ///
+    /// let router = CatalogRouter::from_tsv("tasks\tmodel\ttier\nchat,code\tacme/big\tlarge\n")?;
+    /// assert_eq!(router.routes()[0].id().to_string(), "together/acme/big");
+    ///
+    /// let error = CatalogRouter::from_tsv("tasks\tmodel\ttier\nchat\tacme/big\thuge\n").unwrap_err();
+    /// assert_eq!((error.line, error.field), (2, "tier"));
+    /// # Ok::<(), together_inference::router::CatalogError>(())
+    /// ```
+    pub fn from_tsv(text: &str) -> Result<Self, CatalogError> {
+        Ok(Self::of(snapshot::parse(text)?.into_iter().collect()))
+    }
+
+    /// When the shipped catalogue was gathered, as `YYYY-MM-DD`.
+    #[must_use]
+    pub const fn snapshot_date() -> &'static str {
+        snapshot::DATE
+    }
+
+    fn of(table: Table) -> Self {
+        Self { table: RwLock::new(Arc::new(table)) }
+    }
+
+    /// Adds a route, or replaces the one of the same id.
+    #[must_use]
+    pub fn with(self, route: ModelRoute) -> Self {
+        Self::of(self.table().with(route))
+    }
+
+    /// How the attempts on a route ended so far; `None` if the catalogue does not know it.
+    #[must_use]
+    pub fn seen(&self, route: &RouteId) -> Option<Seen> {
+        let [answered, failed, cancelled] = self.table().entry(route)?.counts.read();
+        Some(Seen { answered, failed, cancelled })
+    }
+
+    fn table(&self) -> Arc<Table> {
+        Arc::clone(&self.table.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Changes the table, unless the change is refused or there is none.
+    fn change<T>(
+        &self,
+        change: impl FnOnce(&Table) -> Result<(Option<Table>, T), RouterError>,
+    ) -> Result<T, RouterError> {
+        // Held while the next table is made: of two changes at a time none may be lost.
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let (next, answer) = change(&table)?;
+        if let Some(next) = next {
+            *table = Arc::new(next);
+        }
+        Ok(answer)
+    }
+
+    /// The ranking, without a future around it.
+    pub(super) fn rank_now(&self, ask: &RouteAsk<'_>) -> Result<Ranking, NoRoute> {
+        let table = self.table();
+        match ask.request.selection() {
+            Selection::Pin(model) => rank::pinned(&table, ask, model),
+            Selection::Prefer(models) => rank::preferred(&table, ask, models),
+            Selection::Any if is_plain(ask) => rank_plain(&table, ask),
+            Selection::Any => rank::any(&table, ask, filter::realistic_tokens(ask)),
+        }
+    }
+}
+
+/// Whether nothing but the key and the prompt's length matters.
+fn is_plain(ask: &RouteAsk<'_>) -> bool {
+    ask.request.upstream_of().is_none() && ask.limits == RouteLimits::default()
+}
+
+/// Ranks a plain request, from the finished rankings where it fits into every context that they name.
+fn rank_plain(table: &Table, ask: &RouteAsk<'_>) -> Result<Ranking, NoRoute> {
+    let tokens = filter::realistic_tokens(ask);
+    let key = Key {
+        task: ask.task(),
+        priority: ask.priority(),
+        tier: ask.tier(),
+        named: ask.request.names_tier(),
+        needs: ask.needs,
+    };
+    let finished = match table.finished(&key) {
+        Some(finished) => finished,
+        None => finish(table, ask, key)?,
+    };
+    if tokens <= finished.tokens { Ok(finished.ranking) } else { rank::any(table, ask, tokens) }
+}
+
+fn finish(table: &Table, ask: &RouteAsk<'_>, key: Key) -> Result<Finished, NoRoute> {
+    let ranking = rank::any(table, ask, 0)?;
+    let contexts = ranking.candidates.iter().filter_map(|one| table.entry(&one.route)?.route.context);
+    let finished = Finished { tokens: contexts.min().map_or(u64::MAX, u64::from), ranking };
+    table.finish(key, finished.clone());
+    Ok(finished)
+}
+
+#[async_trait]
+impl ModelRouter for CatalogRouter {
+    async fn rank(&self, ask: &RouteAsk<'_>) -> Result<Ranking, NoRoute> {
+        self.rank_now(ask)
+    }
+
+    /// Counts how attempts end, see [`seen`](CatalogRouter::seen). Nothing is learned from it yet.
+    fn observe(&self, seen: &Observation) {
+        let table = self.table();
+        let Some(entry) = table.entry(&seen.route) else { return };
+        let count = match seen.outcome {
+            Outcome::Answered(_) => &entry.counts.answered,
+            Outcome::Failed(_) => &entry.counts.failed,
+            Outcome::Cancelled => &entry.counts.cancelled,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn register(&self, route: ModelRoute) -> Result<Registered, RouterError> {
+        check(&route)?;
+        self.change(|table| {
+            let Some(before) = table.entry(route.id()).map(|entry| &*entry.route) else {
+                return changed(table, route, Registered::New);
+            };
+            let answer = Registered::Replaced(Box::new(before.clone()));
+            if *before == route { Ok((None, answer)) } else { changed(table, route, answer) }
+        })
+    }
+
+    fn retire(&self, route: &RouteId, to: Option<&RouteId>) -> Result<Retired, RouterError> {
+        self.change(|table| {
+            let Some(before) = table.entry(route) else { return Ok((None, Retired::Already)) };
+            let answer = match &before.route.state {
+                RouteState::Retired { to: known } if to.is_none() || known.as_ref() == to => {
+                    return Ok((None, Retired::Already));
+                }
+                RouteState::Retired { .. } => Retired::Already,
+                _ => Retired::Now,
+            };
+            let mut after = ModelRoute::clone(&before.route);
+            after.state = RouteState::Retired { to: to.cloned() };
+            changed(table, after, answer)
+        })
+    }
+
+    fn routes(&self) -> Vec<ModelRoute> {
+        self.table().entries().iter().map(|entry| ModelRoute::clone(&entry.route)).collect()
+    }
+}
+
+/// The table with this route, unless its replacement leads back to it or too far.
+fn changed<T>(table: &Table, route: ModelRoute, answer: T) -> Result<(Option<Table>, T), RouterError> {
+    let leads = match &route.state {
+        RouteState::Retired { to: Some(to) } => Some((route.id().clone(), to.clone())),
+        _ => None,
+    };
+    let next = table.with(route);
+    match leads {
+        Some((route, to)) if !next.chains_end() => Err(RouterError::Cycle { route, to }),
+        _ => Ok((Some(next), answer)),
+    }
+}
+
+fn check(route: &ModelRoute) -> Result<(), RouterError> {
+    let unit = |value: f32| (0.0..=1.0).contains(&value);
+    let problem = if route.id().model().as_str().is_empty() || route.id().upstream().as_str().is_empty() {
+        "upstream and model must not be empty"
+    } else if route.tasks.is_empty() {
+        "needs at least one task"
+    } else if !unit(route.weight) {
+        "the weight must be 0 to 1"
+    } else if route.quality_score.is_some_and(|score| !unit(score)) {
+        "the quality must be 0 to 1"
+    } else if route.context == Some(0) {
+        "a context of 0 tokens serves nothing; leave it unset if it is not known"
+    } else {
+        return Ok(());
+    };
+    Err(RouterError::Invalid { route: route.id().clone(), problem: problem.into() })
+}
+
+impl fmt::Debug for CatalogRouter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CatalogRouter").field("routes", &self.table().entries().len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[path = "catalog_tests.rs"]
+mod tests;

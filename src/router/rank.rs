@@ -1,0 +1,190 @@
+//! The order of routes for one request, with its reasons.
+
+use std::{borrow::Cow, cmp::Ordering};
+
+use super::{
+    Candidate, NoRoute, Ranking, RouteAsk, RouteState,
+    filter::{self, Demand},
+    score::Weights,
+    table::{Row, Table},
+};
+use crate::{
+    inference::{Considered, Decision, ModelRef, Rejection},
+    types::{RouteId, Tier, UpstreamId},
+};
+
+/// What decisions of the catalogue are signed with.
+const POLICY: &str = "catalog";
+
+type Rejected = Vec<(RouteId, Rejection)>;
+
+/// A fit route and what its place depends on.
+struct Standing<'a> {
+    row: &'a Row,
+    /// What comes before everything else: the distance of its tier, or its place in a list of preference.
+    step: usize,
+    /// Whether it only may be able to do what is needed.
+    unsure: bool,
+    score: f64,
+}
+
+impl Standing<'_> {
+    /// Best first. The id settles ties, so that the same request is always ranked alike.
+    fn order(&self, other: &Self) -> Ordering {
+        let key = |standing: &Self| (standing.step, standing.unsure);
+        key(self)
+            .cmp(&key(other))
+            .then_with(|| other.score.total_cmp(&self.score))
+            .then_with(|| self.row.id().cmp(other.row.id()))
+    }
+}
+
+/// Ranks all routes of the task for a request that takes this many tokens.
+pub(super) fn any(table: &Table, ask: &RouteAsk<'_>, tokens: u64) -> Result<Ranking, NoRoute> {
+    let (demand, asked, task) = (Demand::new(ask, tokens), ask.tier(), ask.task());
+    let weights = Weights::of(ask.priority());
+    let rows = table.rows(task);
+    let mut fit = Vec::with_capacity(rows.len());
+    let mut rejected = Vec::new();
+    for row in rows {
+        if let Some(why) = filter::out_of_use(row).or_else(|| demand.unfit(row)) {
+            rejected.push((row.id().clone(), why));
+            continue;
+        }
+        let step = if filter::has_tiers(task) { filter::distance(asked, row.tier) } else { 0 };
+        fit.push(Standing { row, step, unsure: demand.unsure(row), score: row.terms.score(weights) });
+    }
+    fit.sort_unstable_by(Standing::order);
+    match fit.first() {
+        Some(best) => Ok(ranking(ask, &reason(ask, best.row.tier), &fit, rejected)),
+        None => Err(NoRoute::new(demand.impossible(rows), rejected)),
+    }
+}
+
+/// `large: realtime`, `small: named tier`, `mid: batch; no small one fits`.
+fn reason(ask: &RouteAsk<'_>, got: Tier) -> String {
+    if !filter::has_tiers(ask.task()) {
+        return format!("{}: tiers do not apply", ask.task());
+    }
+    let by = if ask.request.names_tier() { "named tier" } else { ask.priority().as_str() };
+    let asked = ask.tier();
+    let limited = asked < ask.request.tier_of();
+    match (limited, got == asked) {
+        (false, true) => format!("{got}: {by}"),
+        (false, false) => format!("{got}: {by}; no {asked} one fits"),
+        (true, true) => format!("{got}: {by}; limited to {asked}"),
+        (true, false) => format!("{got}: {by}; limited to {asked}, which none is"),
+    }
+}
+
+/// Ranks one model's routes: nothing else, whatever becomes of it.
+///
+/// The length of the prompt is left to the upstream: an estimate must not refuse what might fit where there is no
+/// other model to go to.
+pub(super) fn pinned(table: &Table, ask: &RouteAsk<'_>, pin: &ModelRef) -> Result<Ranking, NoRoute> {
+    named(table, ask, std::slice::from_ref(pin), &Demand::new(ask, 0), "pin")
+}
+
+/// Ranks these models' routes in the order in which they are named.
+pub(super) fn preferred(table: &Table, ask: &RouteAsk<'_>, list: &[ModelRef]) -> Result<Ranking, NoRoute> {
+    named(table, ask, list, &Demand::new(ask, filter::realistic_tokens(ask)), "preferred")
+}
+
+fn named(
+    table: &Table,
+    ask: &RouteAsk<'_>,
+    models: &[ModelRef],
+    demand: &Demand<'_>,
+    why: &str,
+) -> Result<Ranking, NoRoute> {
+    let mut rejected = Vec::new();
+    let mut found: Vec<Named> = Vec::new();
+    for (step, model) in models.iter().enumerate() {
+        for named in resolve(table, ask, model, step, &mut rejected) {
+            if found.iter().any(|other| other.row.id() == named.row.id()) {
+                continue;
+            }
+            match demand.unfit(&named.row) {
+                Some(unfit) => rejected.push((named.row.id().clone(), unfit)),
+                None => found.push(named),
+            }
+        }
+    }
+    let weights = Weights::of(ask.priority());
+    let mut fit: Vec<Standing<'_>> = found.iter().map(|named| named.standing(demand, weights)).collect();
+    fit.sort_unstable_by(Standing::order);
+    let Some(best) = fit.first() else { return Err(none_named(why, rejected)) };
+    let replaced = found.iter().any(|named| named.replaced && named.row.id() == best.row.id());
+    let reason = match (replaced, why) {
+        (false, _) => Cow::Borrowed(why),
+        (true, "pin") => Cow::Owned(format!("retired → {}", best.row.id().model())),
+        (true, _) => Cow::Owned(format!("{why}; retired → {}", best.row.id().model())),
+    };
+    Ok(ranking(ask, &reason, &fit, rejected))
+}
+
+/// A route that a request names, or that replaces one.
+struct Named {
+    row: Row,
+    step: usize,
+    replaced: bool,
+}
+
+impl Named {
+    fn standing(&self, demand: &Demand<'_>, weights: Weights) -> Standing<'_> {
+        let row = &self.row;
+        Standing { row, step: self.step, unsure: demand.unsure(row), score: row.terms.score(weights) }
+    }
+}
+
+/// The routes of a named model: those in the catalogue, else the replacements of those that are retired, else one of
+/// which nothing is known.
+fn resolve(table: &Table, ask: &RouteAsk<'_>, model: &ModelRef, step: usize, rejected: &mut Rejected) -> Vec<Named> {
+    let named = |id: &RouteId, replaced| Named { row: table.row(id, ask.task()), step, replaced };
+    let upstream = ask.request.upstream_of();
+    let known =
+        table.entries().iter().map(|entry| &entry.route).filter(|route| {
+            model.matches(route.id()) && upstream.is_none_or(|upstream| upstream == route.id().upstream())
+        });
+    let (retired, live): (Vec<_>, Vec<_>) = known.partition(|route| matches!(route.state, RouteState::Retired { .. }));
+    if !live.is_empty() {
+        return live.into_iter().map(|route| named(route.id(), false)).collect();
+    }
+    if retired.is_empty() {
+        let unset = model.upstream.as_ref().or(upstream);
+        let upstream = unset.cloned().unwrap_or_else(UpstreamId::together);
+        return vec![named(&RouteId::new(upstream, &model.model), false)];
+    }
+    let mut replacements = Vec::new();
+    for route in retired {
+        match table.replacement(route.id()) {
+            Some(to) => replacements.push(named(to, true)),
+            None => rejected.push((route.id().clone(), Rejection::Retired)),
+        }
+    }
+    replacements
+}
+
+fn none_named(why: &str, rejected: Rejected) -> NoRoute {
+    let each: Vec<String> = rejected.iter().map(|(route, unfit)| format!("{route}: {unfit}")).collect();
+    let which = if why == "pin" { "the pinned model" } else { "none of the preferred models" };
+    let verb = if why == "pin" { "cannot serve this request" } else { "can serve this request" };
+    NoRoute::new(format!("{which} {verb}: {}", each.join("; ")), rejected)
+}
+
+fn ranking(ask: &RouteAsk<'_>, reason: &str, fit: &[Standing<'_>], rejected: Rejected) -> Ranking {
+    let mut decision = Decision::new(POLICY, ask.task(), ask.priority(), ask.tier(), reason);
+    decision.ranked = fit.iter().map(considered).collect();
+    decision.rejected = rejected;
+    Ranking::new(fit.iter().map(candidate).collect::<Vec<_>>(), decision)
+}
+
+fn considered(standing: &Standing<'_>) -> Considered {
+    let row = standing.row;
+    Considered { route: row.id().clone(), tier: row.tier, expected_cost: row.cost, score: standing.score }
+}
+
+fn candidate(standing: &Standing<'_>) -> Candidate {
+    let route = &standing.row.route;
+    Candidate { route: route.id().clone(), price: route.price, max_output: route.max_output }
+}
