@@ -116,6 +116,11 @@ impl RetryPolicy {
         }
     }
 
+    /// [`wait`](Self::wait) of a completion, which may always be asked again.
+    pub(crate) fn again(&self, error: &Error, attempt: u32, rng: &dyn Rng) -> Option<Duration> {
+        self.wait(error, Replay::Safe, attempt, rng)
+    }
+
     /// Full jitter: anything between nothing and the exponential bound.
     fn backoff(&self, attempt: u32, rng: &dyn Rng) -> Duration {
         let bounds = ExponentialBuilder::default()

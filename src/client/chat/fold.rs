@@ -16,7 +16,7 @@ const MAX_TOOL_CALLS: usize = 256;
 /// use together_inference::client::{Delta, Fold};
 ///
 /// let mut fold = Fold::new("zai-org/GLM-5.3".into());
-/// fold.push(Delta::default());
+/// fold.push(&Delta::default());
 /// assert!(!fold.is_finished());
 /// ```
 #[derive(Debug)]
@@ -48,28 +48,28 @@ impl Fold {
     }
 
     /// Adds a chunk.
-    pub fn push(&mut self, delta: Delta) {
+    pub fn push(&mut self, delta: &Delta) {
         self.received += 1;
-        if let Some(head) = delta.head {
+        if let Some(head) = &delta.head {
             self.merge_head(head);
         }
         // The last report wins: some servers count up, none counts down.
         self.usage = delta.usage.or(self.usage);
-        for choice in delta.choices {
+        for choice in &delta.choices {
             self.push_choice(choice);
         }
     }
 
-    fn merge_head(&mut self, head: Head) {
+    fn merge_head(&mut self, head: &Head) {
         if self.head.id.is_empty() {
-            self.head.id = head.id;
+            self.head.id.clone_from(&head.id);
         }
-        self.head.model = self.head.model.take().or(head.model);
+        self.head.model = self.head.model.take().or_else(|| head.model.clone());
         self.head.created = self.head.created.or(head.created);
-        self.head.warnings.extend(head.warnings);
+        self.head.warnings.extend_from_slice(&head.warnings);
     }
 
-    fn push_choice(&mut self, delta: ChoiceDelta) {
+    fn push_choice(&mut self, delta: &ChoiceDelta) {
         let at = match self.choices.iter().position(|choice| choice.index == delta.index) {
             Some(at) => at,
             None if self.choices.len() < MAX_CHOICES => {
@@ -152,33 +152,31 @@ impl Folded {
         }
     }
 
-    fn push(&mut self, delta: ChoiceDelta) {
+    fn push(&mut self, delta: &ChoiceDelta) {
         if let Some(logprob) = delta.logprob {
             let logprobs = self.logprobs.get_or_insert_default();
             logprobs.token_ids.push(delta.token_id);
             logprobs.tokens.push(delta.content.clone());
             logprobs.token_logprobs.push(Some(logprob));
         }
-        match (&mut self.content, delta.content) {
-            (Some(text), Some(more)) => text.push_str(&more),
-            (content @ None, Some(first)) => *content = Some(first),
-            (_, None) => {}
+        if let Some(more) = &delta.content {
+            self.content.get_or_insert_default().push_str(more);
         }
-        if let Some(reasoning) = delta.reasoning {
-            self.reasoning.push_str(&reasoning);
+        if let Some(reasoning) = &delta.reasoning {
+            self.reasoning.push_str(reasoning);
             self.reasoning_content |= delta.reasoning_content;
         }
-        for piece in delta.tool_calls {
+        for piece in &delta.tool_calls {
             self.push_tool(piece);
         }
         // `tool_calls` may come twice; a later reason never turns a call into a stop.
         if self.finish_reason.is_none() {
-            self.finish_reason = delta.finish_reason;
+            self.finish_reason.clone_from(&delta.finish_reason);
         }
         self.seed = delta.seed.or(self.seed);
     }
 
-    fn push_tool(&mut self, piece: super::ToolCallDelta) {
+    fn push_tool(&mut self, piece: &super::ToolCallDelta) {
         let at = self.tool_calls.iter().position(|(index, _)| *index == piece.index);
         if at.is_none() && self.tool_calls.len() < MAX_TOOL_CALLS {
             self.tool_calls.push((piece.index, ToolCall::new("", "", "")));

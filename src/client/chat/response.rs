@@ -432,13 +432,13 @@ pub(super) fn parse_delta(data: &[u8], want_head: bool) -> Result<Delta, serde_j
 
 /// Joins a tool call's pieces.
 impl ToolCallDelta {
-    pub(super) fn apply(self, call: &mut ToolCall) {
-        if let Some(id) = self.id.filter(|id| !id.is_empty()) {
-            call.id = id;
+    pub(super) fn apply(&self, call: &mut ToolCall) {
+        if let Some(id) = self.id.as_ref().filter(|id| !id.is_empty()) {
+            call.id.clone_from(id);
         }
         let FunctionCall { name, arguments } = &mut call.function;
-        if let Some(part) = self.name.filter(|part| !part.is_empty()) {
-            *name = part;
+        if let Some(part) = self.name.as_ref().filter(|part| !part.is_empty()) {
+            name.clone_from(part);
         }
         arguments.push_str(&self.arguments);
     }

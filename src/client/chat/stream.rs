@@ -144,7 +144,7 @@ impl ChatStream {
     pub async fn collect(mut self) -> Result<ChatCompletion, Error> {
         let mut fold = Fold::new(self.model.clone());
         while let Some(delta) = self.next().await {
-            fold.push(delta?);
+            fold.push(&delta?);
         }
         Ok(ChatCompletion { request_id: self.request_id, ..fold.into_completion() })
     }

@@ -1,0 +1,335 @@
+//! Attempts: at most three a call, over all models together.
+//!
+//! A failure is classified once. What another model may do better goes to the next candidate at once; what only time
+//! mends is repeated after a jittered wait; what the caller must change is an error at once. Every repeat is paid from
+//! the retry budget of the route that receives it, and none starts that could not end before the deadline.
+
+use std::{future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures_util::FutureExt;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::{
+    error::{Cause, Error, ErrorKind, total_cost},
+    plan::Plan,
+    settle::Settlement,
+    state::State,
+};
+use crate::{
+    client::{self, CallOptions, ChatCompletion, TogetherClient},
+    cost::{BudgetError, Intent, Scope},
+    inference::{Answer, Attempt, Selection},
+    limit::Refused,
+    notify::AlertKind,
+    router::Candidate,
+    types::{Cost, ModelId, RouteId, Usage, UsageSource},
+};
+
+/// What a call brought, shared by its leader and followers.
+#[derive(Clone, Debug)]
+pub(super) struct Done {
+    pub(super) answer: Arc<Answer>,
+    pub(super) route: RouteId,
+    /// What all attempts cost.
+    pub(super) cost: Cost,
+    /// What the answering attempt cost: what a hit or a follower saves.
+    pub(super) worth: Cost,
+    pub(super) usage_source: UsageSource,
+    pub(super) attempts: Arc<[Attempt]>,
+    pub(super) request_id: Option<Arc<str>>,
+    pub(super) warnings: Arc<[String]>,
+    /// Whether the cache had it after all.
+    pub(super) from_cache: bool,
+}
+
+/// An attempt that succeeded, not yet settled.
+pub(super) struct Dispatched<T> {
+    pub(super) value: T,
+    pub(super) settlement: Settlement,
+    pub(super) attempts: Vec<Attempt>,
+}
+
+/// What to do after a failure.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    Stop,
+    /// The next candidate, at once.
+    Next,
+    /// The same one, after a wait.
+    Again(Duration),
+}
+
+/// Attempts of a call, however many models it names.
+const MOST: u32 = 3;
+
+impl State {
+    /// One answer, by as many attempts as it takes and the bounds allow.
+    pub(super) async fn answer(self: &Arc<Self>, plan: &Plan) -> Result<Done, Error> {
+        let send = |client: TogetherClient, model: ModelId, options: CallOptions| async move {
+            client.chat().create_with(&model, plan.request.chat_ref(), &options).await
+        };
+        let Dispatched { value, settlement, attempts } = self.dispatch(plan, send).await?;
+        settle(plan, value, settlement, attempts)
+    }
+
+    /// Makes attempts until one succeeds. `send` makes one.
+    pub(super) async fn dispatch<T, F>(
+        self: &Arc<Self>,
+        plan: &Plan,
+        send: impl Fn(TogetherClient, ModelId, CallOptions) -> F,
+    ) -> Result<Dispatched<T>, Error>
+    where
+        F: Future<Output = Result<T, client::Error>>,
+    {
+        let mut attempts = Vec::new();
+        let (mut at, mut number) = (0, 0_u32);
+        loop {
+            let candidate = plan.ranking.candidates.get(at).ok_or_else(|| Error::new(ErrorKind::NoRoute, ""))?;
+            let mut settlement = match self.admit(plan, candidate, number).await {
+                Ok(settlement) => settlement,
+                // Nothing was sent: another candidate may still be affordable or free.
+                Err(refused) if can_pass_over(&refused) && plan.ranking.candidates.len() > at + 1 => {
+                    at += 1;
+                    continue;
+                }
+                Err(refused) => return Err(refused.with_attempts(attempts).with_decision(&plan.ranking.decision)),
+            };
+            let Some(client) = self.client(&candidate.route).cloned() else {
+                let message = format!("the router names the upstream {}, which the service has not", candidate.route.upstream());
+                return Err(Error::new(ErrorKind::Policy, message).with_attempts(attempts));
+            };
+            settlement.dispatch();
+            number += 1;
+            let model = candidate.route.model().clone();
+            let error = match self.within(plan, send(client, model, plan.options())).await? {
+                Ok(value) => {
+                    settlement.route.retries.succeeded(number > 1);
+                    return Ok(Dispatched { value, settlement, attempts });
+                }
+                Err(error) => error,
+            };
+            attempts.push(failed_attempt(&mut settlement, &error));
+            drop(settlement);
+            match self.next_step(plan, &error, at, number) {
+                Step::Stop => return Err(self.give_up(plan, error, attempts)),
+                Step::Next => {
+                    at += 1;
+                    tracing::warn!(from = %candidate.route, kind = error.kind().as_str(), "falling back to the next model");
+                }
+                Step::Again(wait) => self.pause(wait).await?,
+            }
+        }
+    }
+
+    /// Runs one attempt until the service is told to stop. Its own time-outs end at the plan's deadline.
+    async fn within<T>(
+        &self,
+        plan: &Plan,
+        attempt: impl Future<Output = Result<T, client::Error>>,
+    ) -> Result<Result<T, client::Error>, Error> {
+        tokio::select! {
+            biased;
+            // A panic of a transport of the application's own ends this call, and settles.
+            done = AssertUnwindSafe(attempt).catch_unwind() => done.map_err(|_| {
+                Error::new(ErrorKind::Policy, "the transport panicked").with_decision(&plan.ranking.decision)
+            }),
+            () = self.cancel.cancelled() => Err(Error::new(ErrorKind::ShuttingDown, "the service was shut down")),
+        }
+    }
+
+    async fn pause(&self, wait: Duration) -> Result<(), Error> {
+        tokio::select! {
+            () = sleep_until(Instant::now() + wait) => Ok(()),
+            () = self.cancel.cancelled() => Err(Error::new(ErrorKind::ShuttingDown, "the service was shut down")),
+        }
+    }
+
+    /// Takes what an attempt needs before money is spent: a record's slot, a reservation, a place.
+    async fn admit(self: &Arc<Self>, plan: &Plan, candidate: &Candidate, number: u32) -> Result<Settlement, Error> {
+        if Instant::now() >= plan.deadline {
+            return Err(Error::new(ErrorKind::DeadlineExceeded, "the deadline passed before an attempt could start"));
+        }
+        let slot = self.recorder.slot().await;
+        let attempt = plan.id.attempt(u8::try_from(number).unwrap_or(u8::MAX));
+        let mut settlement = Settlement::new(self, plan, candidate, attempt, slot);
+        if self.budget.is_some() {
+            self.reserve(plan, &mut settlement, candidate, attempt).await?;
+        }
+        let permit = match settlement.route.lane.admit(plan.deadline).await {
+            Ok(permit) => permit,
+            Err(Refused::Full) => {
+                let message = format!("too many calls wait for {} already", candidate.route);
+                return Err(Error::new(ErrorKind::Overloaded, message));
+            }
+            Err(Refused::TooLate) => {
+                let message = format!("{} was not free before the deadline", candidate.route);
+                return Err(Error::new(ErrorKind::DeadlineExceeded, message));
+            }
+        };
+        settlement.admitted(permit);
+        if self.wants_intents {
+            self.intend(plan, &settlement, candidate, attempt).await?;
+        }
+        Ok(settlement)
+    }
+
+    async fn reserve(
+        &self,
+        plan: &Plan,
+        settlement: &mut Settlement,
+        candidate: &Candidate,
+        attempt: crate::types::AttemptId,
+    ) -> Result<(), Error> {
+        let Some(store) = &self.budget else { return Ok(()) };
+        if settlement.at_most() == Cost::Unpriced {
+            let message = format!(
+                "a budget is set and the price of {} is not known; set it with .price(route, price), \
+                 Price::FREE if it costs nothing",
+                candidate.route
+            );
+            return Err(Error::new(ErrorKind::Unpriced, message));
+        }
+        let amount = settlement.at_most().charge();
+        let scopes = Scope::of(&plan.request, &candidate.route);
+        // Long enough for the attempt itself; what is never settled returns by then.
+        let expires = plan.deadline.saturating_duration_since(Instant::now()) + Duration::from_secs(60);
+        // From here on: a reservation whose future is dropped half-way is given back by its expiry.
+        settlement.reserved(amount);
+        let reserving = AssertUnwindSafe(store.reserve(attempt, &scopes, amount, expires)).catch_unwind();
+        match timeout_at(plan.deadline, reserving).await {
+            Ok(Ok(Ok(()))) => Ok(()),
+            Ok(Ok(Err(BudgetError::Over(over)))) => {
+                Err(Error::caused(ErrorKind::OverBudget, over.to_string(), Cause::Budget(over)))
+            }
+            Ok(Ok(Err(error))) => Err(Error::new(ErrorKind::Policy, error.to_string())),
+            Ok(Err(_)) => Err(Error::new(ErrorKind::Policy, "the budget store panicked")),
+            Err(_) => Err(Error::new(ErrorKind::DeadlineExceeded, "the budget store did not answer in time")),
+        }
+    }
+
+    async fn intend(
+        &self,
+        plan: &Plan,
+        settlement: &Settlement,
+        candidate: &Candidate,
+        attempt: crate::types::AttemptId,
+    ) -> Result<(), Error> {
+        let intent = Intent {
+            attempt,
+            route: candidate.route.clone(),
+            tenant: plan.request.tenant_of().cloned(),
+            at_most: settlement.at_most(),
+            at: self.clock.now(),
+        };
+        let told = AssertUnwindSafe(crate::cost::CostSink::intend(&self.sinks, &intent)).catch_unwind();
+        match timeout_at(plan.deadline, told).await {
+            Ok(Ok(Ok(()))) => Ok(()),
+            Ok(Ok(Err(error))) => Err(Error::new(ErrorKind::Policy, error.to_string())),
+            Ok(Err(_)) => Err(Error::new(ErrorKind::Policy, "a cost sink panicked")),
+            Err(_) => Err(Error::new(ErrorKind::DeadlineExceeded, "a cost sink did not answer in time")),
+        }
+    }
+
+    /// Classifies a failure once, and pays for the repeat.
+    fn next_step(&self, plan: &Plan, error: &client::Error, at: usize, number: u32) -> Step {
+        let next = plan.ranking.candidates.get(at + 1);
+        let pinned = matches!(plan.request.selection(), Selection::Pin(_));
+        if number >= MOST.min(self.retry.attempts) {
+            return Step::Stop;
+        }
+        let elsewhere = matches!(error.kind(), client::ErrorKind::ModelNotAvailable | client::ErrorKind::ContextLength);
+        if elsewhere {
+            // Not a failure of the route's health: no budget is charged.
+            return if next.is_some() && !pinned { Step::Next } else { Step::Stop };
+        }
+        if !error.is_retryable() || (error.may_be_billed() && !self.retry.after_dispatch) {
+            return Step::Stop;
+        }
+        let (step, receiver, start) = match next {
+            Some(next) => (Step::Next, &next.route, Duration::ZERO),
+            None => {
+                let Some(wait) = self.retry.again(error, number, &*self.rng) else { return Step::Stop };
+                let Some(same) = plan.ranking.candidates.get(at) else { return Step::Stop };
+                (Step::Again(wait), &same.route, wait)
+            }
+        };
+        let in_time = Instant::now() + start < plan.deadline;
+        if in_time && self.route(receiver).retries.try_spend() { step } else { Step::Stop }
+    }
+
+    /// The error that the caller gets.
+    fn give_up(self: &Arc<Self>, plan: &Plan, error: client::Error, attempts: Vec<Attempt>) -> Error {
+        let late = error.kind() == client::ErrorKind::Timeout && Instant::now() >= plan.deadline;
+        let alert = match error.kind() {
+            client::ErrorKind::Authentication => Some(AlertKind::KeyUnauthorized),
+            client::ErrorKind::PaymentRequired => Some(AlertKind::KeyPaymentRequired),
+            _ => None,
+        };
+        if let (Some(kind), Some(attempt)) = (alert, attempts.last()) {
+            self.alert(kind, attempt.route.upstream().as_str(), &error.to_string());
+        }
+        let error = Error::of_client(error);
+        let error = if late { error.of_kind(ErrorKind::DeadlineExceeded) } else { error };
+        error.with_attempts(attempts).with_decision(&plan.ranking.decision)
+    }
+}
+
+/// Whether another candidate may be admitted where this one was not.
+fn can_pass_over(refused: &Error) -> bool {
+    matches!(refused.kind(), ErrorKind::OverBudget | ErrorKind::Unpriced | ErrorKind::Overloaded)
+}
+
+fn failed_attempt(settlement: &mut Settlement, error: &client::Error) -> Attempt {
+    let took = settlement.elapsed();
+    let route = settlement.route.id.clone();
+    let cost = settlement.failed(error);
+    Attempt { route, error: Some(error.kind()), status: error.status(), took, cost }
+}
+
+/// Settles a whole answer. Reused by streams, which fold theirs.
+pub(super) fn settle(
+    plan: &Plan,
+    mut completion: ChatCompletion,
+    settlement: Settlement,
+    mut attempts: Vec<Attempt>,
+) -> Result<Done, Error> {
+    let counted = counted(plan, &completion);
+    let usage = completion.usage.unwrap_or(counted);
+    let usage_source = if completion.usage.is_some() { UsageSource::Reported } else { UsageSource::Counted };
+    let (route, took) = (settlement.route.id.clone(), settlement.elapsed());
+    let worth = settlement.finish(usage, usage_source, &completion.model);
+    attempts.push(Attempt { route: route.clone(), error: None, status: Some(200), took, cost: worth });
+    let (request_id, warnings) = (completion.request_id.take().map(Into::into), std::mem::take(&mut completion.warnings));
+    let answer = Answer::of_completion(completion, counted);
+    if answer.is_empty() {
+        let finish = answer.finish().map_or("none", |finish| finish.as_str());
+        let message = format!(
+            "{} said nothing: {} completion tokens, {} of them reasoning, finish reason {finish}; raise max_tokens or \
+             lower the reasoning effort",
+            answer.served, usage.completion, usage.reasoning
+        );
+        return Err(Error::new(ErrorKind::EmptyAnswer, message)
+            .with_attempts(attempts)
+            .with_decision(&plan.ranking.decision));
+    }
+    Ok(Done {
+        answer: Arc::new(answer),
+        route,
+        cost: total_cost(&attempts),
+        worth,
+        usage_source,
+        attempts: attempts.into(),
+        request_id,
+        warnings: warnings.into(),
+        from_cache: false,
+    })
+}
+
+/// The tokens of an answer where the provider reports none: four bytes a token.
+fn counted(plan: &Plan, completion: &ChatCompletion) -> Usage {
+    if completion.usage.is_some() {
+        return Usage::default();
+    }
+    let bytes: u64 = completion.choices.iter().map(|choice| choice.message.text_bytes() as u64).sum();
+    Usage { prompt: plan.request.prompt_tokens_counted(), completion: bytes.div_ceil(4), ..Usage::default() }
+}

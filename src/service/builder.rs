@@ -1,0 +1,239 @@
+//! How a service is put together.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, RwLock, atomic::AtomicBool},
+};
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    InferenceService,
+    coalesce::Slots,
+    recorder::Recorder,
+    state::{State, Totals},
+};
+use crate::{
+    cache::{CacheLayer, MemoryCache},
+    client::{self, RetryPolicy, TogetherClient},
+    cost::{BudgetStore, CostSink, FanOut, PriceBook, PriceSource, TracingCosts},
+    limit::Limits,
+    notify::{LogNotifier, Notifier},
+    router::{CatalogRouter, ModelRouter},
+    types::{Clock, Price, Rng, RouteId, SystemClock, SystemRng, UpstreamId},
+};
+
+/// Puts an [`InferenceService`] together. Everything has a default.
+///
+/// ```
+/// use together_inference::{
+///     InferenceService, RouteId, Price, Tier, Task,
+///     cache::MemoryCache,
+///     cost::{MemoryBudgets, MemoryCosts, Scope},
+///     router::{CatalogRouter, ModelRoute},
+///     testing::Together,
+///     usd,
+/// };
+///
+/// let costs = MemoryCosts::default();
+/// let service = InferenceService::builder(Together::new().client())
+///     .upstream("local", Together::new().client())
+///     .router(CatalogRouter::builtin().with(ModelRoute::new("local", "qwen3-8b").tier(Tier::Small).price(Price::FREE)))
+///     .cache(MemoryCache::new(64 << 20))
+///     .cost_sink(costs.clone())
+///     .budget(MemoryBudgets::new().limit(Scope::Global, usd!("25.00")))
+///     .build()?;
+/// # Ok::<(), together_inference::service::BuildError>(())
+/// ```
+#[derive(Debug)]
+pub struct ServiceBuilder {
+    upstreams: Vec<(UpstreamId, TogetherClient)>,
+    router: Option<Arc<dyn ModelRouter>>,
+    cache: Option<Arc<dyn CacheLayer>>,
+    sinks: Vec<Arc<dyn CostSink>>,
+    budget: Option<Arc<dyn BudgetStore>>,
+    notifier: Option<Arc<dyn Notifier>>,
+    prices: PriceBook,
+    limits: Limits,
+    route_limits: HashMap<RouteId, Limits>,
+    retry: RetryPolicy,
+    default_max_tokens: u32,
+    clock: Arc<dyn Clock>,
+    rng: Arc<dyn Rng>,
+}
+
+/// A service that cannot be put together.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The client could not be built.
+    #[error(transparent)]
+    Client(#[from] client::Error),
+    /// Two upstreams have one id, or one has none.
+    #[error("upstream {0:?}: each needs an id of its own that is not empty; the first client is \"together\"")]
+    Upstream(UpstreamId),
+    /// The router names an upstream that the service has not.
+    #[error("the router's route {0} is on an upstream that the service has not; add .upstream({1:?}, client)")]
+    Route(RouteId, UpstreamId),
+}
+
+impl ServiceBuilder {
+    pub(super) fn new(client: TogetherClient) -> Self {
+        Self {
+            upstreams: vec![(UpstreamId::together(), client)],
+            router: None,
+            cache: None,
+            sinks: Vec::new(),
+            budget: None,
+            notifier: None,
+            prices: PriceBook::default(),
+            limits: Limits::default(),
+            route_limits: HashMap::new(),
+            retry: RetryPolicy::default(),
+            default_max_tokens: 4_096,
+            clock: Arc::new(SystemClock),
+            rng: Arc::new(SystemRng::default()),
+        }
+    }
+
+    /// Adds another server. Its models are used where the router knows them.
+    #[must_use]
+    pub fn upstream(mut self, id: impl Into<UpstreamId>, client: TogetherClient) -> Self {
+        self.upstreams.push((id.into(), client));
+        self
+    }
+
+    /// Replaces the router; [`CatalogRouter::builtin`] unless set.
+    #[must_use]
+    pub fn router(mut self, router: impl ModelRouter + 'static) -> Self {
+        self.router = Some(Arc::new(router));
+        self
+    }
+
+    /// Replaces the cache; a [`MemoryCache`] of 64 MiB unless set.
+    #[must_use]
+    pub fn cache(mut self, cache: impl CacheLayer + 'static) -> Self {
+        self.cache = Some(Arc::new(cache));
+        self
+    }
+
+    /// Adds a sink for cost records; [`TracingCosts`] alone unless one is added.
+    #[must_use]
+    pub fn cost_sink(mut self, sink: impl CostSink + 'static) -> Self {
+        self.sinks.push(Arc::new(sink));
+        self
+    }
+
+    /// Sets budgets; none unless set.
+    #[must_use]
+    pub fn budget(mut self, store: impl BudgetStore + 'static) -> Self {
+        self.budget = Some(Arc::new(store));
+        self
+    }
+
+    /// Replaces who is told when a person should act; a [`LogNotifier`] unless set.
+    #[must_use]
+    pub fn notifier(mut self, notifier: impl Notifier + 'static) -> Self {
+        self.notifier = Some(Arc::new(notifier));
+        self
+    }
+
+    /// Sets a price that nothing overrides.
+    #[must_use]
+    pub fn price(self, route: &RouteId, price: Price) -> Self {
+        self.prices.set(route, price, PriceSource::User);
+        self
+    }
+
+    /// Sets the bounds of every route that has none of its own.
+    #[must_use]
+    pub const fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Sets the bounds of one route.
+    #[must_use]
+    pub fn limits_of(mut self, route: RouteId, limits: Limits) -> Self {
+        self.route_limits.insert(route, limits);
+        self
+    }
+
+    /// Sets when failed attempts are repeated. Over all models of a call there are never more than three.
+    #[must_use]
+    pub const fn retry(mut self, retry: RetryPolicy) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    /// Sets what an answer without `max_tokens` is taken to use at most where money is set aside: 4,096 unless set.
+    #[must_use]
+    pub const fn default_max_tokens(mut self, tokens: u32) -> Self {
+        self.default_max_tokens = tokens;
+        self
+    }
+
+    /// Sets where wall time comes from.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Sets where jitter and ids come from. Ids must not repeat: a fixed seed is for tests.
+    #[must_use]
+    pub fn rng(mut self, rng: Arc<dyn Rng>) -> Self {
+        self.rng = rng;
+        self
+    }
+
+    /// Puts the service together. No runtime is needed; tasks start at the first call.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError`] for two upstreams of one id, or a route on an upstream that is missing.
+    pub fn build(self) -> Result<InferenceService, BuildError> {
+        let router = self.router.unwrap_or_else(|| Arc::new(CatalogRouter::builtin()));
+        let mut seen = HashSet::new();
+        if let Some((id, _)) = self.upstreams.iter().find(|(id, _)| id.as_str().is_empty() || !seen.insert(id.clone())) {
+            return Err(BuildError::Upstream(id.clone()));
+        }
+        for route in router.routes() {
+            let upstream = route.id().upstream();
+            if !seen.contains(upstream) {
+                return Err(BuildError::Route(route.id().clone(), upstream.clone()));
+            }
+            if let Some(price) = route.price {
+                self.prices.set(route.id(), price, PriceSource::Catalogue);
+            }
+        }
+        let sinks = if self.sinks.is_empty() { vec![Arc::new(TracingCosts) as Arc<dyn CostSink>] } else { self.sinks };
+        let sinks = FanOut::new(sinks);
+        let recorder = Recorder::new(sinks.clone(), self.budget.clone());
+        Ok(InferenceService {
+            state: Arc::new(State {
+                upstreams: self.upstreams,
+                router,
+                cache: self.cache.unwrap_or_else(|| Arc::new(MemoryCache::default())),
+                wants_intents: sinks.wants_intents(),
+                sinks,
+                budget: self.budget,
+                notifier: self.notifier.unwrap_or_else(|| Arc::new(LogNotifier::default())),
+                prices: self.prices,
+                limits: self.limits,
+                route_limits: self.route_limits,
+                retry: self.retry,
+                default_max_tokens: self.default_max_tokens,
+                clock: self.clock,
+                rng: self.rng,
+                recorder,
+                slots: Slots::default(),
+                totals: Totals::default(),
+                tasks: TaskTracker::new(),
+                cancel: CancellationToken::new(),
+                closed: AtomicBool::new(false),
+                routes: RwLock::default(),
+            }),
+        })
+    }
+}

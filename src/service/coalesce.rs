@@ -1,0 +1,171 @@
+//! Identical requests in flight share one upstream call.
+//!
+//! The first one becomes the leader: a task of the service, not of its caller, so that a caller that goes away takes
+//! nothing from the others. All callers, the first included, wait on its slot.
+//!
+//! A newcomer that missed in the cache may arrive just after the leader filled the cache and freed its slot. The new
+//! leader therefore looks the answer up **again inside its slot**; without that, such newcomers pay a second time. The
+//! order at the end matters as well: followers are answered, the cache is written, and only then is the slot free.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+
+use super::{
+    attempts::Done,
+    error::{Error, ErrorKind},
+    plan::Plan,
+    state::State,
+};
+use crate::{
+    cache::{CacheEntry, CacheValue},
+    cost::Ending,
+    inference::{Answer, CacheKey, InferenceResponse, Kind, Source},
+    types::{Cost, UsageSource},
+};
+
+type Led = Result<Arc<Done>, Error>;
+type Seat = watch::Receiver<Option<Led>>;
+
+/// How long a leader may take, whatever its first caller's deadline was: its result is paid for.
+const LEADER_PATIENCE: Duration = Duration::from_secs(120);
+/// How long a fallback's answer is kept under the question to the first choice.
+const FALLBACK_TTL: Duration = Duration::from_secs(60);
+
+/// The calls under way, by key.
+#[derive(Debug, Default)]
+pub(super) struct Slots(Mutex<HashMap<CacheKey, Seat>>);
+
+impl Slots {
+    fn lock(&self) -> MutexGuard<'_, HashMap<CacheKey, Seat>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.lock().len()
+    }
+}
+
+/// Frees the slot on every path, a panic of the leader included.
+struct Slot {
+    state: Arc<State>,
+    key: CacheKey,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.state.slots.lock().remove(&self.key);
+    }
+}
+
+impl State {
+    /// A cacheable call: the cache, or a seat at the one call under way.
+    pub(super) async fn cached(self: &Arc<Self>, plan: Plan) -> Result<InferenceResponse, Error> {
+        let key = self.key(&plan);
+        if let Some(answer) = self.look_up(&key).await {
+            return Ok(self.hit(&plan, &self.done_from_cache(&plan, answer)));
+        }
+        let plan = Arc::new(plan);
+        let (mut seat, leads) = self.seat(key, &plan)?;
+        let led = match timeout_at(plan.deadline, seat.wait_for(Option::is_some)).await {
+            Ok(Ok(led)) => led.clone(),
+            // The sender is gone without a word: the leader panicked, or its runtime ended.
+            Ok(Err(_)) => None,
+            Err(_) => return Err(self.too_late(&plan)),
+        };
+        match led {
+            None => Err(Error::new(ErrorKind::LeaderFailed, "the call that this one had joined ended without a result")),
+            Some(Err(error)) => Err(error),
+            Some(Ok(done)) if done.from_cache => Ok(self.hit(&plan, &done)),
+            Some(Ok(done)) if leads => Ok(plan.respond(&done, Source::Miss)),
+            Some(Ok(done)) => Ok(self.follow(&plan, &done)),
+        }
+    }
+
+    fn too_late(&self, plan: &Plan) -> Error {
+        let waited = plan.started.elapsed().as_secs_f64();
+        Error::new(ErrorKind::DeadlineExceeded, format!("no answer within {waited:.3} s; the call goes on for others"))
+            .with_decision(&plan.ranking.decision)
+    }
+
+    /// Joins the call under way, or starts it.
+    fn seat(self: &Arc<Self>, key: CacheKey, plan: &Arc<Plan>) -> Result<(Seat, bool), Error> {
+        let mut slots = self.slots.lock();
+        if let Some(seat) = slots.get(&key) {
+            return Ok((seat.clone(), false));
+        }
+        let (answer, seat) = watch::channel(None);
+        slots.insert(key, seat.clone());
+        drop(slots);
+        let (state, plan) = (Arc::clone(self), Arc::clone(plan));
+        let slot = Slot { state: Arc::clone(self), key };
+        self.tasks.spawn(async move {
+            state.lead(&key, &plan, &answer).await;
+            // Last: whoever comes in between finds the seat with its answer.
+            drop(slot);
+        });
+        Ok((seat, true))
+    }
+
+    async fn lead(self: &Arc<Self>, key: &CacheKey, plan: &Plan, followers: &watch::Sender<Option<Led>>) {
+        if let Some(answer) = self.look_up(key).await {
+            followers.send_replace(Some(Ok(Arc::new(self.done_from_cache(plan, answer)))));
+            return;
+        }
+        let begun = Instant::now();
+        let led = self.answer(&plan.with_patience(LEADER_PATIENCE)).await.map(Arc::new);
+        followers.send_replace(Some(led.clone()));
+        if let Ok(done) = led {
+            if done.answer.is_complete() {
+                let ttl = if done.route == *plan.asked() { Kind::Inference.ttl() } else { FALLBACK_TTL };
+                let value = CacheValue::Inference(Arc::clone(&done.answer));
+                self.keep(key, CacheEntry::new(value, ttl).delta(begun.elapsed())).await;
+            }
+        }
+    }
+
+    /// What a cached answer is worth: what its tokens would cost now.
+    fn done_from_cache(&self, plan: &Plan, answer: Arc<Answer>) -> Done {
+        let price = plan.ranking.candidates.first().and_then(|candidate| self.price(candidate));
+        let worth = price.map_or(Cost::Unpriced, |stamp| Cost::Known(stamp.price.cost(&answer.usage)));
+        Done {
+            route: plan.asked().clone(),
+            cost: Cost::Known(crate::types::Usd::ZERO),
+            worth,
+            usage_source: UsageSource::None,
+            attempts: Arc::new([]),
+            request_id: None,
+            warnings: Arc::new([]),
+            from_cache: true,
+            answer,
+        }
+    }
+
+    fn hit(&self, plan: &Plan, done: &Done) -> InferenceResponse {
+        self.record_free(plan, done, Ending::Hit);
+        plan.respond(done, Source::Cache)
+    }
+
+    fn follow(&self, plan: &Plan, done: &Done) -> InferenceResponse {
+        self.record_free(plan, done, Ending::Follower);
+        plan.respond(done, Source::Coalesced)
+    }
+
+    /// A record of $0 that says what was saved.
+    fn record_free(&self, plan: &Plan, done: &Done, ending: Ending) {
+        let mut record = plan.record(plan.id.attempt(0), &done.route, self.clock.now());
+        record.served = Some(done.answer.served.clone());
+        record.saved = done.worth;
+        record.ending = ending;
+        record.latency = plan.started.elapsed();
+        self.totals.add(&record);
+        self.recorder.offer(record);
+    }
+}

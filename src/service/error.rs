@@ -1,0 +1,346 @@
+//! What went wrong with a call, in one cheap value.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use crate::{
+    client,
+    cost::OverBudget,
+    inference::{Attempt, Decision, InvalidRequest},
+    router::NoRoute,
+    types::Cost,
+};
+
+/// A failed call of the service. Cheap to clone: every follower of a coalesced call gets the same one.
+///
+/// A web service can use it as it is: [`status_hint`](Self::status_hint), [`retry_after`](Self::retry_after),
+/// [`public_message`](Self::public_message).
+#[derive(Clone)]
+pub struct Error(Arc<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    message: Box<str>,
+    cause: Option<Cause>,
+    attempts: Arc<[Attempt]>,
+    cost: Cost,
+    decision: Option<Arc<Decision>>,
+    text: Option<Box<str>>,
+}
+
+/// What stands behind an error.
+#[derive(Debug)]
+pub(super) enum Cause {
+    Invalid(InvalidRequest),
+    NoRoute(NoRoute),
+    Budget(OverBudget),
+    Client(client::Error),
+}
+
+/// The kinds of [`Error`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The request cannot be right; nothing was sent.
+    InvalidRequest,
+    /// No model can serve it; the message names the need that none meets.
+    NoRoute,
+    /// A budget of ours has too little left; nothing was sent.
+    OverBudget,
+    /// A budget is set and the model's price is not known; nothing was sent.
+    Unpriced,
+    /// Too many calls wait for the model already; nothing was sent.
+    Overloaded,
+    /// The caller's deadline passed.
+    DeadlineExceeded,
+    /// The provider refuses the request itself (400, 403, 404, 422).
+    Refused,
+    /// The provider refuses the key (401).
+    UpstreamAuthentication,
+    /// The provider's account has no credit (402). Never confused with a budget of ours.
+    UpstreamPayment,
+    /// The provider's rate limit (429), and no other model could take over.
+    RateLimited,
+    /// The provider failed or could not be reached, and no other model could take over.
+    Upstream,
+    /// A stream broke after it began; what was received is the caller's.
+    Interrupted,
+    /// The model used its tokens without saying anything.
+    EmptyAnswer,
+    /// The answer is not JSON of the type that was asked for; [`Error::text`] keeps it.
+    InvalidOutput,
+    /// The service is shutting down.
+    ShuttingDown,
+    /// The call that this one had joined ended without a result.
+    LeaderFailed,
+    /// A router, budget or sink of the application panicked or failed.
+    Policy,
+    /// There is no Tokio runtime with time and IO here.
+    NoRuntime,
+}
+
+impl ErrorKind {
+    /// The kind's name in logs and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "invalid_request",
+            Self::NoRoute => "no_route",
+            Self::OverBudget => "over_budget",
+            Self::Unpriced => "unpriced",
+            Self::Overloaded => "overloaded",
+            Self::DeadlineExceeded => "deadline_exceeded",
+            Self::Refused => "refused",
+            Self::UpstreamAuthentication => "upstream_authentication",
+            Self::UpstreamPayment => "upstream_payment",
+            Self::RateLimited => "rate_limited",
+            Self::Upstream => "upstream",
+            Self::Interrupted => "interrupted",
+            Self::EmptyAnswer => "empty_answer",
+            Self::InvalidOutput => "invalid_output",
+            Self::ShuttingDown => "shutting_down",
+            Self::LeaderFailed => "leader_failed",
+            Self::Policy => "policy",
+            Self::NoRuntime => "no_runtime",
+        }
+    }
+}
+
+impl Error {
+    pub(super) fn new(kind: ErrorKind, message: impl Into<Box<str>>) -> Self {
+        Self(Arc::new(Inner {
+            kind,
+            message: message.into(),
+            cause: None,
+            attempts: Arc::new([]),
+            cost: Cost::Known(crate::types::Usd::ZERO),
+            decision: None,
+            text: None,
+        }))
+    }
+
+    /// The error that a failed attempt is for the caller.
+    pub(super) fn of_client(error: client::Error) -> Self {
+        use client::ErrorKind as Wire;
+        let kind = match error.kind() {
+            Wire::Authentication => ErrorKind::UpstreamAuthentication,
+            Wire::PaymentRequired => ErrorKind::UpstreamPayment,
+            Wire::RateLimited => ErrorKind::RateLimited,
+            Wire::InvalidRequest
+            | Wire::ContextLength
+            | Wire::PermissionDenied
+            | Wire::NotFound
+            | Wire::ModelNotAvailable
+            | Wire::Conflict => ErrorKind::Refused,
+            _ => ErrorKind::Upstream,
+        };
+        Self::caused(kind, error.to_string(), Cause::Client(error))
+    }
+
+    pub(super) fn caused(kind: ErrorKind, message: impl Into<Box<str>>, cause: Cause) -> Self {
+        Self::new(kind, message).edit(|inner| inner.cause = Some(cause))
+    }
+
+    /// Changes the error while nobody else holds it; afterwards it stays as it is.
+    fn edit(mut self, change: impl FnOnce(&mut Inner)) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            change(inner);
+        }
+        self
+    }
+
+    pub(super) fn of_kind(self, kind: ErrorKind) -> Self {
+        self.edit(|inner| inner.kind = kind)
+    }
+
+    pub(super) fn with_attempts(self, attempts: impl Into<Arc<[Attempt]>>) -> Self {
+        self.edit(|inner| {
+            inner.attempts = attempts.into();
+            inner.cost = total_cost(&inner.attempts);
+        })
+    }
+
+    pub(super) fn with_decision(self, decision: &Arc<Decision>) -> Self {
+        self.edit(|inner| inner.decision = inner.decision.take().or_else(|| Some(Arc::clone(decision))))
+    }
+
+    #[cfg(feature = "schema")]
+    pub(super) fn with_text(self, text: &str) -> Self {
+        self.edit(|inner| inner.text = Some(text.into()))
+    }
+
+    /// What kind of failure it was.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// Whether the same call may succeed later, as it is.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self.0.kind {
+            ErrorKind::Overloaded
+            | ErrorKind::DeadlineExceeded
+            | ErrorKind::RateLimited
+            | ErrorKind::Upstream
+            | ErrorKind::Interrupted
+            | ErrorKind::LeaderFailed => true,
+            ErrorKind::OverBudget => self.over_budget().is_some_and(|over| over.resets_at.is_some()),
+            _ => false,
+        }
+    }
+
+    /// The HTTP status for a web service's own caller: 400 bad request or no such model, 402 own budget, 429 the
+    /// provider's rate, 503 the provider's account or outage and our own overload, 504 deadline, 502 unusable output.
+    #[must_use]
+    pub fn status_hint(&self) -> u16 {
+        match self.0.kind {
+            ErrorKind::InvalidRequest | ErrorKind::NoRoute | ErrorKind::Refused => 400,
+            ErrorKind::OverBudget | ErrorKind::Unpriced => 402,
+            ErrorKind::RateLimited => 429,
+            ErrorKind::DeadlineExceeded => 504,
+            ErrorKind::EmptyAnswer | ErrorKind::InvalidOutput => 502,
+            ErrorKind::Policy | ErrorKind::NoRuntime => 500,
+            _ => 503,
+        }
+    }
+
+    /// How long the provider asks to wait.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.client_error().and_then(client::Error::retry_after)
+    }
+
+    /// A sentence that may be shown to anyone: no model, provider, limit or prompt in it.
+    #[must_use]
+    pub fn public_message(&self) -> &'static str {
+        match self.0.kind {
+            ErrorKind::InvalidRequest | ErrorKind::Refused => "The request is not valid.",
+            ErrorKind::NoRoute => "The request cannot be served as it is.",
+            ErrorKind::OverBudget | ErrorKind::Unpriced => "The budget is used up.",
+            ErrorKind::RateLimited | ErrorKind::Overloaded => "Too many requests; please try again shortly.",
+            ErrorKind::DeadlineExceeded => "The answer took too long; please try again.",
+            ErrorKind::Interrupted => "The answer was interrupted; please try again.",
+            ErrorKind::EmptyAnswer | ErrorKind::InvalidOutput => "No usable answer was found.",
+            _ => "The service is not available right now; please try again later.",
+        }
+    }
+
+    /// Every attempt that was made, in order.
+    #[must_use]
+    pub fn attempts(&self) -> &[Attempt] {
+        &self.0.attempts
+    }
+
+    /// What the failed attempts cost, together.
+    #[must_use]
+    pub fn cost(&self) -> Cost {
+        self.0.cost
+    }
+
+    /// Why these models were tried; `None` if it never came to that.
+    #[must_use]
+    pub fn decision(&self) -> Option<&Decision> {
+        self.0.decision.as_deref()
+    }
+
+    /// The budget that has too little left.
+    #[must_use]
+    pub fn over_budget(&self) -> Option<&OverBudget> {
+        match &self.0.cause {
+            Some(Cause::Budget(over)) => Some(over),
+            _ => None,
+        }
+    }
+
+    /// The field that cannot be right.
+    #[must_use]
+    pub fn invalid(&self) -> Option<&InvalidRequest> {
+        match &self.0.cause {
+            Some(Cause::Invalid(invalid)) => Some(invalid),
+            _ => None,
+        }
+    }
+
+    /// Which routes were left out, and why.
+    #[must_use]
+    pub fn no_route(&self) -> Option<&NoRoute> {
+        match &self.0.cause {
+            Some(Cause::NoRoute(no_route)) => Some(no_route),
+            _ => None,
+        }
+    }
+
+    /// The error of the last attempt, with status, code, request id and body.
+    #[must_use]
+    pub fn client_error(&self) -> Option<&client::Error> {
+        match &self.0.cause {
+            Some(Cause::Client(error)) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// The text of an answer that is not of the type that was asked for. It is the model's: do not log it unasked.
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
+        self.0.text.as_deref()
+    }
+}
+
+/// What attempts cost together.
+pub(super) fn total_cost(attempts: &[Attempt]) -> Cost {
+    attempts.iter().map(|attempt| attempt.cost).reduce(Cost::plus).unwrap_or(Cost::Known(crate::types::Usd::ZERO))
+}
+
+impl From<InvalidRequest> for Error {
+    fn from(invalid: InvalidRequest) -> Self {
+        Self::caused(ErrorKind::InvalidRequest, invalid.to_string(), Cause::Invalid(invalid))
+    }
+}
+
+impl From<NoRoute> for Error {
+    fn from(no_route: NoRoute) -> Self {
+        Self::caused(ErrorKind::NoRoute, no_route.to_string(), Cause::NoRoute(no_route))
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { kind, message, attempts, .. } = &*self.0;
+        write!(f, "{}", kind.as_str())?;
+        if !message.is_empty() {
+            write!(f, ": {message}")?;
+        }
+        if attempts.len() > 1 {
+            f.write_str("; tried ")?;
+            for (n, attempt) in attempts.iter().enumerate() {
+                write!(f, "{}{attempt}", if n == 0 { "" } else { ", " })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { kind, message, cause, attempts, cost, decision: _, text } = &*self.0;
+        f.debug_struct("Error")
+            .field("kind", kind)
+            .field("message", message)
+            .field("cause", cause)
+            .field("attempts", attempts)
+            .field("cost", cost)
+            .field("text_bytes", &text.as_ref().map(|text| text.len()))
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(match self.0.cause.as_ref()? {
+            Cause::Invalid(error) => error,
+            Cause::NoRoute(error) => error,
+            Cause::Budget(error) => error,
+            Cause::Client(error) => error,
+        })
+    }
+}

@@ -1,0 +1,119 @@
+//! What the service knows of itself, as plain data.
+
+use std::sync::{PoisonError, atomic::Ordering};
+
+use super::{InferenceService, state::RouteState};
+use crate::types::{RouteId, Usd};
+
+/// The state of a service at one moment.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct ServiceHealth {
+    /// Whether it takes calls: `false` from the start of a shutdown.
+    pub accepting: bool,
+    /// Calls that are not over, streams and detached leaders included.
+    pub in_flight: usize,
+    /// Cacheable calls under way, each with its followers as one.
+    pub coalescing: usize,
+    /// Cost records that wait for the sinks.
+    pub records_waiting: usize,
+    /// Cost records that no sink took.
+    pub records_lost: u64,
+    /// Each route that was used.
+    pub routes: Vec<RouteHealth>,
+}
+
+/// The state of a route at one moment.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct RouteHealth {
+    /// The route.
+    pub route: RouteId,
+    /// Attempts so far.
+    pub dispatched: u64,
+    /// Those that answered.
+    pub answered: u64,
+    /// Those that failed.
+    pub failed: u64,
+    /// Those that were abandoned by their callers.
+    pub cancelled: u64,
+    /// Attempts that are out now.
+    pub in_flight: usize,
+    /// Callers that wait for a place.
+    pub waiting: usize,
+    /// What is left of the retry budget, at most 50; a repeat costs 5.
+    pub retry_budget: i64,
+}
+
+/// What all calls cost together since the service began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CostTotals {
+    /// Attempts with a record.
+    pub attempts: u64,
+    /// Cache hits.
+    pub hits: u64,
+    /// Callers that shared another one's answer.
+    pub followers: u64,
+    /// The sum of known costs.
+    pub known: Usd,
+    /// The most that attempts of unknown usage cost.
+    pub unknown_at_most: Usd,
+    /// How many those are.
+    pub unknown: u64,
+    /// Attempts without a price: their cost is in no sum.
+    pub unpriced: u64,
+    /// What hits and followers did not have to pay.
+    pub saved: Usd,
+}
+
+impl InferenceService {
+    /// The state of the service now.
+    #[must_use]
+    pub fn health(&self) -> ServiceHealth {
+        let state = &self.state;
+        let routes = state.routes.read().unwrap_or_else(PoisonError::into_inner);
+        let mut routes: Vec<_> = routes.values().map(|route| route.health()).collect();
+        routes.sort_by(|a, b| a.route.cmp(&b.route));
+        ServiceHealth {
+            accepting: !state.closed.load(Ordering::Acquire),
+            in_flight: state.tasks.len(),
+            coalescing: state.slots.len(),
+            records_waiting: state.recorder.waiting(),
+            records_lost: state.recorder.lost(),
+            routes,
+        }
+    }
+
+    /// What all calls cost together, at once and without asking a sink.
+    #[must_use]
+    pub fn costs(&self) -> CostTotals {
+        let totals = &self.state.totals;
+        let usd = |sum: &std::sync::atomic::AtomicI64| Usd::from_nanos(sum.load(Ordering::Relaxed));
+        CostTotals {
+            attempts: totals.attempts.load(Ordering::Relaxed),
+            hits: totals.hits.load(Ordering::Relaxed),
+            followers: totals.followers.load(Ordering::Relaxed),
+            known: usd(&totals.known),
+            unknown_at_most: usd(&totals.unknown),
+            unknown: totals.unknown_attempts.load(Ordering::Relaxed),
+            unpriced: totals.unpriced.load(Ordering::Relaxed),
+            saved: usd(&totals.saved),
+        }
+    }
+}
+
+impl RouteState {
+    fn health(&self) -> RouteHealth {
+        RouteHealth {
+            route: self.id.clone(),
+            dispatched: self.counts.dispatched.load(Ordering::Relaxed),
+            answered: self.counts.answered.load(Ordering::Relaxed),
+            failed: self.counts.failed.load(Ordering::Relaxed),
+            cancelled: self.counts.cancelled.load(Ordering::Relaxed),
+            in_flight: self.lane.in_flight(),
+            waiting: self.lane.waiting(),
+            retry_budget: self.retries.left(),
+        }
+    }
+}

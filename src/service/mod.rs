@@ -1,0 +1,212 @@
+//! The facade: one call that finds the model, keeps within the limits, and says what it cost.
+//!
+//! [`InferenceService`] composes the policies: a [`ModelRouter`](crate::router::ModelRouter), a
+//! [`CacheLayer`](crate::cache::CacheLayer), [`CostSink`](crate::cost::CostSink)s, a
+//! [`BudgetStore`](crate::cost::BudgetStore) and a [`Notifier`](crate::notify::Notifier), each with a good default.
+//!
+//! The path of a call, in the order of the files: `plan` (validate, rank), `coalesce` (cache, one call for identical
+//! requests), `attempts` (admit, call, fall back), `settle` (exactly one record an attempt).
+
+mod attempts;
+mod builder;
+mod coalesce;
+mod error;
+mod health;
+mod plan;
+mod recorder;
+mod settle;
+mod shutdown;
+mod state;
+mod stream;
+#[cfg(feature = "schema")]
+mod structured;
+mod tenant;
+
+use std::{future::Future, sync::Arc};
+
+use async_trait::async_trait;
+
+#[cfg(feature = "schema")]
+pub use self::structured::Typed;
+pub use self::{
+    builder::{BuildError, ServiceBuilder},
+    error::{Error, ErrorKind},
+    health::{CostTotals, RouteHealth, ServiceHealth},
+    shutdown::Drained,
+    stream::InferenceStream,
+    tenant::TenantService,
+};
+use self::state::State;
+use crate::{
+    client::TogetherClient,
+    cost::PriceSource,
+    inference::{Decision, Infer, InferenceRequest, InferenceResponse, Source},
+    types::{BoxError, RouteId, Tenant},
+};
+
+/// Answers inference requests. Cheap to clone; clones share everything.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// use together_inference::{InferenceRequest, InferenceService, testing::Together};
+///
+/// let together = Together::new(); // the simulator; `InferenceService::from_env()?` for the real API
+/// together.on("sky").reply("Rayleigh scattering.");
+/// let service = InferenceService::builder(together.client()).build()?;
+///
+/// let reply = service.complete(InferenceRequest::chat("Why is the sky blue?").temperature(0.0)).await?;
+/// assert_eq!(reply.text(), "Rayleigh scattering.");
+///
+/// let again = service.complete(InferenceRequest::chat("Why is the sky blue?").temperature(0.0)).await?;
+/// assert!(again.cost().known().unwrap().is_zero());
+/// assert_eq!(together.calls(), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
+#[derive(Clone, Debug)]
+pub struct InferenceService {
+    state: Arc<State>,
+}
+
+impl InferenceService {
+    /// A service with every default on `TOGETHER_API_KEY` and `TOGETHER_BASE_URL`. It touches neither disk nor Redis, and
+    /// needs no runtime until the first call.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError`] when the key is missing or the URL is not valid.
+    pub fn from_env() -> Result<Self, BuildError> {
+        Self::builder(TogetherClient::from_env()?).build()
+    }
+
+    /// A builder on this client, whose upstream id is `together`.
+    #[must_use]
+    pub fn builder(client: TogetherClient) -> ServiceBuilder {
+        ServiceBuilder::new(client)
+    }
+
+    /// Answers a request: routed, cached where that is safe, falling back, priced.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] of any kind; what was tried and what it cost is on it.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future gives everything back. A call that is not cacheable is abandoned and recorded at its upper
+    /// bound; a cacheable one goes on for others and its answer is cached.
+    pub fn complete(
+        &self,
+        request: impl Into<InferenceRequest>,
+    ) -> impl Future<Output = Result<InferenceResponse, Error>> + Send + 'static {
+        let (state, request) = (Arc::clone(&self.state), Box::new(request.into()));
+        async move {
+            let _in_flight = state.begin()?;
+            let reply = state.complete(*request).await;
+            log(&reply);
+            reply
+        }
+    }
+
+    /// Answers a request in pieces. Resolves at the first piece, so that every refusal and fallback is over before a
+    /// response header need be sent. Streams bypass the cache. A `deadline` that the request does not set bounds the time
+    /// to the first piece; one that it sets bounds the whole stream.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] of any kind, before the first piece.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future or the stream abandons the call; what had arrived is recorded.
+    pub fn stream(
+        &self,
+        request: impl Into<InferenceRequest>,
+    ) -> impl Future<Output = Result<InferenceStream, Error>> + Send + 'static {
+        let (state, request) = (Arc::clone(&self.state), Box::new(request.into()));
+        async move {
+            let in_flight = state.begin()?;
+            Box::pin(state.stream(*request, in_flight)).await
+        }
+    }
+
+    /// Ranks the models for a request without calling one.
+    ///
+    /// # Errors
+    ///
+    /// As [`complete`](Self::complete) before anything is sent.
+    pub async fn explain(&self, request: &InferenceRequest) -> Result<Arc<Decision>, Error> {
+        let plan = self.state.plan(request.clone()).await?;
+        Ok(plan.ranking.decision)
+    }
+
+    /// A handle that stamps every request with this tenant and refuses another one's.
+    pub fn for_tenant(&self, tenant: impl Into<Tenant>) -> TenantService {
+        TenantService::new(self.clone(), tenant.into())
+    }
+
+    /// Reads the model list of every upstream and takes over its prices. A zero is no price; what the application set
+    /// stays.
+    ///
+    /// # Errors
+    ///
+    /// The first upstream's error; the prices of the others are taken over all the same.
+    pub async fn refresh_prices(&self) -> Result<usize, crate::client::Error> {
+        let mut taken = 0;
+        let mut failed = Ok(());
+        for (upstream, client) in &self.state.upstreams {
+            let models = match client.models().list().await {
+                Ok(models) => models,
+                Err(error) => {
+                    failed = failed.and(Err(error));
+                    continue;
+                }
+            };
+            for model in models {
+                if let Some(price) = model.price() {
+                    let route = RouteId::new(upstream.clone(), model.id);
+                    self.state.prices.set(&route, price, PriceSource::ModelList);
+                    taken += 1;
+                }
+            }
+        }
+        failed.map(|()| taken)
+    }
+}
+
+impl State {
+    /// The path of one call.
+    async fn complete(self: &Arc<Self>, request: InferenceRequest) -> Result<InferenceResponse, Error> {
+        let plan = self.plan(request).await?;
+        match plan.request.cacheable() {
+            Ok(()) => self.cached(plan).await,
+            Err(bypass) => {
+                // On the heap: the attempt's future is most of a call's size.
+                let done = Box::pin(self.answer(&plan)).await?;
+                Ok(plan.respond(&done, Source::Upstream(bypass)))
+            }
+        }
+    }
+}
+
+/// One event a call. The caller's mistake is no error of ours.
+fn log(reply: &Result<InferenceResponse, Error>) {
+    match reply {
+        Ok(reply) => tracing::debug!(
+            model = %reply.model(),
+            reason = %reply.decision.reason,
+            cost = %reply.cost,
+            source = %reply.source,
+            attempts = reply.attempts.len(),
+            "answered"
+        ),
+        Err(error) => tracing::debug!(kind = error.kind().as_str(), attempts = error.attempts().len(), "not answered"),
+    }
+}
+
+#[async_trait]
+impl Infer for InferenceService {
+    async fn infer(&self, request: InferenceRequest) -> Result<InferenceResponse, BoxError> {
+        self.complete(request).await.map_err(Into::into)
+    }
+}

@@ -1,0 +1,144 @@
+//! What a call is to do, fixed before anything is sent.
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use futures_util::FutureExt;
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    error::{Error, ErrorKind},
+    state::State,
+};
+use crate::{
+    client::CallOptions,
+    cost::{CostRecord, Ending, PriceStamp},
+    inference::{Attempt, CacheKey, InferenceRequest, InferenceResponse, Source, Timings},
+    router::{Candidate, Ranking, RouteAsk},
+    types::{AttemptId, Cost, RequestId, RouteId, Usage, UsageSource, Usd},
+};
+
+/// A valid request with its ranking. Owned, so that a detached leader can hold it.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) request: InferenceRequest,
+    pub(super) id: RequestId,
+    pub(super) ranking: Ranking,
+    pub(super) started: Instant,
+    pub(super) deadline: Instant,
+    pub(super) prompt_tokens_at_most: u64,
+    /// `n`, at least 1: each answer may use `max_tokens`.
+    answers: u64,
+    default_max_tokens: u32,
+}
+
+impl State {
+    /// Validates and ranks.
+    pub(super) async fn plan(&self, request: InferenceRequest) -> Result<Plan, Error> {
+        request.validate()?;
+        let request = request.with_defaults();
+        let started = Instant::now();
+        let deadline = started + request.deadline_of();
+        let ask = RouteAsk::new(&request);
+        let prompt_tokens_at_most = ask.prompt_tokens_at_most;
+        let ranked = timeout_at(deadline, AssertUnwindSafe(self.router.rank(&ask)).catch_unwind()).await;
+        let ranking = match ranked {
+            Ok(Ok(ranking)) => ranking?,
+            Ok(Err(_)) => return Err(Error::new(ErrorKind::Policy, "the router panicked")),
+            Err(_) => return Err(Error::new(ErrorKind::DeadlineExceeded, "the router did not answer in time")),
+        };
+        if ranking.candidates.is_empty() {
+            return Err(Error::new(ErrorKind::Policy, "the router answered an empty ranking"));
+        }
+        let answers = u64::from(request.chat_ref().n.unwrap_or(1));
+        let (id, default_max_tokens) = (RequestId::new(self.rng.next_u128() >> 8), self.default_max_tokens);
+        Ok(Plan { request, id, ranking, started, deadline, prompt_tokens_at_most, answers, default_max_tokens })
+    }
+
+    /// What the answer of a plan is cached under: the question to the route that was chosen first.
+    pub(super) fn key(&self, plan: &Plan) -> CacheKey {
+        let route = plan.asked();
+        CacheKey::inference(&plan.request, route, self.client(route).map_or("", |client| client.host()))
+    }
+}
+
+impl Plan {
+    /// The route that was chosen first.
+    pub(super) fn asked(&self) -> &RouteId {
+        static NONE: std::sync::LazyLock<RouteId> = std::sync::LazyLock::new(|| RouteId::new("", ""));
+        self.ranking.candidates.first().map_or(&NONE, |candidate| &candidate.route)
+    }
+
+    /// The same call with more time: a leader works for whoever joins, not for its first caller alone.
+    pub(super) fn with_patience(&self, patience: Duration) -> Self {
+        let deadline = self.deadline.max(Instant::now() + patience);
+        Self { request: self.request.clone(), ranking: self.ranking.clone(), deadline, ..*self }
+    }
+
+    /// The options of one attempt: the service makes the attempts, the client none of its own.
+    pub(super) fn options(&self) -> CallOptions {
+        let options = CallOptions::default().attempts(1).deadline(self.deadline);
+        match self.request.first_token_of() {
+            Some(first) => options.first_token(self.started + first),
+            None => options,
+        }
+    }
+
+    /// The most that an attempt at this candidate can cost.
+    pub(super) fn at_most(&self, candidate: &Candidate, price: Option<PriceStamp>) -> Cost {
+        let Some(PriceStamp { price, .. }) = price else { return Cost::Unpriced };
+        let most = self.request.chat_ref().max_tokens.or(candidate.max_output).unwrap_or(self.default_max_tokens);
+        let at_most = price.upper_bound(self.prompt_tokens_at_most, u64::from(most) * self.answers);
+        if at_most.is_zero() { Cost::Known(Usd::ZERO) } else { Cost::Unknown { at_most } }
+    }
+
+    /// A record of an attempt of this call, still empty.
+    pub(super) fn record(&self, attempt: AttemptId, route: &RouteId, at: SystemTime) -> CostRecord {
+        let request = &self.request;
+        CostRecord {
+            attempt,
+            request: self.id,
+            at,
+            tenant: request.tenant_of().cloned(),
+            session: request.session_of().cloned(),
+            tags: request.tags_of().map(|(name, value)| (name.into(), value.into())).collect(),
+            task: request.task_of(),
+            priority: request.priority_of(),
+            route: route.clone(),
+            served: None,
+            usage: Usage::default(),
+            usage_source: UsageSource::None,
+            cost: Cost::Known(Usd::ZERO),
+            saved: Cost::Known(Usd::ZERO),
+            price: None,
+            ending: Ending::Cancelled,
+            latency: Duration::ZERO,
+            first_token: None,
+        }
+    }
+
+    /// This caller's view of what an attempt brought.
+    pub(super) fn respond(&self, done: &super::attempts::Done, source: Source) -> InferenceResponse {
+        let zero = Cost::Known(Usd::ZERO);
+        let (cost, saved) = if source.is_upstream() { (done.cost, zero) } else { (zero, done.worth) };
+        let attempts: Arc<[Attempt]> = if source.is_upstream() { Arc::clone(&done.attempts) } else { Arc::new([]) };
+        InferenceResponse {
+            answer: Arc::clone(&done.answer),
+            asked: self.asked().clone(),
+            route: done.route.clone(),
+            source,
+            cost,
+            saved,
+            usage_source: done.usage_source,
+            attempts,
+            timings: Timings { total: self.started.elapsed(), first_token: None },
+            id: self.id,
+            request_id: done.request_id.clone(),
+            warnings: Arc::clone(&done.warnings),
+            decision: Arc::clone(&self.ranking.decision),
+        }
+    }
+}

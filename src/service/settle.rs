@@ -1,0 +1,226 @@
+//! The object that turns one attempt into exactly one record.
+//!
+//! It holds everything that an attempt took: the record's slot, the budget's reservation, the place in the lane. Whatever
+//! happens (an answer, an error, a dropped future, a panic) it gives all of it back once, in `Drop` at the latest. It is
+//! synchronous on purpose: `OwnedPermit::send` neither waits nor fails, so that no task is spawned from `Drop`.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{
+    plan::Plan,
+    recorder::{Item, RecordSlot, Settled},
+    state::{RouteState, State},
+};
+use crate::{
+    client,
+    cost::{CostRecord, Ending, PriceStamp},
+    limit::Permit,
+    router::{Candidate, Observation, Outcome},
+    types::{AttemptId, Cost, ModelId, Price, RouteId, Usage, UsageSource, Usd},
+};
+
+/// One attempt from admission to its record.
+pub(super) struct Settlement {
+    state: Arc<State>,
+    pub(super) route: Arc<RouteState>,
+    slot: Option<RecordSlot>,
+    record: Option<Box<CostRecord>>,
+    /// What was set aside of the budget, if one is set.
+    reserved: Option<Usd>,
+    permit: Option<Permit>,
+    at_most: Cost,
+    dispatched: Option<Instant>,
+    /// What a stream has brought so far: what a cut is billed by.
+    so_far: Option<Usage>,
+}
+
+impl std::fmt::Debug for Settlement {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Settlement").field("route", &self.route.id).finish_non_exhaustive()
+    }
+}
+
+impl Settlement {
+    /// An attempt that nothing was taken for yet.
+    pub(super) fn new(
+        state: &Arc<State>,
+        plan: &Plan,
+        candidate: &Candidate,
+        attempt: AttemptId,
+        slot: Option<RecordSlot>,
+    ) -> Self {
+        let route = state.route(&candidate.route);
+        let price = state.price(candidate);
+        let price_now = price.map(|stamp| stamp.price);
+        let record = CostRecord { price: price_now, ..plan.record(attempt, &candidate.route, state.clock.now()) };
+        Self {
+            state: Arc::clone(state),
+            route,
+            slot,
+            at_most: plan.at_most(candidate, price),
+            record: Some(Box::new(record)),
+            reserved: None,
+            permit: None,
+            dispatched: None,
+            so_far: None,
+        }
+    }
+
+    /// The most that the attempt can cost.
+    pub(super) const fn at_most(&self) -> Cost {
+        self.at_most
+    }
+
+    pub(super) const fn reserved(&mut self, amount: Usd) {
+        self.reserved = Some(amount);
+    }
+
+    pub(super) fn admitted(&mut self, permit: Permit) {
+        self.permit = Some(permit);
+    }
+
+    /// From here on the attempt may cost money.
+    pub(super) fn dispatch(&mut self) {
+        self.dispatched = Some(Instant::now());
+        self.route.counts.started();
+    }
+
+    /// Since dispatch.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.dispatched.map_or(Duration::ZERO, |at| at.elapsed())
+    }
+
+    /// A stream has begun.
+    pub(super) fn first_token(&mut self) {
+        let elapsed = self.elapsed();
+        if let Some(record) = &mut self.record {
+            record.first_token.get_or_insert(elapsed);
+        }
+    }
+
+    /// What a stream has brought so far.
+    pub(super) const fn progress(&mut self, counted: Usage) {
+        self.so_far = Some(counted);
+    }
+
+    /// Ends with an answer of this usage.
+    pub(super) fn finish(mut self, usage: Usage, source: UsageSource, served: &ModelId) -> Cost {
+        self.answered(usage, source, served)
+    }
+
+    /// [`finish`](Self::finish) of a settlement that is not owned.
+    pub(super) fn answered(&mut self, usage: Usage, source: UsageSource, served: &ModelId) -> Cost {
+        let cost = self.price_of(served).map_or(Cost::Unpriced, |price| Cost::Known(price.cost(&usage)));
+        self.end(usage, source, Some(served), cost, Ending::Answered);
+        cost
+    }
+
+    /// Ends with an error. What the provider may have billed is recorded at its upper bound, or as counted if a stream
+    /// had begun.
+    pub(super) fn failed(&mut self, error: &client::Error) -> Cost {
+        let ending = Ending::Failed(error.kind());
+        if let Some(usage) = self.so_far {
+            return self.cut(usage, ending);
+        }
+        let (cost, source) = match error.may_be_billed() {
+            true => (self.at_most, UsageSource::UpperBound),
+            false => (Cost::Known(Usd::ZERO), UsageSource::None),
+        };
+        if error.sent() == client::Sent::No {
+            self.never_sent(ending);
+        } else {
+            self.end(Usage::default(), source, None, cost, ending);
+        }
+        cost
+    }
+
+    fn cut(&mut self, usage: Usage, ending: Ending) -> Cost {
+        let price = self.record.as_ref().and_then(|record| record.price);
+        let cost = price.map_or(Cost::Unpriced, |price| Cost::Known(price.cost(&usage)));
+        self.end(usage, UsageSource::Counted, None, cost, ending);
+        cost
+    }
+
+    /// The price of the model that answered: a silent redirect is priced as served where that price is known.
+    fn price_of(&mut self, served: &ModelId) -> Option<Price> {
+        let record = self.record.as_mut()?;
+        if served != self.route.id.model() {
+            let route = RouteId::new(self.route.id.upstream().clone(), served.clone());
+            record.price = self.state.prices.get(&route).map(|stamp: PriceStamp| stamp.price).or(record.price);
+        }
+        record.price
+    }
+
+    /// Nothing left this machine: no record, the reservation returns.
+    fn never_sent(&mut self, ending: Ending) {
+        let Some(record) = self.record.take() else { return };
+        if let Some((id, amount)) = self.release(record.attempt, Usd::ZERO) {
+            if let Some(slot) = self.slot.take() {
+                slot.send(Item::Settle(id, amount));
+            }
+        }
+        self.observe(Usage::default(), ending, None);
+    }
+
+    /// Gives everything back and writes the record; the second call does nothing.
+    fn end(&mut self, usage: Usage, source: UsageSource, served: Option<&ModelId>, cost: Cost, ending: Ending) {
+        let Some(mut record) = self.record.take() else { return };
+        record.usage = usage;
+        record.usage_source = source;
+        record.served = served.cloned();
+        record.cost = cost;
+        record.ending = ending;
+        record.latency = self.elapsed();
+        let budget = self.release(record.attempt, cost.charge());
+        self.observe(usage, ending, record.first_token);
+        self.state.totals.add(&record);
+        if let Some(slot) = self.slot.take() {
+            slot.send(Item::Record(Box::new(Settled { record: *record, budget })));
+        }
+    }
+
+    /// Frees the place and settles the reservation; what a store cannot settle at once is for the recorder.
+    fn release(&mut self, attempt: AttemptId, actual: Usd) -> Option<(AttemptId, Usd)> {
+        self.permit = None;
+        let store = self.state.budget.as_ref()?;
+        self.reserved.take()?;
+        let now = catch_unwind(AssertUnwindSafe(|| store.settle_now(attempt, actual))).unwrap_or(false);
+        (!now).then_some((attempt, actual))
+    }
+
+    fn observe(&self, usage: Usage, ending: Ending, first_token: Option<Duration>) {
+        let Some(dispatched) = self.dispatched else { return };
+        let outcome = match ending {
+            Ending::Answered => Outcome::Answered(usage),
+            Ending::Failed(kind) => Outcome::Failed(kind),
+            _ => Outcome::Cancelled,
+        };
+        self.route.counts.ended(outcome);
+        let seen = Observation { first_token, ..Observation::new(self.route.id.clone(), dispatched, dispatched.elapsed(), outcome) };
+        // A router's panic must not become an abort: this may run while unwinding.
+        if catch_unwind(AssertUnwindSafe(|| self.state.router.observe(&seen))).is_err() {
+            tracing::warn!("the router panicked in observe");
+        }
+    }
+}
+
+impl Drop for Settlement {
+    fn drop(&mut self) {
+        match (self.dispatched, self.so_far) {
+            (None, _) => self.never_sent(Ending::Cancelled),
+            (Some(_), Some(usage)) => {
+                self.cut(usage, Ending::Cancelled);
+            }
+            (Some(_), None) => {
+                let at_most = self.at_most;
+                self.end(Usage::default(), UsageSource::UpperBound, None, at_most, Ending::Cancelled);
+            }
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! An orderly end: no new calls, the running ones finish or are cancelled, every record is handed over.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::InferenceService;
+
+/// How long cancelled calls may take to settle, and the sinks to take what is left.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What became of the calls that were running when a shutdown began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Drained {
+    /// Calls that ended by themselves.
+    pub finished: usize,
+    /// Calls that were cancelled at the deadline.
+    pub cancelled: usize,
+    /// Attempts among those whose cost is only known as an upper bound.
+    pub unknown: u64,
+    /// Cost records that no sink took.
+    pub records_lost: u64,
+}
+
+impl InferenceService {
+    /// Takes no more calls; running ones go on. [`health`](Self::health) says so to a load balancer.
+    pub fn begin_shutdown(&self) {
+        self.state.closed.store(true, Ordering::Release);
+        self.state.tasks.close();
+    }
+
+    /// Takes no more calls, waits up to `deadline` for the running ones, cancels the rest, and hands every record to the
+    /// sinks (for up to five seconds more). Calling it again waits for the same end.
+    pub async fn shutdown(&self, deadline: Duration) -> Drained {
+        let state = &self.state;
+        self.begin_shutdown();
+        let (running, unknown) = (state.tasks.len(), state.totals.unknown_attempts.load(Ordering::Relaxed));
+        let by = Instant::now() + deadline;
+        let cancelled = match timeout_at(by, state.tasks.wait()).await {
+            Ok(()) => 0,
+            Err(_) => {
+                let left = state.tasks.len();
+                state.cancel.cancel();
+                if timeout(GRACE, state.tasks.wait()).await.is_err() {
+                    tracing::warn!(calls = state.tasks.len(), "calls are still held after their cancellation");
+                }
+                left
+            }
+        };
+        state.recorder.ensure_running();
+        if !state.recorder.flush(Instant::now() + GRACE).await {
+            tracing::warn!(records = state.recorder.waiting(), "the sinks did not take every cost record in time");
+        }
+        Drained {
+            finished: running.saturating_sub(cancelled),
+            cancelled,
+            unknown: state.totals.unknown_attempts.load(Ordering::Relaxed) - unknown,
+            records_lost: state.recorder.lost(),
+        }
+    }
+
+    /// Waits until every cost record so far was handed to the sinks, at most five seconds: `false` if not.
+    pub async fn flush(&self) -> bool {
+        self.state.recorder.ensure_running();
+        self.state.recorder.flush(Instant::now() + GRACE).await
+    }
+}

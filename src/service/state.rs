@@ -1,0 +1,232 @@
+//! Everything that the calls of one service share.
+
+use std::{
+    collections::HashMap,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use tokio::time::timeout;
+use tokio_util::{
+    sync::CancellationToken,
+    task::{TaskTracker, task_tracker::TaskTrackerToken},
+};
+
+use super::{
+    coalesce::Slots,
+    error::{Error, ErrorKind},
+    recorder::Recorder,
+};
+use crate::{
+    cache::{CacheEntry, CacheLayer, CacheValue},
+    client::{RetryBudget, RetryPolicy, TogetherClient},
+    cost::{BudgetStore, CostRecord, Ending, FanOut, PriceBook, PriceSource, PriceStamp},
+    inference::{Answer, CacheKey},
+    limit::{Lane, Limits},
+    notify::{Alert, AlertKind, Notifier},
+    router::{Candidate, ModelRouter, Outcome},
+    types::{Clock, Cost, Rng, RouteId, UpstreamId, Usd},
+};
+
+/// A cache layer is a miss after this; an alert is given up.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// The shared state of a service; tasks and calls in flight hold it.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) upstreams: Vec<(UpstreamId, TogetherClient)>,
+    pub(super) router: Arc<dyn ModelRouter>,
+    pub(super) cache: Arc<dyn CacheLayer>,
+    pub(super) sinks: FanOut,
+    pub(super) budget: Option<Arc<dyn BudgetStore>>,
+    pub(super) notifier: Arc<dyn Notifier>,
+    pub(super) prices: PriceBook,
+    pub(super) limits: Limits,
+    pub(super) route_limits: HashMap<RouteId, Limits>,
+    pub(super) retry: RetryPolicy,
+    pub(super) wants_intents: bool,
+    pub(super) default_max_tokens: u32,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) rng: Arc<dyn Rng>,
+    pub(super) recorder: Recorder,
+    pub(super) slots: Slots,
+    pub(super) totals: Totals,
+    pub(super) tasks: TaskTracker,
+    pub(super) cancel: CancellationToken,
+    pub(super) closed: AtomicBool,
+    pub(super) routes: RwLock<HashMap<RouteId, Arc<RouteState>>>,
+}
+
+/// What belongs to one route whatever call uses it.
+#[derive(Debug)]
+pub(super) struct RouteState {
+    pub(super) id: RouteId,
+    pub(super) lane: Lane,
+    pub(super) retries: RetryBudget,
+    pub(super) counts: Counts,
+}
+
+/// Attempts of a route by how they ended.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) dispatched: AtomicU64,
+    pub(super) answered: AtomicU64,
+    pub(super) failed: AtomicU64,
+    pub(super) cancelled: AtomicU64,
+}
+
+impl Counts {
+    pub(super) fn started(&self) {
+        self.dispatched.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn ended(&self, outcome: Outcome) {
+        let counter = match outcome {
+            Outcome::Answered(_) => &self.answered,
+            Outcome::Failed(_) => &self.failed,
+            Outcome::Cancelled => &self.cancelled,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Sums over all records.
+#[derive(Debug, Default)]
+pub(super) struct Totals {
+    pub(super) known: AtomicI64,
+    pub(super) unknown: AtomicI64,
+    pub(super) saved: AtomicI64,
+    pub(super) unpriced: AtomicU64,
+    pub(super) unknown_attempts: AtomicU64,
+    pub(super) attempts: AtomicU64,
+    pub(super) hits: AtomicU64,
+    pub(super) followers: AtomicU64,
+}
+
+impl Totals {
+    pub(super) fn add(&self, record: &CostRecord) {
+        let counter = match record.ending {
+            Ending::Hit => &self.hits,
+            Ending::Follower => &self.followers,
+            _ => &self.attempts,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        match record.cost {
+            Cost::Known(usd) => {
+                self.known.fetch_add(usd.nanos(), Ordering::Relaxed);
+            }
+            Cost::Unknown { at_most } => {
+                self.unknown.fetch_add(at_most.nanos(), Ordering::Relaxed);
+                self.unknown_attempts.fetch_add(1, Ordering::Relaxed);
+            }
+            Cost::Unpriced => {
+                self.unpriced.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        self.saved.fetch_add(record.saved.known().unwrap_or(Usd::ZERO).nanos(), Ordering::Relaxed);
+    }
+}
+
+impl State {
+    /// Counts a call in, unless the service is shutting down or there is no runtime.
+    pub(super) fn begin(self: &Arc<Self>) -> Result<TaskTrackerToken, Error> {
+        if tokio::runtime::Handle::try_current().is_err() {
+            return Err(Error::new(ErrorKind::NoRuntime, "call the service inside a Tokio runtime"));
+        }
+        let token = self.tasks.token();
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::new(ErrorKind::ShuttingDown, "the service takes no more calls"));
+        }
+        self.recorder.ensure_running();
+        Ok(token)
+    }
+
+    /// The client of a route's upstream.
+    pub(super) fn client(&self, route: &RouteId) -> Option<&TogetherClient> {
+        self.upstreams.iter().find(|(id, _)| id == route.upstream()).map(|(_, client)| client)
+    }
+
+    /// The state of a route, made at its first use.
+    pub(super) fn route(&self, id: &RouteId) -> Arc<RouteState> {
+        if let Some(route) = self.routes.read().unwrap_or_else(PoisonError::into_inner).get(id) {
+            return Arc::clone(route);
+        }
+        let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
+        let made = routes.entry(id.clone()).or_insert_with(|| {
+            let limits = self.route_limits.get(id).copied().unwrap_or(self.limits);
+            let (retries, counts) = (RetryBudget::default(), Counts::default());
+            Arc::new(RouteState { id: id.clone(), lane: Lane::new(limits), retries, counts })
+        });
+        Arc::clone(made)
+    }
+
+    /// The price of a candidate: the book's, else the router's own.
+    pub(super) fn price(&self, candidate: &Candidate) -> Option<PriceStamp> {
+        let book = self.prices.get(&candidate.route);
+        if book.as_ref().is_some_and(|stamp| stamp.source > PriceSource::Catalogue) || candidate.price.is_none() {
+            return book;
+        }
+        if let Some(price) = candidate.price.filter(|price| book.is_none_or(|stamp| stamp.price != *price)) {
+            self.prices.set(&candidate.route, price, PriceSource::Catalogue);
+            return self.prices.get(&candidate.route);
+        }
+        book
+    }
+
+    /// A cached answer. Whatever goes wrong is a miss.
+    pub(super) async fn look_up(&self, key: &CacheKey) -> Option<Arc<Answer>> {
+        let asked = AssertUnwindSafe(self.cache.get(key)).catch_unwind();
+        match timeout(PATIENCE, asked).await {
+            Ok(Ok(Ok(Some(CacheEntry { value: CacheValue::Inference(answer), .. })))) => Some(answer),
+            Ok(Ok(Ok(_))) => None,
+            Ok(Ok(Err(error))) => {
+                tracing::warn!(%error, "cache look-up failed, going on without");
+                None
+            }
+            Ok(Err(_)) => {
+                tracing::warn!("the cache panicked, going on without");
+                None
+            }
+            Err(_) => {
+                tracing::warn!("the cache took too long, going on without");
+                None
+            }
+        }
+    }
+
+    /// Keeps an answer. Whatever goes wrong costs a later miss.
+    pub(super) async fn keep(&self, key: &CacheKey, entry: CacheEntry) {
+        let kept = AssertUnwindSafe(self.cache.set(key, entry)).catch_unwind();
+        match timeout(PATIENCE, kept).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(error))) => tracing::warn!(%error, "an answer could not be cached"),
+            Ok(Err(_)) => tracing::warn!("the cache panicked while keeping an answer"),
+            Err(_) => tracing::warn!("the cache took too long to keep an answer"),
+        }
+    }
+
+    /// Tells whoever is to be told, in a task of its own: a notifier that hangs delays no call.
+    pub(super) fn alert(self: &Arc<Self>, kind: AlertKind, about: &str, title: &str) {
+        let (state, alert) = (Arc::clone(self), Alert::new(kind, about, title, self.clock.now()));
+        self.tasks.spawn(async move {
+            let told = AssertUnwindSafe(state.notifier.notify(&alert)).catch_unwind();
+            if !matches!(timeout(PATIENCE, told).await, Ok(Ok(Ok(())))) {
+                tracing::warn!(alert = kind.as_str(), "an alert could not be delivered");
+            }
+        });
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        let waiting = self.recorder.waiting();
+        if waiting > 0 && !self.closed.load(Ordering::Acquire) {
+            tracing::warn!(records = waiting, "the service was dropped with unwritten cost records; call shutdown first");
+        }
+    }
+}
