@@ -356,7 +356,11 @@ prop_compose! {
         route.tasks = if code { vec![Task::Chat, Task::Code] } else { vec![Task::Chat] };
         (route.tier, route.context) = (tier, context);
         route.price = price.map(|(input, output)| Price::per_million(dollars(input), dollars(output)));
-        route.state = match state { 0 => RouteState::Preview, 1 => RouteState::Retired { to: None }, _ => RouteState::Live };
+        route.state = match state {
+            0 => RouteState::Preview,
+            1 => RouteState::Retired { to: None },
+            _ => RouteState::Live,
+        };
         route
     }
 }
