@@ -46,6 +46,7 @@ fn unconfigured_each_priority_gets_its_tier_and_says_so() {
         (chat().priority(Priority::Realtime), "DeepSeek-V4-Pro-0813 (large: realtime; best of 6)"),
         (chat(), "DeepSeek-V4.1-Flash (mid: standard; best of 5)"),
         (chat().priority(Priority::Batch), "Qwen3.5-9B (small: batch; best of 7)"),
+        (chat().priority(Priority::Batch).tier(Tier::Small), "Qwen3.5-9B (small: named tier; best of 7)"),
         (chat().tier(Tier::Small), "Qwen3.5-9B (small: named tier; best of 7)"),
         (InferenceRequest::code("fn").priority(Priority::Realtime), "GLM-5.3 (large: realtime; best of 1)"),
         (InferenceRequest::code("fn"), "DeepSeek-V4.1-Flash (mid: standard; best of 1)"),
@@ -65,11 +66,30 @@ fn unconfigured_each_priority_gets_its_tier_and_says_so() {
 
 #[test]
 fn other_tiers_stand_behind_the_nearest_dearer_first() {
-    let router = of([route("s").tier(Tier::Small), route("m"), route("l").tier(Tier::Large)]);
+    // Free, so that nothing but the order of tiers keeps it back.
+    let small = route("s").tier(Tier::Small).price(Price::FREE);
+    let router = of([small, route("m"), route("l").tier(Tier::Large)]);
     for (tier, order) in [(Tier::Small, ["s", "m", "l"]), (Tier::Mid, ["m", "l", "s"]), (Tier::Large, ["l", "m", "s"])]
     {
         assert_eq!(models(&rank(&router, &chat().tier(tier)).unwrap()), order);
     }
+}
+
+#[test]
+fn equals_stand_in_the_order_of_their_ids() {
+    let tier = |at: usize| [Tier::Large, Tier::Small, Tier::Mid][at % 3];
+    let router = CatalogRouter::of((0..90).map(|at| route(&format!("m{at:02}")).tier(tier(at))).collect());
+    let ranking = rank(&router, &chat()).unwrap();
+    for tier in ranking.candidates.chunks(30) {
+        assert!(tier.is_sorted_by(|a, b| a.route < b.route), "{tier:?}");
+    }
+}
+
+#[test]
+fn a_decision_of_the_shipped_catalogue_is_short() {
+    let decision = rank(&CatalogRouter::builtin(), &chat()).unwrap().decision;
+    assert_eq!(decision.ranked.len() + decision.rejected.len(), 19);
+    assert!(format!("{decision:#}").len() <= 2_048, "{decision:#}");
 }
 
 #[test]
@@ -157,6 +177,7 @@ fn a_long_prompt_leaves_out_what_is_too_small_also_after_short_ones() {
     }
     let pinned = rank(&router, &prompt(40_000).model("tight")).unwrap();
     assert_eq!(models(&pinned), ["tight"]);
+    assert!(rank(&router, &chat().model("tight").needs(Needs::none().context(1_000))).is_ok());
     assert!(rank(&router, &chat().model("tight").needs(Needs::none().context(1_001))).is_err());
 }
 
@@ -335,7 +356,11 @@ prop_compose! {
         route.tasks = if code { vec![Task::Chat, Task::Code] } else { vec![Task::Chat] };
         (route.tier, route.context) = (tier, context);
         route.price = price.map(|(input, output)| Price::per_million(dollars(input), dollars(output)));
-        route.state = match state { 0 => RouteState::Preview, 1 => RouteState::Retired { to: None }, _ => RouteState::Live };
+        route.state = match state {
+            0 => RouteState::Preview,
+            1 => RouteState::Retired { to: None },
+            _ => RouteState::Live,
+        };
         route
     }
 }
