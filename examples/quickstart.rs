@@ -27,7 +27,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let again = service.complete(question()).await?;
     println!("Asked again: [{} {}, saved {}]", again.cost(), again.source(), again.saved);
 
-    let mut stream = service.stream(InferenceRequest::chat("Write a haiku about Rust.").priority(Priority::Realtime)).await?;
+    let mut stream =
+        service.stream(InferenceRequest::chat("Write a haiku about Rust.").priority(Priority::Realtime)).await?;
     println!("Streamed by {}:", stream.model());
     while let Some(delta) = stream.next().await {
         print!("{}", delta?.text());

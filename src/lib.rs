@@ -22,6 +22,6 @@ pub use inference::{InferenceRequest, InferenceResponse};
 pub use schemars;
 pub use service::InferenceService;
 pub use types::{
-    Cost, FinishReason, ModelId, Price, Priority, RouteId, SessionId, Task, Tenant, Tier, UpstreamId, Usage, UsageSource,
-    Usd, parse_usd,
+    Cost, FinishReason, ModelId, Price, Priority, RouteId, SessionId, Task, Tenant, Tier, UpstreamId, Usage,
+    UsageSource, Usd, parse_usd,
 };

@@ -1,10 +1,6 @@
 //! What the examples share: the real API when there is a key or a base URL, the simulator otherwise.
 
-use together_inference::{
-    TogetherClient,
-    client::Error,
-    testing::Together,
-};
+use together_inference::{TogetherClient, client::Error, testing::Together};
 
 /// A client from the environment; without a key and a base URL, of the simulator, which is then given back too.
 ///

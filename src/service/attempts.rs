@@ -95,7 +95,8 @@ impl State {
                 Err(refused) => return Err(refused.with_attempts(attempts).with_decision(&plan.ranking.decision)),
             };
             let Some(client) = self.client(&candidate.route).cloned() else {
-                let message = format!("the router names the upstream {}, which the service has not", candidate.route.upstream());
+                let message =
+                    format!("the router names the upstream {}, which the service has not", candidate.route.upstream());
                 return Err(Error::new(ErrorKind::Policy, message).with_attempts(attempts));
             };
             settlement.dispatch();
@@ -299,7 +300,8 @@ pub(super) fn settle(
     let (route, took) = (settlement.route.id.clone(), settlement.elapsed());
     let worth = settlement.finish(usage, usage_source, &completion.model);
     attempts.push(Attempt { route: route.clone(), error: None, status: Some(200), took, cost: worth });
-    let (request_id, warnings) = (completion.request_id.take().map(Into::into), std::mem::take(&mut completion.warnings));
+    let (request_id, warnings) =
+        (completion.request_id.take().map(Into::into), std::mem::take(&mut completion.warnings));
     let answer = Answer::of_completion(completion, counted);
     if answer.is_empty() {
         let finish = answer.finish().map_or("none", |finish| finish.as_str());

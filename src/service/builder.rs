@@ -195,7 +195,8 @@ impl ServiceBuilder {
     pub fn build(self) -> Result<InferenceService, BuildError> {
         let router = self.router.unwrap_or_else(|| Arc::new(CatalogRouter::builtin()));
         let mut seen = HashSet::new();
-        if let Some((id, _)) = self.upstreams.iter().find(|(id, _)| id.as_str().is_empty() || !seen.insert(id.clone())) {
+        if let Some((id, _)) = self.upstreams.iter().find(|(id, _)| id.as_str().is_empty() || !seen.insert(id.clone()))
+        {
             return Err(BuildError::Upstream(id.clone()));
         }
         for route in router.routes() {

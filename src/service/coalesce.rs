@@ -81,7 +81,9 @@ impl State {
             Err(_) => return Err(self.too_late(&plan)),
         };
         match led {
-            None => Err(Error::new(ErrorKind::LeaderFailed, "the call that this one had joined ended without a result")),
+            None => {
+                Err(Error::new(ErrorKind::LeaderFailed, "the call that this one had joined ended without a result"))
+            }
             Some(Err(error)) => Err(error),
             Some(Ok(done)) if done.from_cache => Ok(self.hit(&plan, &done)),
             Some(Ok(done)) if leads => Ok(plan.respond(&done, Source::Miss)),

@@ -26,6 +26,7 @@ use std::{future::Future, sync::Arc};
 
 use async_trait::async_trait;
 
+use self::state::State;
 #[cfg(feature = "schema")]
 pub use self::structured::Typed;
 pub use self::{
@@ -36,7 +37,6 @@ pub use self::{
     stream::InferenceStream,
     tenant::TenantService,
 };
-use self::state::State;
 use crate::{
     client::TogetherClient,
     cost::PriceSource,

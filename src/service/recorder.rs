@@ -119,9 +119,7 @@ impl Recorder {
     /// Waits until every record so far was handed to the sinks, or until `by`.
     pub(super) async fn flush(&self, by: Instant) -> bool {
         let (done, flushed) = oneshot::channel();
-        let flushing = async {
-            self.queue.send(Item::Flush(done)).await.is_ok() && flushed.await.is_ok()
-        };
+        let flushing = async { self.queue.send(Item::Flush(done)).await.is_ok() && flushed.await.is_ok() };
         tokio::time::timeout_at(by, flushing).await.unwrap_or(false)
     }
 

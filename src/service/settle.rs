@@ -202,7 +202,10 @@ impl Settlement {
             _ => Outcome::Cancelled,
         };
         self.route.counts.ended(outcome);
-        let seen = Observation { first_token, ..Observation::new(self.route.id.clone(), dispatched, dispatched.elapsed(), outcome) };
+        let seen = Observation {
+            first_token,
+            ..Observation::new(self.route.id.clone(), dispatched, dispatched.elapsed(), outcome)
+        };
         // A router's panic must not become an abort: this may run while unwinding.
         if catch_unwind(AssertUnwindSafe(|| self.state.router.observe(&seen))).is_err() {
             tracing::warn!("the router panicked in observe");

@@ -226,7 +226,10 @@ impl Drop for State {
     fn drop(&mut self) {
         let waiting = self.recorder.waiting();
         if waiting > 0 && !self.closed.load(Ordering::Acquire) {
-            tracing::warn!(records = waiting, "the service was dropped with unwritten cost records; call shutdown first");
+            tracing::warn!(
+                records = waiting,
+                "the service was dropped with unwritten cost records; call shutdown first"
+            );
         }
     }
 }

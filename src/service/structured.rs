@@ -102,4 +102,3 @@ fn category(error: &serde_json::Error) -> &'static str {
         _ => "a syntax",
     }
 }
-
