@@ -78,10 +78,10 @@ impl CacheEntry {
 
     /// The same without the provider's raw JSON, which would double what an answer weighs.
     pub(super) fn for_memory(mut self) -> Self {
-        if let CacheValue::Inference(answer) = &self.value {
-            if !answer.raw.is_empty() {
-                self.value = CacheValue::Inference(Arc::new(answer.without_raw()));
-            }
+        if let CacheValue::Inference(answer) = &self.value
+            && !answer.raw.is_empty()
+        {
+            self.value = CacheValue::Inference(Arc::new(answer.without_raw()));
         }
         self
     }

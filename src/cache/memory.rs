@@ -10,7 +10,7 @@ use crate::inference::{CacheKey, Kind};
 /// A cache in this process, bounded by the bytes of its values.
 ///
 /// Guaranteed: a value is never served after its time to live, and the weight stays within a tenth of the bound. Not
-/// guaranteed: that a value stays until then; moka's TinyLFU keeps what is asked for often, so that a flood of one-time
+/// guaranteed: that a value stays until then; moka's `TinyLFU` keeps what is asked for often, so that a flood of one-time
 /// questions does not push the rest out.
 #[derive(Clone, Debug)]
 pub struct MemoryCache(Cache<CacheKey, CacheEntry>);

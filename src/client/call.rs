@@ -134,6 +134,10 @@ impl Success {
     pub(super) fn request_id(&self) -> Option<Box<str>> {
         headers::request_id(&self.headers).map(Into::into)
     }
+
+    pub(super) fn rate_limits(&self) -> Option<headers::RateLimits> {
+        headers::RateLimits::from_headers(&self.headers)
+    }
 }
 
 impl TogetherClient {

@@ -218,18 +218,15 @@ impl ClientBuilder {
     /// Reads `TOGETHER_API_KEY`, `TOGETHER_BASE_URL` and `TOGETHER_CUSTOM_HEADERS` (lines of `Name: value`).
     pub(super) fn from_env() -> Self {
         let read = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
-        let mut builder = Self::default();
-        builder.key = read("TOGETHER_API_KEY").map(|key| Secret::new(key.trim()));
-        if let Some(url) = read("TOGETHER_BASE_URL") {
-            builder.base_url = url.trim().to_owned();
-        }
         let headers = read("TOGETHER_CUSTOM_HEADERS").unwrap_or_default();
-        builder.headers = headers
-            .lines()
-            .filter_map(|line| line.split_once(':'))
-            .map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()))
-            .collect();
-        builder
+        let headers = headers.lines().filter_map(|line| line.split_once(':'));
+        Self {
+            base_url: read("TOGETHER_BASE_URL")
+                .map_or_else(|| DEFAULT_BASE_URL.to_owned(), |url| url.trim().to_owned()),
+            key: read("TOGETHER_API_KEY").map(|key| Secret::new(key.trim())),
+            headers: headers.map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned())).collect(),
+            ..Self::default()
+        }
     }
 
     /// Builds the client. No connection is made yet, and no runtime is needed.

@@ -27,6 +27,7 @@ pub use self::{
     },
     config::{Caps, ClientBuilder, DEFAULT_BASE_URL, Timeouts},
     error::{Error, ErrorKind, Sent},
+    headers::{RateLimits, Window},
     models::{Model, Models, Pricing},
     retry::{RetryBudget, RetryPolicy},
     transport::{Body, Transport, TransportError, TransportErrorKind},

@@ -27,7 +27,7 @@ impl<'a> Models<'a> {
     }
 }
 
-/// Both forms: Together's bare array and OpenAI's `{"data": [...]}`.
+/// Both forms: Together's bare array and `OpenAI`'s `{"data": [...]}`.
 struct ModelList(Vec<Model>);
 
 impl<'de> Deserialize<'de> for ModelList {

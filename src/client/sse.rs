@@ -128,8 +128,9 @@ impl SseParser {
 
     /// To be asked at the end of the stream, when no event is left: was it cut within an event or a line?
     ///
-    /// What is left is no event, says the standard: its blank line is missing.
-    #[must_use]
+    /// What is left is no event, says the standard: its blank line is missing. The client knows by the answer's own end
+    /// whether a stream is whole; only tests ask.
+    #[cfg(test)]
     pub(crate) fn finish(&self) -> bool {
         !self.carry.is_empty() || !self.chunks.is_empty() || self.event.lines > 0
     }

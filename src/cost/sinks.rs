@@ -18,7 +18,7 @@ impl CostSink for TracingCosts {
                 target: "together_inference::cost",
                 attempt = %record.attempt,
                 route = %record.route,
-                served = record.served.as_ref().map(|model| model.as_str()),
+                served = record.served.as_ref().map(crate::types::ModelId::as_str),
                 prompt_tokens = record.usage.prompt,
                 completion_tokens = record.usage.completion,
                 usage_source = ?record.usage_source,

@@ -244,7 +244,7 @@ impl Hasher {
         self.some(*seed, Self::number);
         // One answer is what is asked for by default.
         self.number(u64::from(n.unwrap_or(1)));
-        self.some(*logprobs, |hash, count| hash.tag(count));
+        self.some(*logprobs, Self::tag);
         self.some(*echo, |hash, echo| hash.tag(u8::from(echo)));
         for text in [context_length_exceeded_behavior, compliance, safety_model, reasoning_effort] {
             self.some_text(text.as_deref());

@@ -117,7 +117,7 @@ fn within(field: &'static str, value: Option<f64>, least: f64, most: f64) -> Che
     match value {
         Some(value) if !(least..=most).contains(&value) => {
             let range =
-                if most == f64::MAX { format!("at least {least}") } else { format!("between {least} and {most}") };
+                if most >= f64::MAX { format!("at least {least}") } else { format!("between {least} and {most}") };
             refuse(field, format!("must be {range}"))
         }
         _ => Ok(()),

@@ -73,12 +73,12 @@ impl State {
             return Ok(self.hit(&plan, &self.done_from_cache(&plan, answer)));
         }
         let plan = Arc::new(plan);
-        let (mut seat, leads) = self.seat(key, &plan)?;
+        let (mut seat, leads) = self.seat(key, &plan);
         let led = match timeout_at(plan.deadline, seat.wait_for(Option::is_some)).await {
             Ok(Ok(led)) => led.clone(),
             // The sender is gone without a word: the leader panicked, or its runtime ended.
             Ok(Err(_)) => None,
-            Err(_) => return Err(self.too_late(&plan)),
+            Err(_) => return Err(too_late(&plan)),
         };
         match led {
             None => {
@@ -91,17 +91,11 @@ impl State {
         }
     }
 
-    fn too_late(&self, plan: &Plan) -> Error {
-        let waited = plan.started.elapsed().as_secs_f64();
-        Error::new(ErrorKind::DeadlineExceeded, format!("no answer within {waited:.3} s; the call goes on for others"))
-            .with_decision(&plan.ranking.decision)
-    }
-
     /// Joins the call under way, or starts it.
-    fn seat(self: &Arc<Self>, key: CacheKey, plan: &Arc<Plan>) -> Result<(Seat, bool), Error> {
+    fn seat(self: &Arc<Self>, key: CacheKey, plan: &Arc<Plan>) -> (Seat, bool) {
         let mut slots = self.slots.lock();
         if let Some(seat) = slots.get(&key) {
-            return Ok((seat.clone(), false));
+            return (seat.clone(), false);
         }
         let (answer, seat) = watch::channel(None);
         slots.insert(key, seat.clone());
@@ -113,7 +107,7 @@ impl State {
             // Last: whoever comes in between finds the seat with its answer.
             drop(slot);
         });
-        Ok((seat, true))
+        (seat, true)
     }
 
     async fn lead(self: &Arc<Self>, key: &CacheKey, plan: &Plan, followers: &watch::Sender<Option<Led>>) {
@@ -124,12 +118,12 @@ impl State {
         let begun = Instant::now();
         let led = self.answer(&plan.with_patience(LEADER_PATIENCE)).await.map(Arc::new);
         followers.send_replace(Some(led.clone()));
-        if let Ok(done) = led {
-            if done.answer.is_complete() {
-                let ttl = if done.route == *plan.asked() { Kind::Inference.ttl() } else { FALLBACK_TTL };
-                let value = CacheValue::Inference(Arc::clone(&done.answer));
-                self.keep(key, CacheEntry::new(value, ttl).delta(begun.elapsed())).await;
-            }
+        if let Ok(done) = led
+            && done.answer.is_complete()
+        {
+            let ttl = if done.route == *plan.asked() { Kind::Inference.ttl() } else { FALLBACK_TTL };
+            let value = CacheValue::Inference(Arc::clone(&done.answer));
+            self.keep(key, CacheEntry::new(value, ttl).delta(begun.elapsed())).await;
         }
     }
 
@@ -170,4 +164,10 @@ impl State {
         self.totals.add(&record);
         self.recorder.offer(record);
     }
+}
+
+fn too_late(plan: &Plan) -> Error {
+    let waited = plan.started.elapsed().as_secs_f64();
+    Error::new(ErrorKind::DeadlineExceeded, format!("no answer within {waited:.3} s; the call goes on for others"))
+        .with_decision(&plan.ranking.decision)
 }

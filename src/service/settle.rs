@@ -128,9 +128,10 @@ impl Settlement {
         if let Some(usage) = self.so_far {
             return self.cut(usage, ending);
         }
-        let (cost, source) = match error.may_be_billed() {
-            true => (self.at_most, UsageSource::UpperBound),
-            false => (Cost::Known(Usd::ZERO), UsageSource::None),
+        let (cost, source) = if error.may_be_billed() {
+            (self.at_most, UsageSource::UpperBound)
+        } else {
+            (Cost::Known(Usd::ZERO), UsageSource::None)
         };
         if error.sent() == client::Sent::No {
             self.never_sent(ending);
@@ -160,10 +161,10 @@ impl Settlement {
     /// Nothing left this machine: no record, the reservation returns.
     fn never_sent(&mut self, ending: Ending) {
         let Some(record) = self.record.take() else { return };
-        if let Some((id, amount)) = self.release(record.attempt, Usd::ZERO) {
-            if let Some(slot) = self.slot.take() {
-                slot.send(Item::Settle(id, amount));
-            }
+        if let Some((id, amount)) = self.release(record.attempt, Usd::ZERO)
+            && let Some(slot) = self.slot.take()
+        {
+            slot.send(Item::Settle(id, amount));
         }
         self.observe(Usage::default(), ending, None);
     }

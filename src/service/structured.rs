@@ -1,5 +1,7 @@
 //! Typed answers by JSON schema.
 
+use std::sync::Arc;
+
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
@@ -83,7 +85,7 @@ impl InferenceService {
                     category(&error),
                 );
                 Err(Error::new(ErrorKind::InvalidOutput, message)
-                    .with_attempts(reply.attempts.clone())
+                    .with_attempts(Arc::clone(&reply.attempts))
                     .with_decision(&reply.decision)
                     .with_text(reply.text()))
             }

@@ -25,7 +25,7 @@ pub trait Rng: Send + Sync + fmt::Debug {
     }
 }
 
-/// SplitMix64 from a fixed seed: the same sequence every time.
+/// `SplitMix64` from a fixed seed: the same sequence every time.
 #[derive(Debug)]
 pub struct SeededRng(AtomicU64);
 
@@ -49,7 +49,7 @@ impl Rng for SeededRng {
     }
 }
 
-/// SplitMix64 seeded by the operating system.
+/// `SplitMix64` seeded by the operating system.
 #[derive(Debug)]
 pub struct SystemRng(SeededRng);
 

@@ -133,6 +133,7 @@ impl Fold {
             usage: self.usage,
             warnings: self.head.warnings,
             request_id: None,
+            rate_limits: None,
             raw: Bytes::new(),
         }
     }
@@ -201,9 +202,10 @@ impl Folded {
         message.content =
             self.content.filter(|text| !text.is_empty() || message.tool_calls.is_empty()).map(Content::Text);
         let reasoning = Some(self.reasoning).filter(|text| !text.is_empty());
-        match self.reasoning_content {
-            true => message.reasoning_content = reasoning,
-            false => message.reasoning = reasoning,
+        if self.reasoning_content {
+            message.reasoning_content = reasoning;
+        } else {
+            message.reasoning = reasoning;
         }
         let (finish_reason, seed, logprobs) = (self.finish_reason, self.seed, self.logprobs);
         Choice { index: self.index, message, finish_reason, seed, logprobs }

@@ -65,12 +65,12 @@ impl<'a> Chat<'a> {
         self.client
             .with_retry(&call, options, async |options| {
                 let success = self.client.attempt(&call, options).await?;
-                let (status, request_id) = (success.status, success.request_id());
+                let (status, request_id, rate_limits) = (success.status, success.request_id(), success.rate_limits());
                 let raw = self.client.read_json(success).await.map_err(|error| error.with_model(Some(model)))?;
                 let failed = |error: Error| error.with_status(status).with_request_id(request_id.as_deref());
                 let inside = || error_in_success(&raw).map(|body| Error::inside_success(status, body, raw.clone()));
                 match parse_completion(&raw, model) {
-                    Ok(Some(answer)) => Ok(ChatCompletion { request_id: request_id.clone(), ..answer }),
+                    Ok(Some(answer)) => Ok(ChatCompletion { request_id: request_id.clone(), rate_limits, ..answer }),
                     Ok(None) => Err(failed(inside().unwrap_or_else(|| no_choices(raw)))),
                     Err(error) => Err(failed(inside().unwrap_or_else(|| Error::of_json(&error, raw)))),
                 }
@@ -106,7 +106,7 @@ impl<'a> Chat<'a> {
         self.client
             .with_retry(&call, options, async |options| {
                 let success = self.client.attempt(&call, options).await?;
-                ChatStream::open(self.client, success, model, options.first_token).await
+                ChatStream::open(self.client, success, model, input.n.unwrap_or(1), options.first_token).await
             })
             .await
     }

@@ -140,11 +140,11 @@ impl ChatInput {
             ($($field:ident),*) => {$( input.$field = take(&mut map, stringify!($field))?; )*};
         }
         with_fields!(read);
-        if let Some(Value::Object(reasoning)) = map.get("reasoning") {
-            if let (1, Some(enabled)) = (reasoning.len(), reasoning.get("enabled").and_then(Value::as_bool)) {
-                input.reasoning = Some(enabled);
-                map.remove("reasoning");
-            }
+        if let Some(Value::Object(reasoning)) = map.get("reasoning")
+            && let (1, Some(enabled)) = (reasoning.len(), reasoning.get("enabled").and_then(Value::as_bool))
+        {
+            input.reasoning = Some(enabled);
+            map.remove("reasoning");
         }
         input.extra = map;
         Ok(input)

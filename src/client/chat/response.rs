@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Number, Value};
 
-use super::{FunctionCall, Message, ToolCall};
+use super::{super::headers::RateLimits, FunctionCall, Message, ToolCall};
 use crate::types::{FinishReason, ModelId, Role, Usage};
 
 /// A whole chat completion.
@@ -29,6 +29,8 @@ pub struct ChatCompletion {
     pub warnings: Vec<String>,
     /// The `x-request-id` of the response.
     pub request_id: Option<Box<str>>,
+    /// What the provider says of its limits, where it does.
+    pub rate_limits: Option<RateLimits>,
     /// The JSON as it came; empty for a folded stream.
     pub raw: Bytes,
 }
@@ -399,6 +401,7 @@ pub(super) fn parse_completion(raw: &Bytes, asked: &ModelId) -> Result<Option<Ch
         usage: wire.usage.and_then(WireUsage::into_usage).or(nested_usage),
         warnings: wire.warnings.into_iter().flatten().map(|warning| warning.message).collect(),
         request_id: None,
+        rate_limits: None,
         raw: raw.clone(),
     }))
 }

@@ -38,6 +38,9 @@ pub struct ChatStream {
     /// Chunks that arrived before the stream was handed over: a role, and the first piece.
     ahead: VecDeque<Delta>,
     progress: Progress,
+    /// Answers that were asked for, and a bit for each that has ended.
+    answers: u32,
+    ended: u128,
     timer: Pin<Box<Sleep>>,
     /// When the last data event arrived. The timer is moved only when it fires, not on every event.
     heard: Instant,
@@ -52,7 +55,7 @@ pub struct ChatStream {
 enum Progress {
     /// No answer has ended yet.
     Open,
-    /// A finish reason was seen: the end of the body is the end of the answer.
+    /// Every answer has ended: the end of the body is the end of the stream.
     Finished,
     /// `[DONE]` was seen; waiting for the body's end.
     Done,
@@ -76,6 +79,7 @@ impl ChatStream {
         client: &TogetherClient,
         success: Success,
         model: &ModelId,
+        answers: u32,
         first_token: Option<Instant>,
     ) -> Result<Self, Error> {
         let (caps, idle, started) = (client.caps(), client.timeouts().idle, Instant::now());
@@ -99,6 +103,8 @@ impl ChatStream {
             parser: SseParser::new(limits),
             ahead: VecDeque::new(),
             progress: Progress::Open,
+            answers,
+            ended: 0,
             timer: Box::pin(tokio::time::sleep_until(success.until.min(started + idle))),
             heard: started,
             idle,
@@ -213,9 +219,7 @@ impl ChatStream {
             }
             Ok(delta) => {
                 self.received += 1;
-                if delta.choices.iter().any(|choice| choice.finish_reason.is_some()) {
-                    self.progress = Progress::Finished;
-                }
+                self.note_ends(&delta);
                 Some(Ok(delta))
             }
             Err(error) => {
@@ -223,6 +227,15 @@ impl ChatStream {
                 let error = inside.unwrap_or_else(|| Error::of_json(&error, data).with_status(200));
                 Some(Err(self.end(error)))
             }
+        }
+    }
+
+    fn note_ends(&mut self, delta: &Delta) {
+        for choice in delta.choices.iter().filter(|choice| choice.finish_reason.is_some()) {
+            self.ended |= 1_u128.checked_shl(choice.index).unwrap_or(0);
+        }
+        if self.ended.count_ones() >= self.answers {
+            self.progress = Progress::Finished;
         }
     }
 
