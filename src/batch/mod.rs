@@ -6,8 +6,8 @@
 //! # Why a chunk can be submitted twice
 //!
 //! The dangerous moment of a batch is a create whose reply is lost: the job may exist, and a second one is paid twice.
-//! A provider without idempotency keys can still be asked what it has. So [`submit`](BatchSubmitter::submit) first looks
-//! for what an earlier try left behind, by the chunk's [name](Chunk::name), and only then creates.
+//! A provider without idempotency keys can still be asked what it has. So [`submit`](BatchSubmitter::submit) first
+//! looks for what an earlier try left behind, by the chunk's [name](Chunk::name), and only then creates.
 
 mod error;
 mod words;
@@ -66,8 +66,8 @@ pub trait BatchSubmitter: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     ///
-    /// [`BatchError::Limit`] before anything is sent, [`BatchError::Refused`] when the provider does not take the chunk,
-    /// [`BatchError::Unresolved`] when it cannot be known yet whether an earlier try created the job,
+    /// [`BatchError::Limit`] before anything is sent, [`BatchError::Refused`] when the provider does not take the
+    /// chunk, [`BatchError::Unresolved`] when it cannot be known yet whether an earlier try created the job,
     /// [`BatchError::Body`] when the lines cannot be read, [`BatchError::Client`] when a call failed.
     async fn submit(&self, chunk: &Chunk) -> Result<RemoteId, BatchError>;
 

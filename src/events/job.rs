@@ -22,7 +22,7 @@ pub const MAX_DELAY: Duration = Duration::from_secs(3_600);
 /// ```
 #[must_use]
 pub fn retry_delay(backoff: Duration, failures: u32) -> Duration {
-    // Twenty doublings of the shortest back-off, a millisecond, are past nearly any cap; more would overflow for nothing.
+    // Bounded, as a shift by 32 would overflow; a back-off of a second is at the cap after twelve.
     backoff.saturating_mul(1 << failures.min(20)).min(MAX_DELAY)
 }
 

@@ -122,7 +122,7 @@ impl fmt::Debug for MemoryQueue {
             .field("dead", &dead)
             .field("bound", &self.bound)
             .field("survives_restart", &false)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

@@ -8,8 +8,8 @@
 //! A job waits until it is due. [`lease`](EventQueue::lease) hands it to a worker, which ends the lease in one of four
 //! ways: [`ack`](EventQueue::ack) it is done, [`retry`](EventQueue::retry) it failed, [`bury`](EventQueue::bury) it can
 //! never succeed, [`release`](EventQueue::release) the worker stops. How long a failed job rests, and how often it may
-//! fail, is the job's own policy. A worker that dies says nothing; its jobs are due again exactly when their leases end,
-//! and a job that outlives three workers is dead: it is likely what kills them.
+//! fail, is the job's own policy. A worker that dies says nothing; its jobs are due again exactly when their leases
+//! end, and a job that outlives three workers is dead: it is likely what kills them.
 //!
 //! # Why leases and not acknowledgements on delivery
 //!
@@ -64,7 +64,8 @@ use crate::types::BoxError;
 ///   nobody.
 /// - A lease that was lost changes nothing: every call with it is [`QueueError::LeaseLost`]. One that ran out is lost
 ///   when somebody else leases the job, not before: a late `ack` saves the work.
-/// - A duplicate of a job that waits, is leased or is dead is refused. For how long after the end is the queue's to say.
+/// - A duplicate of a job that waits, is leased or is dead is refused. For how long after the end is the queue's to
+///   say.
 /// - Dropping a future of these methods leaves the job either before or after the call, never between.
 ///
 /// `testing::conformance::event_queue` (feature `testing`) checks all of it.
@@ -119,8 +120,8 @@ pub trait EventQueue: Send + Sync + fmt::Debug {
     /// Hands out at most `n` jobs that are due, each for as long as `hold`. It does not wait: nothing due is an empty
     /// answer. Lease only what can start now; a job in line behind another wastes its lease.
     ///
-    /// A [`Leased::Dead`] among them was just given up, because its leases ran out [`MAX_STALLS`] times. It is there to be
-    /// reported, not to be run, and is not handed out again.
+    /// A [`Leased::Dead`] among them was just given up, because its leases ran out [`MAX_STALLS`] times. It is there to
+    /// be reported, not to be run, and is not handed out again.
     ///
     /// # Errors
     ///

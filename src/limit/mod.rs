@@ -1,8 +1,8 @@
 //! When an attempt may go out.
 //!
-//! Each route has a [`Lane`]: so many attempts at a time, and, where configured, so many a minute. Callers wait in order,
+//! Each route has a lane: so many attempts at a time, and, where configured, so many a minute. Callers wait in order,
 //! a bounded number of them, and never past their deadline. Dropping a waiting call leaves the queue; dropping a
-//! [`Permit`] frees its place.
+//! permit frees its place.
 //!
 //! # Why a cap on concurrency and not on latency
 //!

@@ -4,9 +4,9 @@
 //!
 //! # Why alerts and not log lines
 //!
-//! A log line is for whoever reads the log. An alert is for whoever does not: it has a kind from a short, stable list, a
-//! [key](Alert::key) under which its repeats are one, and a size that every receiver takes. Calls of models never wait
-//! for it.
+//! A log line is for whoever reads the log. An alert is for whoever does not: it has a kind from a short, stable list,
+//! a [key](Alert::key) under which its repeats are one, and a size that every receiver takes. Calls of models never
+//! wait for it.
 //!
 //! ```
 //! use std::time::SystemTime;

@@ -312,28 +312,6 @@ async fn it_is_a_router_also_behind_a_pointer() {
     assert_eq!(CatalogRouter::snapshot_date(), "2026-11-24");
 }
 
-/// Run by hand: `cargo test --release --lib -- --ignored --nocapture ranking_is_fast`.
-#[test]
-#[ignore = "measures time, which a busy machine cannot promise"]
-#[expect(clippy::disallowed_methods, reason = "measures real time")]
-fn ranking_is_fast() {
-    let mut router = CatalogRouter::empty();
-    for at in 0..50_u32 {
-        router =
-            router.with(route(&format!("org/model-{at}")).tier([Tier::Small, Tier::Mid, Tier::Large][at as usize % 3]));
-    }
-    let request = chat();
-    let ask = RouteAsk::new(&request);
-    let limited = ask.with_limits(RouteLimits::default().deny(["nothing"]));
-    for (name, ask) in [("repeated", &ask), ("computed", &limited)] {
-        let start = std::time::Instant::now();
-        for _ in 0..100_000 {
-            std::hint::black_box(router.rank_now(std::hint::black_box(ask))).unwrap();
-        }
-        println!("{name}: {:?}", start.elapsed() / 100_000);
-    }
-}
-
 fn known() -> impl Strategy<Value = Known> {
     prop_oneof![Just(Known::No), Just(Known::Unknown), Just(Known::Yes)]
 }

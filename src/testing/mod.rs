@@ -16,6 +16,8 @@
 //! - What happened: [`requests`](Together::requests), [`calls`](Together::calls), [`bill`](Together::bill),
 //!   [`in_flight`](Together::in_flight), [`open_streams`](Together::open_streams).
 //!
+//! [`conformance`] holds the suites that an application's own policies can run.
+//!
 //! It simulates `POST /v1/chat/completions` and `GET /v1/models`; other paths are 404. Tokens are a quarter of the
 //! bytes of a text, rounded up. A made-up answer depends on the request and the [seed](TogetherBuilder::seed) alone; it
 //! satisfies a JSON schema that was asked for, and calls a tool that the request names or requires.
@@ -23,6 +25,7 @@
 mod ask;
 mod bill;
 mod chat;
+pub mod conformance;
 mod controls;
 mod decide;
 mod draft;

@@ -129,7 +129,7 @@ async fn a_long_error_is_cut_between_characters() {
 #[test]
 fn debug_says_that_nothing_survives_a_restart() {
     let text = format!("{:?}", MemoryQueue::bounded(7));
-    assert_eq!(text, "MemoryQueue { jobs: 0, dead: 0, bound: 7, survives_restart: false }");
+    assert_eq!(text, "MemoryQueue { jobs: 0, dead: 0, bound: 7, survives_restart: false, .. }");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -55,7 +55,7 @@ struct Line(String);
 
 impl Visit for Line {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.0.push_str(&format!(" {field}={value:?}"));
+        fmt::Write::write_fmt(&mut self.0, format_args!(" {field}={value:?}")).unwrap();
     }
 }
 
@@ -109,4 +109,19 @@ async fn what_is_remembered_is_bounded_and_the_oldest_goes_first() {
     assert_eq!(log.suppressed(), 1, "the oldest that is remembered");
     log.notify(&alert(&(5_000 - MAX_KEYS - 1).to_string())).await.unwrap();
     assert_eq!(log.suppressed(), 1, "it was forgotten, and is written again");
+}
+
+#[cfg(feature = "testing")]
+#[tokio::test(start_paused = true)]
+async fn the_log_keeps_the_promises_of_a_notifier_behind_every_pointer() {
+    use crate::testing::conformance::notifier;
+
+    let lines = Lines::default();
+    let _guard = tracing::subscriber::set_default(lines.clone());
+    let received = || lines.0.lock().unwrap().clone();
+    notifier(&LogNotifier::default(), &received).await.unwrap();
+    let shared: Arc<dyn Notifier> = Arc::new(LogNotifier::default());
+    notifier(&shared, &received).await.unwrap();
+    let boxed: Box<dyn Notifier> = Box::new(LogNotifier::default());
+    notifier(&*boxed, &received).await.unwrap();
 }

@@ -1,0 +1,185 @@
+//! What holds for the crate as a whole: imports point down, the contract's fields are all there, the tree stays lean.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::{Value, json};
+use together_inference::client::ChatInput;
+
+/// Rooms by floor, lowest first. A room may use what stands below its own floor, and itself.
+const FLOORS: [&[&str]; 7] = [
+    &["types"],
+    &["client", "store"],
+    &["inference"],
+    &["router", "cache", "limit", "cost", "batch", "fine_tune", "events", "notify", "telemetry"],
+    &["service"],
+    &["pipeline"],
+    &["dashboard", "testing"],
+];
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let (folders, files): (Vec<_>, Vec<_>) = entries.partition(|path| path.is_dir());
+    let nested = folders.iter().flat_map(|folder| sources(folder));
+    files.into_iter().filter(|path| path.extension().is_some_and(|end| end == "rs")).chain(nested).collect()
+}
+
+fn floor(room: &str) -> Option<usize> {
+    FLOORS.iter().position(|rooms| rooms.contains(&room))
+}
+
+/// The rooms that a text of code names by a `crate::` path, nested braces included.
+fn named_rooms(code: &str) -> BTreeSet<String> {
+    let mut rooms = BTreeSet::new();
+    for (at, path) in code.match_indices("crate::") {
+        let rest = &code[at + path.len()..];
+        // `$crate::` in a macro is the user's view of the root.
+        if code[..at].ends_with('$') {
+            continue;
+        }
+        if let Some(inner) = rest.strip_prefix('{') {
+            first_segments(inner, &mut rooms);
+        } else {
+            rooms.extend(leading_name(rest));
+        }
+    }
+    rooms
+}
+
+fn leading_name(text: &str) -> Option<String> {
+    let name: String = text.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+    (!name.is_empty()).then_some(name)
+}
+
+/// The first segment of each path in a braced list, up to its closing brace.
+fn first_segments(list: &str, rooms: &mut BTreeSet<String>) {
+    let (mut depth, mut fresh) = (1, true);
+    for (at, c) in list.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 1 => fresh = true,
+            c if fresh && depth == 1 && (c.is_ascii_alphanumeric() || c == '_') => {
+                rooms.extend(leading_name(&list[at..]));
+                fresh = false;
+            }
+            _ => {}
+        }
+        if depth == 0 {
+            return;
+        }
+    }
+}
+
+fn without_comments(code: &str) -> String {
+    code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+/// What a file may not use, as `room uses other`.
+fn violations(file: &str, code: &str) -> Vec<String> {
+    let room = file.split('/').next().unwrap_or_default().trim_end_matches(".rs").to_owned();
+    let Some(own) = floor(&room) else { return Vec::new() };
+    let code = without_comments(code);
+    let code = code.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+    let allowed = |used: &str| used == room || floor(used).is_none_or(|floor| floor < own);
+    let mut bad: Vec<_> = named_rooms(code)
+        .into_iter()
+        .filter(|used| !allowed(used))
+        .map(|used| format!("{file}: {room} uses {used}"))
+        .collect();
+    if room == "testing" && !file.contains("conformance") {
+        // A simulator that shares types shares bugs: of the wire it names the seam alone.
+        let lines = code.lines().filter(|line| line.contains("crate::client") && !line.contains("Transport"));
+        bad.extend(lines.map(|line| format!("{file}: the simulator uses more than the transport: {}", line.trim())));
+    }
+    bad
+}
+
+#[test]
+fn imports_point_down() {
+    let src = root().join("src");
+    let files = sources(&src);
+    assert!(files.len() > 30, "the sources were not found");
+    let bad: Vec<_> = files
+        .iter()
+        .flat_map(|path| {
+            let name = path.strip_prefix(&src).unwrap().to_string_lossy().replace('\\', "/");
+            violations(&name, &fs::read_to_string(path).unwrap())
+        })
+        .collect();
+    assert!(bad.is_empty(), "{}", bad.join("\n"));
+}
+
+#[test]
+fn an_import_that_points_up_or_sideways_is_found_however_it_is_written() {
+    for code in [
+        "use crate::service::Error;",
+        "use crate::{types::Usd, service::{self, Error}};",
+        "use crate::{\n    types::{Cost, Usd},\n    cache::{\n        CacheEntry,\n    },\n};",
+        "fn f() { crate::service::x() }",
+    ] {
+        assert_eq!(violations("router/catalog.rs", code).len(), 1, "{code}");
+    }
+    for code in [
+        "use crate::{types::Usd, inference::{Answer, Decision}};",
+        "// use crate::service::Error;",
+        "$crate::service::x()",
+    ] {
+        assert_eq!(violations("router/catalog.rs", code), Vec::<String>::new(), "{code}");
+    }
+    assert_eq!(violations("testing/chat.rs", "use crate::client::Message;").len(), 1);
+}
+
+#[test]
+fn every_request_field_of_the_contract_is_typed() {
+    let spec = fs::read_to_string(root().join("tests/data/openapi-2026-08.json")).unwrap();
+    let spec: Value = serde_json::from_str(&spec).unwrap();
+    let fields = spec["components"]["schemas"]["ChatCompletionRequest"]["properties"].as_object().unwrap();
+    assert!(fields.len() > 20, "the contract was not found");
+    // Set by the client itself, or by the request around the input.
+    let own = ["model", "stream"];
+    let sample = |name: &str| match name {
+        "messages" => json!([{"role": "user", "content": "hi"}]),
+        "stop" => json!(["a"]),
+        "tools" => json!([{"type": "function", "function": {"name": "f"}}]),
+        "logit_bias" => json!({"1": 0.5}),
+        "response_format" => json!({"type": "json_object"}),
+        "reasoning" => json!({"enabled": true}),
+        "chat_template_kwargs" => json!({"a": 1}),
+        "tool_choice" | "function_call" => json!("auto"),
+        "echo" => json!(true),
+        "compliance" | "context_length_exceeded_behavior" | "safety_model" | "reasoning_effort" => json!("x"),
+        _ => json!(1),
+    };
+    for name in fields.keys().filter(|name| !own.contains(&name.as_str())) {
+        let input: ChatInput = serde_json::from_value(json!({ name.as_str(): sample(name) })).unwrap();
+        assert!(input.extra.is_empty(), "{name} has no field of its own");
+        let back = serde_json::to_value(&input).unwrap();
+        assert_eq!(back, json!({ name.as_str(): sample(name) }), "{name}");
+    }
+}
+
+#[test]
+fn the_default_tree_is_lean() {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--locked", "--edges", "normal,build", "--prefix", "none", "--format", "{p}"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let tree = String::from_utf8(output.stdout).unwrap();
+    let crates: BTreeSet<_> = tree.lines().map(|line| line.split(" (").next().unwrap_or_default()).collect();
+    println!("{} crates in the default build", crates.len());
+    assert!(crates.len() <= 150, "{} crates", crates.len());
+    for unwanted in ["openssl", "native-tls", "axum"] {
+        assert!(!crates.iter().any(|name| name.starts_with(unwanted)), "{unwanted} is in the default build");
+    }
+}
