@@ -110,3 +110,8 @@ pub use types::{
     Cost, FinishReason, ModelId, Price, Priority, RouteId, SessionId, Task, Tenant, Tier, UpstreamId, Usage,
     UsageSource, Usd, parse_usd,
 };
+
+/// The README's code runs with the documentation's.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,0 +1,106 @@
+//! A server that answers from memory, on a thread of its own.
+
+use std::{fmt::Write as _, net::SocketAddr};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+const CHUNKS: usize = 256;
+/// Bytes of text in the streamed answer.
+pub const STREAM_TEXT_BYTES: usize = CHUNKS * 5;
+
+pub struct Upstream(SocketAddr);
+
+impl Upstream {
+    pub fn base_url(&self) -> String {
+        format!("http://{}/v1", self.0)
+    }
+}
+
+pub fn start() -> Upstream {
+    let (told, address) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async move {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            told.send(listener.local_addr().expect("bound")).expect("asked for");
+            let answers: &'static Answers = Box::leak(Box::new(Answers::new()));
+            loop {
+                let (socket, _) = listener.accept().await.expect("a connection");
+                tokio::spawn(async move { serve(socket, answers).await });
+            }
+        });
+    });
+    Upstream(address.recv().expect("started"))
+}
+
+struct Answers {
+    json: Vec<u8>,
+    stream: Vec<u8>,
+    huge_line: Vec<u8>,
+}
+
+impl Answers {
+    fn new() -> Self {
+        let text = "Air scatters short waves more than long ones, so that blue light reaches the eye from everywhere. ".repeat(3);
+        let body = format!(
+            r#"{{"id":"oabc-123","object":"chat.completion","created":1790000000,"model":"deepseek-ai/DeepSeek-V4.1-Flash","prompt":[],"choices":[{{"finish_reason":"stop","seed":15924764223251450000,"index":0,"logprobs":null,"message":{{"role":"assistant","content":"{text}","tool_calls":[]}}}}],"usage":{{"prompt_tokens":25,"completion_tokens":75,"total_tokens":100,"cached_tokens":0}}}}"#
+        );
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nx-request-id: bench-1\r\n";
+        let json = format!("{head}content-length: {}\r\n\r\n{body}", body.len()).into_bytes();
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream;charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n";
+        let mut stream = String::from(head);
+        let mut chunk = |data: &str| {
+            write!(stream, "{:x}\r\ndata: {data}\n\n\r\n", data.len() + 8).expect("memory");
+        };
+        for n in 0..CHUNKS {
+            let last = n + 1 == CHUNKS;
+            let finish = if last { r#""stop""# } else { "null" };
+            let usage = if last { r#"{"prompt_tokens":25,"completion_tokens":256,"total_tokens":281,"cached_tokens":0}"# } else { "null" };
+            chunk(&format!(
+                r#"{{"id":"oabc-123","object":"chat.completion.chunk","created":1790000000,"choices":[{{"index":0,"text":" blue","logprobs":null,"finish_reason":{finish},"seed":null,"delta":{{"token_id":{n},"role":"assistant","content":" blue"}}}}],"model":"deepseek-ai/DeepSeek-V4.1-Flash","usage":{usage}}}"#
+            ));
+        }
+        chunk("[DONE]");
+        stream.push_str("0\r\n\r\n");
+        let mut huge_line = format!("{}data: ", head.replace("transfer-encoding: chunked\r\n", "connection: close\r\n")).into_bytes();
+        huge_line.resize(huge_line.len() + (8 << 20), b'x');
+        Self { json, stream: stream.into_bytes(), huge_line }
+    }
+}
+
+async fn serve(mut socket: TcpStream, answers: &Answers) {
+    let _ = socket.set_nodelay(true);
+    let mut buffer = Vec::with_capacity(256 << 10);
+    loop {
+        let Some(length) = complete_request(&buffer) else {
+            match socket.read_buf(&mut buffer).await {
+                Ok(0) | Err(_) => return,
+                Ok(_) => continue,
+            }
+        };
+        let has = |text: &[u8]| buffer[..length].windows(text.len()).any(|window| window == text);
+        let huge = length < 8_192 && has(b"huge line");
+        let answer = if huge {
+            &answers.huge_line
+        } else if length < 8_192 && has(b"\"stream\":true") {
+            &answers.stream
+        } else {
+            &answers.json
+        };
+        if socket.write_all(answer).await.is_err() || huge {
+            return;
+        }
+        buffer.drain(..length);
+    }
+}
+
+/// The length of the first request in the buffer, if it is all there.
+fn complete_request(buffer: &[u8]) -> Option<usize> {
+    let head = buffer.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
+    let text = std::str::from_utf8(&buffer[..head]).ok()?.to_ascii_lowercase();
+    let length = text.split("content-length: ").nth(1)?.split("\r\n").next()?.parse::<usize>().ok()?;
+    (buffer.len() >= head + length).then_some(head + length)
+}
