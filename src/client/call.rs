@@ -269,6 +269,10 @@ impl TogetherClient {
     }
 
     fn request(&self, call: &Call<'_>) -> Result<http::Request<Body>, Error> {
+        // Right behind the authority, "@other.example/" or ".other.example/" would send the key to another host.
+        if !call.path.starts_with('/') {
+            return Err(Error::new(ErrorKind::Config, "the path does not begin with a slash"));
+        }
         let mut request = http::Request::new(Body::from(call.body.clone()));
         let uri = format!("{}{}", self.inner.root, call.path);
         *request.uri_mut() =
