@@ -4,6 +4,7 @@ use std::{
     collections::VecDeque,
     fmt,
     future::{Future, poll_fn},
+    mem,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -39,8 +40,11 @@ pub struct ChatStream {
     ahead: VecDeque<Delta>,
     progress: Progress,
     timer: Pin<Box<Sleep>>,
-    /// When the last data event arrived. The timer is moved only when it fires, not on every event.
+    /// When the last data event arrived, or the reader came back for the next: the time that a slow reader takes is no
+    /// silence of the server. The timer is moved only when it fires, not on every event.
     heard: Instant,
+    /// A chunk was handed over, and the next has not been asked for.
+    handed_over: bool,
     idle: Duration,
     until: Instant,
     model: ModelId,
@@ -101,6 +105,7 @@ impl ChatStream {
             progress: Progress::Open,
             timer: Box::pin(tokio::time::sleep_until(success.until.min(started + idle))),
             heard: started,
+            handed_over: false,
             idle,
             until: success.until,
             model: model.clone(),
@@ -173,6 +178,9 @@ impl ChatStream {
     }
 
     fn poll_delta(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Delta, Error>>> {
+        if mem::take(&mut self.handed_over) {
+            self.heard = Instant::now();
+        }
         loop {
             if self.progress == Progress::Over {
                 return Poll::Ready(None);
@@ -200,19 +208,21 @@ impl ChatStream {
         if self.progress == Progress::Done {
             return None;
         }
-        self.heard = Instant::now();
         if &data[..] == b"[DONE]" {
+            self.heard = Instant::now();
             self.progress = Progress::Done;
             self.timer.as_mut().reset(self.until.min(self.heard + LINGER));
             return None;
         }
         match parse_delta(&data, self.received == 0) {
             Ok(delta) if delta.choices.is_empty() && delta.usage.is_none() => {
+                self.heard = Instant::now();
                 let inside = error_in_success(&data).map(|body| Error::inside_success(200, body, data));
                 inside.map(|error| Err(self.end(error)))
             }
             Ok(delta) => {
                 self.received += 1;
+                self.handed_over = true;
                 if delta.choices.iter().any(|choice| choice.finish_reason.is_some()) {
                     self.progress = Progress::Finished;
                 }
