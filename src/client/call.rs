@@ -228,7 +228,7 @@ impl TogetherClient {
     where
         F: Future<Output = Result<T, Error>>,
     {
-        let Inner { retry, budget, rng, key, .. } = &*self.inner;
+        let Inner { retry, budget, rng, .. } = &*self.inner;
         let policy = RetryPolicy { attempts: options.attempts.unwrap_or(retry.attempts), ..*retry };
         let mut number = 0;
         loop {
@@ -238,7 +238,7 @@ impl TogetherClient {
                     budget.succeeded(number > 1);
                     return Ok(answer);
                 }
-                Err(error) => error.without(key.expose()).with_model(call.model),
+                Err(error) => self.redacted(error).with_model(call.model),
             };
             let Some(wait) = policy.wait(&error, call.replay, number, &**rng) else { return Err(error) };
             let next = Instant::now() + wait;
@@ -310,6 +310,11 @@ impl TogetherClient {
             }
             .with_status_if(status, headers::request_id(&headers))
         })
+    }
+
+    /// The error without the key, should the server have echoed it.
+    pub(super) fn redacted(&self, error: Error) -> Error {
+        error.without(self.inner.key.expose())
     }
 
     pub(super) fn caps(&self) -> &Caps {

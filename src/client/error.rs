@@ -235,10 +235,13 @@ impl Error {
         self
     }
 
-    /// Takes a secret out of the message: some servers echo the key that they refuse.
+    /// Takes a secret out of whatever is shown: some servers echo the key that they refuse.
     pub(crate) fn without(mut self, secret: &str) -> Self {
-        if !secret.is_empty() && self.0.message.contains(secret) {
-            self.0.message = self.0.message.replace(secret, "[redacted]").into();
+        let Inner { message, code, request_id, .. } = &mut *self.0;
+        for text in [Some(message), code.as_mut(), request_id.as_mut()].into_iter().flatten() {
+            if !secret.is_empty() && text.contains(secret) {
+                *text = text.replace(secret, "[redacted]").into();
+            }
         }
         self
     }

@@ -34,6 +34,7 @@ const LINGER: Duration = Duration::from_millis(100);
 /// It ends with `None` after a whole answer; a stream that ends before its answer does is an
 /// [`Interrupted`](ErrorKind::Interrupted) error, never a shorter answer. Dropping it closes the connection.
 pub struct ChatStream {
+    client: TogetherClient,
     body: Body,
     parser: SseParser,
     /// Chunks that arrived before the stream was handed over: a role, and the first piece.
@@ -99,6 +100,7 @@ impl ChatStream {
             stream: caps.stream_bytes,
         };
         let mut stream = Self {
+            client: client.clone(),
             body: success.body,
             parser: SseParser::new(limits),
             ahead: VecDeque::new(),
@@ -174,7 +176,8 @@ impl ChatStream {
     fn end(&mut self, error: Error) -> Error {
         self.progress = Progress::Over;
         self.body = Body::empty();
-        error.with_model(Some(&self.model)).with_request_id(self.request_id.as_deref())
+        let error = error.with_model(Some(&self.model)).with_request_id(self.request_id.as_deref());
+        self.client.redacted(error)
     }
 
     fn poll_delta(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Delta, Error>>> {
