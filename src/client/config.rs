@@ -179,7 +179,7 @@ impl ClientBuilder {
         self
     }
 
-    /// Trusts these PEM certificates besides the platform's roots.
+    /// Trusts these PEM certificates, one or several, besides the platform's roots.
     #[must_use]
     pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.roots.push(pem.into());
