@@ -68,7 +68,8 @@ fn message() -> impl Strategy<Value = Message> {
     let call = (text(), text(), text()).prop_map(|(id, name, arguments)| ToolCall::new(id, name, arguments));
     let optional = || option::of(text());
     let texts = (optional(), optional(), optional(), optional());
-    (role, content, vec(call, 0..3), texts).prop_map(|(role, content, calls, (name, id, reasoning, content_form))| {
+    let fields = (role, content, vec(call, 0..3), texts, unknown());
+    fields.prop_map(|(role, content, calls, (name, id, reasoning, content_form), extra)| {
         let mut message = Message::new(Role::from(&*role), "");
         message.content = content;
         message.tool_calls = calls;
@@ -76,20 +77,23 @@ fn message() -> impl Strategy<Value = Message> {
         message.tool_call_id = id;
         message.reasoning = reasoning;
         message.reasoning_content = content_form;
+        message.extra = extra;
         message
     })
 }
 
 fn tool() -> impl Strategy<Value = Tool> {
-    (text(), option::of(text()), option::of(map_of(value())), text()).prop_map(
-        |(name, description, parameters, kind)| {
-            let mut tool = Tool::function(name, "", Value::Null);
-            tool.kind = kind;
-            tool.function.description = description;
-            tool.function.parameters = parameters.map(Value::from);
-            tool
-        },
-    )
+    let texts = (text(), option::of(text()), text());
+    let fields = (texts, option::of(map_of(value())), unknown(), unknown());
+    fields.prop_map(|((name, description, kind), parameters, of_function, extra)| {
+        let mut tool = Tool::function(name, "", Value::Null);
+        tool.kind = kind;
+        tool.function.description = description;
+        tool.function.parameters = parameters.map(Value::from);
+        tool.function.extra = of_function;
+        tool.extra = extra;
+        tool
+    })
 }
 
 fn tool_choice() -> impl Strategy<Value = ToolChoice> {
@@ -197,6 +201,26 @@ proptest! {
         prop_assert!(unknown.iter().all(|(name, value)| read.extra.get(name) == Some(value)));
         prop_assert_eq!(serde_json::to_value(&read).unwrap(), wire);
     }
+}
+
+#[test]
+fn unknown_fields_at_any_depth_are_kept() {
+    let wire = json!({
+        "messages": [{"role": "assistant", "content": "a", "refusal": null, "audio": {"id": "x"}}],
+        "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {}, "version": 2}},
+        "tools": [
+            {"type": "function", "function": {"name": "f", "strict": true}, "cache": "5m"},
+            {"type": "function", "function": {"name": "g"}},
+        ],
+        "tool_choice": {"type": "allowed_tools", "tools": []},
+        "x_new": {"y": [1]},
+    });
+    let input: ChatInput = serde_json::from_value(wire.clone()).unwrap();
+    assert_eq!(input.tools[0].function.extra["strict"], true);
+    assert_eq!(serde_json::to_value(&input).unwrap(), wire);
+    let known = json!({"type": "json_schema", "json_schema": {"name": "n", "schema": {}, "strict": false}});
+    let format: ResponseFormat = serde_json::from_value(known).unwrap();
+    assert!(matches!(format, ResponseFormat::JsonSchema(_)), "{format:?}");
 }
 
 #[test]
