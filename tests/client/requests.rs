@@ -17,7 +17,7 @@ fn again<T: Serialize + DeserializeOwned>(value: &T) -> T {
 }
 
 fn text() -> impl Strategy<Value = String> {
-    prop_oneof![".{0,12}", "\\PC{0,8}", Just("\u{0}\u{1f980}\"\\\u{2028}".to_owned())]
+    prop_oneof![3 => "[a-z \"\\\\é\u{1f980}]{0,8}", 1 => ".{0,4}", 1 => Just("\u{0}\u{1f980}\"\\\u{2028}".to_owned())]
 }
 
 /// Short decimals, as people write them.
@@ -34,13 +34,13 @@ fn value() -> impl Strategy<Value = Value> {
         decimal().prop_map(Value::from),
         text().prop_map(Value::from),
     ];
-    leaf.prop_recursive(3, 16, 4, |inner| {
-        prop_oneof![vec(inner.clone(), 0..4).prop_map(Value::from), map_of(inner).prop_map(Value::from)]
+    leaf.prop_recursive(2, 6, 3, |inner| {
+        prop_oneof![vec(inner.clone(), 0..3).prop_map(Value::from), map_of(inner).prop_map(Value::from)]
     })
 }
 
 fn map_of(values: impl Strategy<Value = Value>) -> impl Strategy<Value = Map<String, Value>> {
-    btree_map(text(), values, 0..4).prop_map(|map| map.into_iter().collect())
+    btree_map(text(), values, 0..3).prop_map(|map| map.into_iter().collect())
 }
 
 /// Fields with names that no version of the API has.
@@ -192,6 +192,11 @@ proptest! {
     fn a_conversation_reads_back_with_every_field(input in input()) {
         prop_assert_eq!(again(&input), input);
     }
+
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
     fn unknown_fields_of_a_conversation_are_kept(input in input(), unknown in unknown()) {
