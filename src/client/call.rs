@@ -232,7 +232,7 @@ impl TogetherClient {
     where
         F: Future<Output = Result<T, Error>>,
     {
-        let Inner { retry, budget, rng, key, .. } = &*self.inner;
+        let Inner { retry, budget, rng, .. } = &*self.inner;
         let policy = RetryPolicy { attempts: options.attempts.unwrap_or(retry.attempts), ..*retry };
         let mut number = 0;
         loop {
@@ -242,7 +242,7 @@ impl TogetherClient {
                     budget.succeeded(number > 1);
                     return Ok(answer);
                 }
-                Err(error) => error.without(key.expose()).with_model(call.model),
+                Err(error) => self.redacted(error).with_model(call.model),
             };
             let Some(wait) = policy.wait(&error, call.replay, number, &**rng) else { return Err(error) };
             let next = Instant::now() + wait;
@@ -273,6 +273,10 @@ impl TogetherClient {
     }
 
     fn request(&self, call: &Call<'_>) -> Result<http::Request<Body>, Error> {
+        // Right behind the authority, "@other.example/" or ".other.example/" would send the key to another host.
+        if !call.path.starts_with('/') {
+            return Err(Error::new(ErrorKind::Config, "the path does not begin with a slash"));
+        }
         let mut request = http::Request::new(Body::from(call.body.clone()));
         let uri = format!("{}{}", self.inner.root, call.path);
         *request.uri_mut() =
@@ -310,6 +314,11 @@ impl TogetherClient {
             }
             .with_status_if(status, headers::request_id(&headers))
         })
+    }
+
+    /// The error without the key, should the server have echoed it.
+    pub(super) fn redacted(&self, error: Error) -> Error {
+        error.without(self.inner.key.expose())
     }
 
     pub(super) fn caps(&self) -> &Caps {

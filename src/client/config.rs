@@ -116,7 +116,7 @@ impl Default for ClientBuilder {
 impl fmt::Debug for ClientBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientBuilder")
-            .field("base_url", &self.base_url)
+            .field("base_url", &without_secrets(&self.base_url))
             .field("key", &self.key)
             .finish_non_exhaustive()
     }
@@ -179,7 +179,7 @@ impl ClientBuilder {
         self
     }
 
-    /// Trusts these PEM certificates besides the platform's roots.
+    /// Trusts these PEM certificates, one or several, besides the platform's roots.
     #[must_use]
     pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.roots.push(pem.into());
@@ -290,6 +290,12 @@ impl ClientBuilder {
 
 fn config(message: impl Into<Box<str>>) -> Error {
     Error::new(ErrorKind::Config, message)
+}
+
+/// The URL without user name, password and query; one that has them is refused, but may be shown before.
+fn without_secrets(url: &str) -> &str {
+    let url = url.split(['?', '#']).next().unwrap_or_default();
+    url.rsplit_once('@').map_or(url, |(_, rest)| rest)
 }
 
 /// A base URL, checked, without `/v1`.

@@ -10,6 +10,9 @@ use super::{
 };
 use crate::types::{BoxError, ModelId};
 
+/// How much of the body of a success that is none an error keeps.
+const KEPT_BYTES: usize = 64 << 10;
+
 /// A failed call: [`kind`](Self::kind) says what failed; status, code, message, request id and raw body are kept.
 ///
 /// One word in size. Its `Display` says what to do next where there is something to do; neither `Display` nor `Debug`
@@ -174,7 +177,7 @@ impl Error {
             _ if mentions("invalid_request") => ErrorKind::InvalidRequest,
             _ => ErrorKind::Server,
         };
-        Self::of_body(kind, status, parsed, body)
+        Self::of_body(kind, status, parsed, kept(body))
     }
 
     fn of_body(by_status: ErrorKind, status: u16, parsed: ErrorBody, body: Bytes) -> Self {
@@ -205,7 +208,7 @@ impl Error {
             ErrorKind::Malformed,
             format!("the response is not the expected JSON (line {line}, column {column})"),
         );
-        built.0.body = body;
+        built.0.body = kept(body);
         built
     }
 
@@ -231,14 +234,17 @@ impl Error {
     }
 
     pub(crate) fn with_body(mut self, body: Bytes) -> Self {
-        self.0.body = body;
+        self.0.body = kept(body);
         self
     }
 
-    /// Takes a secret out of the message: some servers echo the key that they refuse.
+    /// Takes a secret out of whatever is shown: some servers echo the key that they refuse.
     pub(crate) fn without(mut self, secret: &str) -> Self {
-        if !secret.is_empty() && self.0.message.contains(secret) {
-            self.0.message = self.0.message.replace(secret, "[redacted]").into();
+        let Inner { message, code, request_id, .. } = &mut *self.0;
+        for text in [Some(message), code.as_mut(), request_id.as_mut()].into_iter().flatten() {
+            if !secret.is_empty() && text.contains(secret) {
+                *text = text.replace(secret, "[redacted]").into();
+            }
         }
         self
     }
@@ -324,6 +330,14 @@ impl Error {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         super::retry::classify(self) != super::retry::Class::Final
+    }
+}
+
+/// As much of a success's body as an error keeps. It is copied, so that the rest is freed.
+fn kept(body: Bytes) -> Bytes {
+    match body.get(..KEPT_BYTES) {
+        Some(head) => Bytes::copy_from_slice(head),
+        None => body,
     }
 }
 

@@ -38,8 +38,14 @@ impl HttpTransport {
         #[cfg(feature = "rustls")]
         {
             builder = builder.tls_version_min(reqwest::tls::Version::TLS_1_2);
-            let roots = config.roots.iter().map(|pem| reqwest::Certificate::from_pem(pem));
-            let roots = roots.collect::<Result<Vec<_>, _>>().map_err(|error| refused(&error))?;
+            let mut roots = Vec::new();
+            for pem in &config.roots {
+                let bundle = reqwest::Certificate::from_pem_bundle(pem).map_err(|error| refused(&error))?;
+                if bundle.is_empty() {
+                    return Err(Error::new(ErrorKind::Config, "a root certificate is not in PEM form"));
+                }
+                roots.extend(bundle);
+            }
             if !roots.is_empty() {
                 builder = builder.tls_certs_merge(roots);
             }

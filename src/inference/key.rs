@@ -6,7 +6,10 @@ use serde_json::Value;
 
 use super::{InferenceRequest, Input};
 use crate::{
-    client::{ChatInput, Content, FunctionCall, JsonSchema, Message, Part, ResponseFormat, Tool, ToolCall, ToolChoice},
+    client::{
+        ChatInput, Content, Function, FunctionCall, JsonSchema, Message, Part, ResponseFormat, Tool, ToolCall,
+        ToolChoice,
+    },
     types::{RouteId, Tenant},
 };
 
@@ -259,7 +262,7 @@ impl Hasher {
     }
 
     fn message(&mut self, message: &Message) {
-        let Message { role, content, name, tool_calls, tool_call_id, reasoning, reasoning_content } = message;
+        let Message { role, content, name, tool_calls, tool_call_id, reasoning, reasoning_content, extra } = message;
         self.text(role.as_str());
         self.some(content.as_ref(), |hash, content| match content {
             Content::Text(text) => {
@@ -278,6 +281,7 @@ impl Hasher {
             let ToolCall { id, kind, function: FunctionCall { name, arguments } } = call;
             [id, kind, name, arguments].into_iter().for_each(|text| hash.text(text));
         });
+        self.object(extra);
     }
 
     fn part(&mut self, part: &Part) {
@@ -321,11 +325,13 @@ impl Hasher {
     }
 
     fn tool(&mut self, tool: &Tool) {
-        let Tool { kind, function } = tool;
+        let Tool { kind, function: Function { name, description, parameters, extra: of_function }, extra } = tool;
         self.text(kind);
-        self.text(&function.name);
-        self.some_text(function.description.as_deref());
-        self.some(function.parameters.as_ref(), Self::json);
+        self.text(name);
+        self.some_text(description.as_deref());
+        self.some(parameters.as_ref(), Self::json);
+        self.object(of_function);
+        self.object(extra);
     }
 
     fn tool_choice(&mut self, choice: &ToolChoice) {

@@ -51,6 +51,7 @@ use std::{
     future::pending,
     io,
     net::SocketAddr,
+    pin::pin,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -90,6 +91,9 @@ const STREAMS: [&str; 9] = [
     "empty-data-lines",
     "comments",
 ];
+
+/// How long a write has to hang to count as stalled.
+const STALL: Duration = Duration::from_millis(100);
 
 const JSON: &str = "content-type: application/json\r\n";
 
@@ -138,6 +142,8 @@ pub struct Counts {
     pub connections: usize,
     pub open: usize,
     pub requests: usize,
+    /// Parts of streams that could not be written for a while, since the client does not read.
+    pub stalled: usize,
 }
 
 struct Shared {
@@ -263,7 +269,8 @@ enum Next {
 async fn serve(open: Open, mut stream: TcpStream) {
     stream.set_nodelay(true).unwrap();
     let (read, write) = stream.split();
-    let (mut read, mut out, mut served) = (BufReader::new(read), Out(write), 0);
+    let mut out = Out { write, shared: Arc::clone(&open.0) };
+    let (mut read, mut served) = (BufReader::new(read), 0);
     let next = loop {
         let Ok(request) = read_request(&mut read).await else { break Next::Close };
         open.0.seen.lock().unwrap().push(request.clone());
@@ -321,7 +328,10 @@ async fn read_request(read: &mut BufReader<ReadHalf<'_>>) -> io::Result<Seen> {
     Ok(seen)
 }
 
-struct Out<'a>(WriteHalf<'a>);
+struct Out<'a> {
+    write: WriteHalf<'a>,
+    shared: Arc<Shared>,
+}
 
 impl Out<'_> {
     async fn answer(&mut self, shared: &Shared, request: &Seen, served: usize) -> io::Result<Next> {
@@ -376,7 +386,7 @@ impl Out<'_> {
     async fn stream(&mut self, args: &[&str]) -> io::Result<Next> {
         if let ["sse-cut", k] = *args {
             self.head(200, SSE).await?;
-            self.0.write_all(&good_sse().as_bytes()[..number(k).min(good_sse().len())]).await?;
+            self.write.write_all(&good_sse().as_bytes()[..number(k).min(good_sse().len())]).await?;
             return Ok(Next::Close);
         }
         self.head(200, &format!("{SSE}transfer-encoding: chunked\r\n")).await?;
@@ -396,9 +406,10 @@ impl Out<'_> {
                 }
             }
             ["sse-rst", k] => {
-                for index in 0..number(k) {
-                    self.chunk(event(index).as_bytes()).await?;
-                }
+                // In one piece: a reset throws away what is still on its way.
+                let events = (0..number(k)).map(event);
+                let chunks: String = events.map(|event| format!("{:x}\r\n{event}\r\n", event.len())).collect();
+                self.write.write_all(chunks.as_bytes()).await?;
                 return Ok(Next::Reset);
             }
             ["sse-no-done"] => self.chunk(sse_without_done().as_bytes()).await?,
@@ -435,7 +446,7 @@ impl Out<'_> {
                 let mut ticks = ticks(ms);
                 for byte in good {
                     ticks.tick().await;
-                    self.0.write_all(&[*byte]).await?;
+                    self.write.write_all(&[*byte]).await?;
                 }
                 Ok(Next::KeepAlive)
             }
@@ -446,17 +457,17 @@ impl Out<'_> {
             }
             ["short-length"] => {
                 self.head(200, &headers(good.len() - 10)).await?;
-                self.0.write_all(good).await?;
+                self.write.write_all(good).await?;
                 Ok(Next::KeepAlive)
             }
             ["long-length"] => {
                 self.head(200, &headers(good.len())).await?;
-                self.0.write_all(&good[..good.len() - 10]).await?;
+                self.write.write_all(&good[..good.len() - 10]).await?;
                 Ok(Next::Close)
             }
             ["garbage"] => {
                 let noise: Vec<u8> = (1_u32..4096).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-                self.0.write_all(&noise).await?;
+                self.write.write_all(&noise).await?;
                 Ok(Next::Close)
             }
             ["bad-utf8"] if request.wants_stream() => self.full(200, SSE, &spoiled(good_sse().as_bytes(), b"w0")).await,
@@ -489,12 +500,12 @@ impl Out<'_> {
 
     async fn head(&mut self, status: usize, headers: &str) -> io::Result<()> {
         let head = format!("HTTP/1.1 {status} Fault\r\nx-request-id: fault-1\r\n{headers}\r\n");
-        self.0.write_all(head.as_bytes()).await
+        self.write.write_all(head.as_bytes()).await
     }
 
     async fn full(&mut self, status: usize, headers: &str, body: &[u8]) -> io::Result<Next> {
         self.head(status, &format!("{headers}content-length: {}\r\n", body.len())).await?;
-        self.0.write_all(body).await?;
+        self.write.write_all(body).await?;
         Ok(Next::KeepAlive)
     }
 
@@ -505,7 +516,13 @@ impl Out<'_> {
     /// One chunk; an empty one is the last.
     async fn chunk(&mut self, data: &[u8]) -> io::Result<()> {
         let size = format!("{:x}\r\n", data.len());
-        self.0.write_all(&[size.as_bytes(), data, b"\r\n"].concat()).await
+        let chunk = [size.as_bytes(), data, b"\r\n"].concat();
+        let mut write = pin!(self.write.write_all(&chunk));
+        if let Ok(written) = timeout(STALL, &mut write).await {
+            return written;
+        }
+        self.shared.counts.send_modify(|counts| counts.stalled += 1);
+        write.await
     }
 
     async fn repeat(&mut self, part: &str, times: usize) -> io::Result<()> {

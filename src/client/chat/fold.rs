@@ -2,13 +2,11 @@
 
 use bytes::Bytes;
 
-use super::{ChatCompletion, Choice, ChoiceDelta, Content, Delta, Logprobs, Message, ToolCall, response::Head};
+use super::{
+    ChatCompletion, Choice, ChoiceDelta, Content, Delta, Logprobs, Message, ToolCall,
+    response::{Head, MAX_CHOICES, MAX_TOOL_CALLS},
+};
 use crate::types::{FinishReason, ModelId, Role, Usage};
-
-/// The most answers of one stream: the API's own limit of `n`.
-const MAX_CHOICES: usize = 128;
-/// The most tool calls of one answer; more is a broken server.
-const MAX_TOOL_CALLS: usize = 256;
 
 /// Collects [`Delta`]s.
 ///

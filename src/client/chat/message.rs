@@ -37,6 +37,9 @@ pub struct Message {
     /// The same under the name `reasoning_content`, which some models use instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reasoning_content: Option<String>,
+    /// Fields that this version does not know, sent as they are.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
 }
 
 /// `null` where an array belongs.
@@ -51,7 +54,7 @@ impl Message {
     }
 
     /// A turn that says nothing yet.
-    pub(crate) const fn empty(role: Role) -> Self {
+    pub(crate) fn empty(role: Role) -> Self {
         Self {
             role,
             content: None,
@@ -60,6 +63,7 @@ impl Message {
             tool_call_id: None,
             reasoning: None,
             reasoning_content: None,
+            extra: Map::new(),
         }
     }
 

@@ -327,6 +327,11 @@ impl JsonSchema {
     pub fn strict(name: impl Into<String>, schema: Value) -> Self {
         Self { name: name.into(), description: None, schema, strict: Some(true) }
     }
+
+    /// How many fields it writes.
+    fn len(&self) -> usize {
+        2 + usize::from(self.description.is_some()) + usize::from(self.strict.is_some())
+    }
 }
 
 impl Serialize for ResponseFormat {
@@ -359,7 +364,12 @@ impl<'de> Deserialize<'de> for ResponseFormat {
                 Self::Regex(map.get("pattern").and_then(Value::as_str).unwrap_or_default().to_owned())
             }
             (Some("json_schema"), 2) => match map.get("json_schema").map(JsonSchema::deserialize) {
-                Some(Ok(schema)) => Self::JsonSchema(schema),
+                // With a field that the schema's type has no place for, the whole is kept as it came.
+                Some(Ok(schema))
+                    if schema.len() == map.get("json_schema").and_then(Value::as_object).map_or(0, Map::len) =>
+                {
+                    Self::JsonSchema(schema)
+                }
                 _ => Self::Other(map),
             },
             _ => Self::Other(map),
@@ -376,6 +386,9 @@ pub struct Tool {
     pub kind: String,
     /// The function.
     pub function: Function,
+    /// Fields that this version does not know, sent as they are.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
 }
 
 /// The description of a function.
@@ -390,14 +403,21 @@ pub struct Function {
     /// JSON schema of its arguments.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parameters: Option<Value>,
+    /// Fields that this version does not know, such as `strict`, sent as they are.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
 }
 
 impl Tool {
     /// A function with a JSON schema of its arguments.
     pub fn function(name: impl Into<String>, description: impl Into<String>, parameters: Value) -> Self {
-        let function =
-            Function { name: name.into(), description: Some(description.into()), parameters: Some(parameters) };
-        Self { kind: "function".to_owned(), function }
+        let function = Function {
+            name: name.into(),
+            description: Some(description.into()),
+            parameters: Some(parameters),
+            extra: Map::new(),
+        };
+        Self { kind: "function".to_owned(), function, extra: Map::new() }
     }
 }
 

@@ -1,9 +1,12 @@
 //! What a chat completion answers.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt, marker::PhantomData};
 
 use bytes::Bytes;
-use serde::{Deserialize, Deserializer};
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error as _, SeqAccess, Visitor},
+};
 use serde_json::{Number, Value};
 
 use super::{super::headers::RateLimits, FunctionCall, Message, ToolCall};
@@ -179,6 +182,55 @@ impl Delta {
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
+/// The most answers of one response: the API's own limit of `n`.
+pub(super) const MAX_CHOICES: usize = 128;
+/// The most tool calls of one answer; more is a broken server.
+pub(super) const MAX_TOOL_CALLS: usize = 256;
+/// The most notices of one response.
+const MAX_WARNINGS: usize = 256;
+
+/// Reads a list that may be null. A longer one is an error: two bytes of JSON would become hundreds in memory.
+fn at_most<'de, const MAX: usize, T, D>(deserializer: D) -> Result<Option<Vec<T>>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    deserializer.deserialize_option(Bounded::<T, MAX>(PhantomData))
+}
+
+struct Bounded<T, const MAX: usize>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for Bounded<T, MAX> {
+    type Value = Option<Vec<T>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a list of at most {MAX}")
+    }
+
+    fn visit_none<E>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = list.next_element()? {
+            if items.len() == MAX {
+                return Err(A::Error::invalid_length(MAX + 1, &self));
+            }
+            items.push(item);
+        }
+        Ok(Some(items))
+    }
+}
+
 /// A count that may be written as a float, and may come as nonsense.
 #[derive(Clone, Copy, Default)]
 struct Count(Option<u64>);
@@ -251,9 +303,10 @@ struct WireCompletion<'a> {
     model: Option<Text<'a>>,
     #[serde(default)]
     created: Count,
-    #[serde(default, borrow)]
+    #[serde(default, borrow, deserialize_with = "at_most::<MAX_CHOICES, _, _>")]
     choices: Option<Vec<WireChoice<'a>>>,
     usage: Option<WireUsage>,
+    #[serde(default, deserialize_with = "at_most::<MAX_WARNINGS, _, _>")]
     warnings: Option<Vec<WireWarning>>,
 }
 
@@ -284,6 +337,7 @@ struct WireMessage {
     content: Option<super::Content>,
     reasoning: Option<String>,
     reasoning_content: Option<String>,
+    #[serde(default, deserialize_with = "at_most::<MAX_TOOL_CALLS, _, _>")]
     tool_calls: Option<Vec<ToolCall>>,
 }
 
@@ -292,7 +346,7 @@ struct WireDelta<'a> {
     content: Option<String>,
     reasoning: Option<String>,
     reasoning_content: Option<String>,
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "at_most::<MAX_TOOL_CALLS, _, _>")]
     tool_calls: Option<Vec<WireToolDelta<'a>>>,
     #[serde(default)]
     token_id: Count,

@@ -4,6 +4,7 @@ use std::{
     collections::VecDeque,
     fmt,
     future::{Future, poll_fn},
+    mem,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -33,6 +34,7 @@ const LINGER: Duration = Duration::from_millis(100);
 /// It ends with `None` after a whole answer; a stream that ends before its answer does is an
 /// [`Interrupted`](ErrorKind::Interrupted) error, never a shorter answer. Dropping it closes the connection.
 pub struct ChatStream {
+    client: TogetherClient,
     body: Body,
     parser: SseParser,
     /// Chunks that arrived before the stream was handed over: a role, and the first piece.
@@ -42,8 +44,11 @@ pub struct ChatStream {
     answers: u32,
     ended: u128,
     timer: Pin<Box<Sleep>>,
-    /// When the last data event arrived. The timer is moved only when it fires, not on every event.
+    /// When the last data event arrived, or the reader came back for the next: the time that a slow reader takes is no
+    /// silence of the server. The timer is moved only when it fires, not on every event.
     heard: Instant,
+    /// A chunk was handed over, and the next has not been asked for.
+    handed_over: bool,
     idle: Duration,
     until: Instant,
     model: ModelId,
@@ -99,6 +104,7 @@ impl ChatStream {
             stream: caps.stream_bytes,
         };
         let mut stream = Self {
+            client: client.clone(),
             body: success.body,
             parser: SseParser::new(limits),
             ahead: VecDeque::new(),
@@ -107,6 +113,7 @@ impl ChatStream {
             ended: 0,
             timer: Box::pin(tokio::time::sleep_until(success.until.min(started + idle))),
             heard: started,
+            handed_over: false,
             idle,
             until: success.until,
             model: model.clone(),
@@ -175,10 +182,14 @@ impl ChatStream {
     fn end(&mut self, error: Error) -> Error {
         self.progress = Progress::Over;
         self.body = Body::empty();
-        error.with_model(Some(&self.model)).with_request_id(self.request_id.as_deref())
+        let error = error.with_model(Some(&self.model)).with_request_id(self.request_id.as_deref());
+        self.client.redacted(error)
     }
 
     fn poll_delta(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Delta, Error>>> {
+        if mem::take(&mut self.handed_over) {
+            self.heard = Instant::now();
+        }
         loop {
             if self.progress == Progress::Over {
                 return Poll::Ready(None);
@@ -206,19 +217,21 @@ impl ChatStream {
         if self.progress == Progress::Done {
             return None;
         }
-        self.heard = Instant::now();
         if &data[..] == b"[DONE]" {
+            self.heard = Instant::now();
             self.progress = Progress::Done;
             self.timer.as_mut().reset(self.until.min(self.heard + LINGER));
             return None;
         }
         match parse_delta(&data, self.received == 0) {
             Ok(delta) if delta.choices.is_empty() && delta.usage.is_none() => {
+                self.heard = Instant::now();
                 let inside = error_in_success(&data).map(|body| Error::inside_success(200, body, data));
                 inside.map(|error| Err(self.end(error)))
             }
             Ok(delta) => {
                 self.received += 1;
+                self.handed_over = true;
                 self.note_ends(&delta);
                 Some(Ok(delta))
             }

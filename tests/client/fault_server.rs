@@ -1,17 +1,13 @@
 //! The fault server does what its table says.
 
-#![allow(clippy::unwrap_used, reason = "clippy takes only functions with #[test] for tests")]
-
-#[path = "common/fault.rs"]
-mod fault;
-
 use std::io::ErrorKind;
 
-use fault::{FaultServer, GOOD_JSON, black_hole, event, good_sse};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
+
+use crate::fault::{FaultServer, GOOD_JSON, black_hole, event, good_sse};
 
 async fn connect(server: &FaultServer) -> TcpStream {
     TcpStream::connect(server.addr()).await.unwrap()

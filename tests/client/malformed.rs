@@ -1,0 +1,218 @@
+//! Successes that are none, and answers that are odd.
+
+use bytes::Bytes;
+use http::HeaderValue;
+use together_inference::{
+    client::{Body, ChatCompletion, Error, ErrorKind},
+    testing::{ErrorShape, Fault, Together},
+};
+
+use crate::{
+    fault::FaultServer,
+    support::{MODEL, answered, at, collect, hello, json, read, response, sse},
+};
+
+async fn answer_to(body: impl Into<Bytes>) -> Result<ChatCompletion, Error> {
+    let body = body.into();
+    answered(move || json(body.clone())).chat().create(&hello()).await
+}
+
+async fn stream_of(data: &str) -> Result<ChatCompletion, Error> {
+    let piece = Bytes::from(format!("data: {data}\n\n"));
+    collect(&answered(move || sse([piece.clone()]))).await
+}
+
+/// A completion with this in its only choice.
+fn choice(fields: &str) -> String {
+    format!(r#"{{"id":"x","model":"{MODEL}","choices":[{{"index":0,"finish_reason":"stop",{fields}}}]}}"#)
+}
+
+const SHAPES: [(&str, ErrorKind, Option<&str>, &str); 10] = [
+    (r#"{"error":{"message":"m","type":"server_error","param":null,"code":"c"}}"#, ErrorKind::Server, Some("c"), "m"),
+    (r#"{"id":"own","error":{"message":"m","type":"t","code":null}}"#, ErrorKind::Server, Some("t"), "m"),
+    (r#"{"error":"m"}"#, ErrorKind::Server, None, "m"),
+    (r#"{"error":{"message":"m"},"error_type":"rate_limit"}"#, ErrorKind::RateLimited, Some("rate_limit"), "m"),
+    (r#"{"error":{"message":"m","code":503}}"#, ErrorKind::Overloaded, Some("503"), "m"),
+    (r#"{"error":[{"message":"m"}],"choices":[]}"#, ErrorKind::Server, None, "m"),
+    (
+        r#"{"error":{"message":"m","type":"invalid_request_error"}}"#,
+        ErrorKind::InvalidRequest,
+        Some("invalid_request_error"),
+        "m",
+    ),
+    (r#"{"error":true}"#, ErrorKind::Server, None, ""),
+    (r#"{"message":"m"}"#, ErrorKind::Malformed, None, "the response holds no answer (no choices)"),
+    (r#"{"detail":"m"}"#, ErrorKind::Malformed, None, "the response holds no answer (no choices)"),
+];
+
+#[tokio::test]
+async fn an_error_inside_a_success_keeps_its_evidence() {
+    for (body, kind, code, message) in SHAPES {
+        let error = answer_to(body).await.unwrap_err();
+        assert_eq!((error.kind(), error.status(), error.code()), (kind, Some(200), code), "{body}");
+        assert_eq!((error.request_id(), error.message()), (Some("request-7"), message), "{body}");
+        assert_eq!(error.body(), body);
+        assert_eq!(error.model().unwrap().as_str(), MODEL);
+        // The same where a stream was asked for and JSON came.
+        let client = answered(move || json(body));
+        let error = client.chat().stream(&hello()).await.map(drop).unwrap_err();
+        assert_eq!((error.kind(), error.status(), error.code()), (kind, Some(200), code), "{body}");
+        assert_eq!(error.request_id(), Some("request-7"));
+    }
+}
+
+#[tokio::test]
+async fn an_error_inside_a_stream_keeps_its_evidence() {
+    for (body, kind, code, message) in SHAPES.into_iter().filter(|shape| shape.1 != ErrorKind::Malformed) {
+        let error = stream_of(body).await.unwrap_err();
+        assert_eq!((error.kind(), error.status(), error.code()), (kind, Some(200), code), "{body}");
+        assert_eq!((error.request_id(), error.message()), (Some("request-7"), message), "{body}");
+        let pieces = [Bytes::from(crate::fault::event(0)), Bytes::from(format!("data: {body}\n\ndata: [DONE]\n\n"))];
+        let (texts, error) = read(&answered(move || sse(pieces.clone()))).await;
+        let error = error.unwrap();
+        assert_eq!((&*texts, error.kind()), (&["w0 ".to_owned()][..], kind), "{body}");
+        assert_eq!(error.model().unwrap().as_str(), MODEL);
+    }
+}
+
+#[tokio::test]
+async fn a_success_without_an_answer_is_malformed() {
+    let page = "<html><body>Welcome</body></html>";
+    for body in
+        ["null", "", " ", "{}", "[]", "0", "\"text\"", r#"{"choices":[]}"#, r#"{"choices":null}"#, page, "{\"cho"]
+    {
+        let error = answer_to(body).await.unwrap_err();
+        assert_eq!((error.kind(), error.status()), (ErrorKind::Malformed, Some(200)), "{body}");
+        assert_eq!((error.request_id(), &error.body()[..]), (Some("request-7"), body.as_bytes()));
+        assert!(error.may_be_billed() && error.is_retryable());
+        let client = answered(move || json(body));
+        let error = client.chat().stream(&hello()).await.map(drop).unwrap_err();
+        assert_eq!((error.kind(), error.request_id()), (ErrorKind::Malformed, Some("request-7")), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_without_an_answer_is_an_error() {
+    for (stream, kind) in [
+        ("", ErrorKind::Interrupted),
+        ("<html>Welcome</html>", ErrorKind::Interrupted),
+        ("data: [DONE]\n\n", ErrorKind::Malformed),
+        ("data: null\n\n", ErrorKind::Malformed),
+        ("data: {}\n\ndata: [DONE]\n\n", ErrorKind::Malformed),
+        ("data: {\"choices\":[]}\n\n", ErrorKind::Interrupted),
+        ("data: {\"cho\n\n", ErrorKind::Malformed),
+        ("data: <html>\n\n", ErrorKind::Malformed),
+    ] {
+        let error = collect(&answered(move || sse([Bytes::from(stream)]))).await.expect_err(stream);
+        assert_eq!((error.kind(), error.request_id()), (kind, Some("request-7")), "{stream:?}");
+    }
+}
+
+#[tokio::test]
+async fn every_shape_of_a_refusal_is_read() {
+    for (shape, message) in [
+        (ErrorShape::Data, "slow down"),
+        (ErrorShape::DataWithId, "slow down"),
+        (ErrorShape::Text, "slow down"),
+        (ErrorShape::Message, "slow down"),
+        (ErrorShape::Detail, "slow down"),
+        (ErrorShape::TopLevelType, "slow down"),
+        (ErrorShape::Empty, ""),
+    ] {
+        let together = Together::new();
+        together.fail_next(9, Fault::status(429).message("slow down").shape(shape).header("retry-after", "61"));
+        let error = together.client().chat().create(&hello()).await.unwrap_err();
+        assert_eq!((error.kind(), error.status(), error.message()), (ErrorKind::RateLimited, Some(429), message));
+        assert!(error.request_id().is_some(), "{shape:?}");
+    }
+}
+
+#[tokio::test]
+async fn depth_and_breadth_are_refused_and_overflow_no_stack() {
+    let server = FaultServer::start().await;
+    for fault in ["depth/100", "depth/1000000", "array/1000000"] {
+        let error = at(&server, fault).build().unwrap().chat().create(&hello()).await.unwrap_err();
+        assert_eq!((error.kind(), error.status()), (ErrorKind::Malformed, Some(200)), "{fault}: {error:?}");
+    }
+    let deep = format!("{}1{}", "[".repeat(1_000_000), "]".repeat(1_000_000));
+    assert_eq!(answer_to(format!("{{\"error\":{deep}}}")).await.unwrap_err().kind(), ErrorKind::Malformed);
+    assert!(answer_to(choice(&format!(r#""message":{{"content":"a"}},"logprobs":{deep}"#))).await.is_err());
+    assert!(stream_of(&choice(&format!(r#""delta":{{"content":{}}}"#, &deep[..500_000]))).await.is_err());
+}
+
+/// Two bytes of JSON that become hundreds in memory are the cheapest way to exhaust a client.
+#[tokio::test]
+async fn a_list_of_empty_objects_is_refused_before_it_grows() {
+    let many = |count: usize| vec!["{}"; count].join(",");
+    assert_eq!(answer_to(format!(r#"{{"choices":[{}]}}"#, many(128))).await.unwrap().choices.len(), 128);
+    let error = answer_to(format!(r#"{{"choices":[{}]}}"#, many(129))).await.unwrap_err();
+    assert_eq!((error.kind(), error.status()), (ErrorKind::Malformed, Some(200)));
+    let calls = format!(r#"{{"choices":[{{"delta":{{"tool_calls":[{}]}}}}]}}"#, many(257));
+    assert_eq!(stream_of(&calls).await.unwrap_err().kind(), ErrorKind::Malformed);
+    let warnings = format!(r#"{{"choices":[{{}}],"warnings":[{}]}}"#, many(257));
+    assert_eq!(answer_to(warnings).await.unwrap_err().kind(), ErrorKind::Malformed);
+}
+
+#[tokio::test]
+async fn doubled_names_and_impossible_numbers_and_texts_are_typed_errors() {
+    for body in [
+        r#"{"id":"a","id":"b","choices":[{"message":{"content":"x"}}]}"#.to_owned(),
+        choice(r#""message":{"content":"a"},"message":{"content":"b"}"#),
+        choice(r#""message":{"content":"a"},"seed":1e400"#),
+        choice(r#""message":{"content":"\ud800"}"#),
+        choice(r#""message":{"content":"\udc00\ud800"}"#),
+        choice(r#""message":{"content":{"not":"text"}}"#),
+        choice(r#""message":{"content":7}"#),
+        choice(r#""message":7"#),
+    ] {
+        let error = answer_to(body.clone()).await.expect_err(&body);
+        assert_eq!((error.kind(), error.status()), (ErrorKind::Malformed, Some(200)), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn numbers_of_any_size_are_read_or_left_out() {
+    for (number, expected) in [
+        ("18446744073709551615", Some(u64::MAX)),
+        ("9223372036854775808", Some(1 << 63)),
+        ("15924764223251450000", Some(15_924_764_223_251_450_000)),
+        ("1e3", Some(1_000)),
+        ("\"42\"", Some(42)),
+        ("-1", None),
+        ("-9223372036854775808", None),
+        ("1e300", None),
+        ("18446744073709551616", None),
+        ("null", None),
+        ("\"many\"", None),
+        ("[1]", None),
+        ("{\"a\":1}", None),
+    ] {
+        let body = format!(
+            r#"{{"created":{number},"choices":[{{"index":0,"seed":{number},"message":{{"content":"x"}}}}],
+               "usage":{{"prompt_tokens":{number},"completion_tokens":1}}}}"#
+        );
+        let answer = answer_to(body).await.unwrap();
+        let (seed, usage) = (answer.choices[0].seed, answer.usage.unwrap());
+        assert_eq!((answer.created, seed, usage.prompt), (expected, expected, expected.unwrap_or(0)), "{number}");
+    }
+}
+
+#[tokio::test]
+async fn broken_utf8_is_a_typed_error_in_a_body_and_absent_in_a_header() {
+    let server = FaultServer::start().await;
+    let client = at(&server, "bad-utf8").build().unwrap();
+    for error in [client.chat().create(&hello()).await.map(drop).unwrap_err(), collect(&client).await.unwrap_err()] {
+        assert_eq!((error.kind(), error.status()), (ErrorKind::Malformed, Some(200)), "{error:?}");
+    }
+    let refused = || {
+        let body = Bytes::from_static(b"{\"error\":{\"message\":\"bad \xFF byte\",\"code\":\"c\"}}");
+        let mut response = response(422, "application/json", Body::from(body));
+        for name in ["x-request-id", "retry-after", "x-ratelimit-limit", "location"] {
+            response.headers_mut().insert(name, HeaderValue::from_bytes(b"\xFF\xFE").unwrap());
+        }
+        response
+    };
+    let error = answered(refused).chat().create(&hello()).await.unwrap_err();
+    assert_eq!((error.kind(), error.request_id(), error.code()), (ErrorKind::InvalidRequest, None, Some("c")));
+    assert_eq!(error.message(), "bad \u{fffd} byte");
+}
