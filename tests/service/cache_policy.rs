@@ -2,13 +2,7 @@
 
 use std::{collections::HashSet, sync::atomic::Ordering};
 
-use together_inference::{
-    InferenceService,
-    cache::MemoryCache,
-    inference::Source,
-    service::ErrorKind,
-    testing::Fault,
-};
+use together_inference::{InferenceService, cache::MemoryCache, inference::Source, service::ErrorKind, testing::Fault};
 use tokio::time::{Instant, advance};
 
 use crate::{

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use together_inference::{
-    Cost, InferenceRequest, Usd, UsageSource,
+    Cost, InferenceRequest, UsageSource, Usd,
     client::{JsonSchema, ResponseFormat, Tool},
     cost::Ending,
     testing::UsagePlacement,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use together_inference::{
-    Cost, InferenceService, Price, Usd, UsageSource,
+    Cost, InferenceService, Price, UsageSource, Usd,
     cost::{Ending, MemoryBudgets, MemoryCosts, Scope},
     inference::Source,
     limit::Limits,
