@@ -586,10 +586,9 @@ impl InferenceRequest {
     }
 
     /// Fills in what the request leaves to the service: temperature 0.7.
-    pub(crate) fn with_defaults(mut self) -> Self {
+    pub(crate) fn set_defaults(&mut self) {
         let Input::Chat(input) = &mut self.input;
         input.temperature.get_or_insert(0.7);
-        self
     }
 
     /// Stamps a tenant.

@@ -22,7 +22,7 @@ use crate::{
     limit::Refused,
     notify::AlertKind,
     router::Candidate,
-    types::{Cost, ModelId, RouteId, Usage, UsageSource},
+    types::{AttemptId, Cost, ModelId, RouteId, Usage, UsageSource},
 };
 
 /// What a call brought, shared by its leader and followers.
@@ -85,7 +85,9 @@ impl State {
         let (mut at, mut number) = (0, 0_u32);
         loop {
             let candidate = plan.ranking.candidates.get(at).ok_or_else(|| Error::new(ErrorKind::NoRoute, ""))?;
-            let mut settlement = match self.admit(plan, candidate, number).await {
+            // A refused admission has an id of its own too: a store may still be giving back what it had set aside.
+            let attempt = plan.id.attempt(u8::try_from(at + number as usize).unwrap_or(u8::MAX));
+            let mut settlement = match self.admit(plan, candidate, attempt).await {
                 Ok(settlement) => settlement,
                 // Nothing was sent: another candidate may still be affordable or free.
                 Err(refused) if can_pass_over(&refused) && plan.ranking.candidates.len() > at + 1 => {
@@ -146,12 +148,16 @@ impl State {
     }
 
     /// Takes what an attempt needs before money is spent: a record's slot, a reservation, a place.
-    async fn admit(self: &Arc<Self>, plan: &Plan, candidate: &Candidate, number: u32) -> Result<Settlement, Error> {
+    async fn admit(
+        self: &Arc<Self>,
+        plan: &Plan,
+        candidate: &Candidate,
+        attempt: AttemptId,
+    ) -> Result<Settlement, Error> {
         if Instant::now() >= plan.deadline {
             return Err(Error::new(ErrorKind::DeadlineExceeded, "the deadline passed before an attempt could start"));
         }
         let slot = self.recorder.slot().await;
-        let attempt = plan.id.attempt(u8::try_from(number).unwrap_or(u8::MAX));
         let mut settlement = Settlement::new(self, plan, candidate, attempt, slot);
         if self.budget.is_some() {
             self.reserve(plan, &mut settlement, candidate, attempt).await?;
@@ -179,7 +185,7 @@ impl State {
         plan: &Plan,
         settlement: &mut Settlement,
         candidate: &Candidate,
-        attempt: crate::types::AttemptId,
+        attempt: AttemptId,
     ) -> Result<(), Error> {
         let Some(store) = &self.budget else { return Ok(()) };
         if settlement.at_most() == Cost::Unpriced {
@@ -213,7 +219,7 @@ impl State {
         plan: &Plan,
         settlement: &Settlement,
         candidate: &Candidate,
-        attempt: crate::types::AttemptId,
+        attempt: AttemptId,
     ) -> Result<(), Error> {
         let intent = Intent {
             attempt,

@@ -22,7 +22,7 @@ use super::{
     attempts::Done,
     error::{Error, ErrorKind},
     plan::Plan,
-    state::State,
+    state::{Found, State},
 };
 use crate::{
     cache::{CacheEntry, CacheValue},
@@ -69,11 +69,17 @@ impl State {
     /// A cacheable call: the cache, or a seat at the one call under way.
     pub(super) async fn cached(self: &Arc<Self>, plan: Plan) -> Result<InferenceResponse, Error> {
         let key = self.key(&plan);
-        if let Some(answer) = self.look_up(&key).await {
-            return Ok(self.hit(&plan, &self.done_from_cache(&plan, answer)));
+        let looks_again = match self.look_up(&key, plan.deadline).await {
+            Found::Answer(answer) => return Ok(self.hit(&plan, &self.done_from_cache(&plan, answer))),
+            Found::Nothing => true,
+            Found::Broken => false,
+        };
+        if Instant::now() >= plan.deadline {
+            return Err(Error::new(ErrorKind::DeadlineExceeded, "the cache did not answer in time; nothing was sent")
+                .with_decision(&plan.ranking.decision));
         }
         let plan = Arc::new(plan);
-        let (mut seat, leads) = self.seat(key, &plan);
+        let (mut seat, leads) = self.seat(key, &plan, looks_again);
         let led = match timeout_at(plan.deadline, seat.wait_for(Option::is_some)).await {
             Ok(Ok(led)) => led.clone(),
             // The sender is gone without a word: the leader panicked, or its runtime ended.
@@ -92,7 +98,7 @@ impl State {
     }
 
     /// Joins the call under way, or starts it.
-    fn seat(self: &Arc<Self>, key: CacheKey, plan: &Arc<Plan>) -> (Seat, bool) {
+    fn seat(self: &Arc<Self>, key: CacheKey, plan: &Arc<Plan>, looks_again: bool) -> (Seat, bool) {
         let mut slots = self.slots.lock();
         if let Some(seat) = slots.get(&key) {
             return (seat.clone(), false);
@@ -103,15 +109,18 @@ impl State {
         let (state, plan) = (Arc::clone(self), Arc::clone(plan));
         let slot = Slot { state: Arc::clone(self), key };
         self.tasks.spawn(async move {
-            state.lead(&key, &plan, &answer).await;
+            // Again, inside the slot: the answer may have come while this caller missed it.
+            let found =
+                if looks_again { state.look_up(&key, Instant::now() + LEADER_PATIENCE).await } else { Found::Broken };
+            state.lead(&key, &plan, found, &answer).await;
             // Last: whoever comes in between finds the seat with its answer.
             drop(slot);
         });
         (seat, true)
     }
 
-    async fn lead(self: &Arc<Self>, key: &CacheKey, plan: &Plan, followers: &watch::Sender<Option<Led>>) {
-        if let Some(answer) = self.look_up(key).await {
+    async fn lead(self: &Arc<Self>, key: &CacheKey, plan: &Plan, found: Found, followers: &watch::Sender<Option<Led>>) {
+        if let Found::Answer(answer) = found {
             followers.send_replace(Some(Ok(Arc::new(self.done_from_cache(plan, answer)))));
             return;
         }

@@ -102,7 +102,7 @@ impl InferenceService {
         let (state, request) = (Arc::clone(&self.state), Box::new(request.into()));
         async move {
             let _in_flight = state.begin()?;
-            let reply = state.complete(*request).await;
+            let reply = state.complete(request).await;
             log(&reply);
             reply
         }
@@ -126,7 +126,7 @@ impl InferenceService {
         let (state, request) = (Arc::clone(&self.state), Box::new(request.into()));
         async move {
             let in_flight = state.begin()?;
-            Box::pin(state.stream(*request, in_flight)).await
+            Box::pin(state.stream(request, in_flight)).await
         }
     }
 
@@ -136,7 +136,7 @@ impl InferenceService {
     ///
     /// As [`complete`](Self::complete) before anything is sent.
     pub async fn explain(&self, request: &InferenceRequest) -> Result<Arc<Decision>, Error> {
-        let plan = self.state.plan(request.clone()).await?;
+        let plan = self.state.plan(Box::new(request.clone())).await?;
         Ok(plan.ranking.decision)
     }
 
@@ -176,7 +176,7 @@ impl InferenceService {
 
 impl State {
     /// The path of one call.
-    async fn complete(self: &Arc<Self>, request: InferenceRequest) -> Result<InferenceResponse, Error> {
+    async fn complete(self: &Arc<Self>, request: Box<InferenceRequest>) -> Result<InferenceResponse, Error> {
         let plan = self.plan(request).await?;
         match plan.request.cacheable() {
             Ok(()) => self.cached(plan).await,

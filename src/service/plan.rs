@@ -24,7 +24,8 @@ use crate::{
 /// A valid request with its ranking. Owned, so that a detached leader can hold it.
 #[derive(Debug)]
 pub(super) struct Plan {
-    pub(super) request: InferenceRequest,
+    /// On the heap: it is most of a plan, and every await holds the plan.
+    pub(super) request: Box<InferenceRequest>,
     pub(super) id: RequestId,
     pub(super) ranking: Ranking,
     pub(super) started: Instant,
@@ -37,9 +38,9 @@ pub(super) struct Plan {
 
 impl State {
     /// Validates and ranks.
-    pub(super) async fn plan(&self, request: InferenceRequest) -> Result<Plan, Error> {
+    pub(super) async fn plan(&self, mut request: Box<InferenceRequest>) -> Result<Plan, Error> {
         request.validate()?;
-        let request = request.with_defaults();
+        request.set_defaults();
         let started = Instant::now();
         let deadline = started + request.deadline_of();
         let ask = RouteAsk::new(&request);

@@ -11,7 +11,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::{
     sync::CancellationToken,
     task::{TaskTracker, task_tracker::TaskTrackerToken},
@@ -69,6 +69,15 @@ pub(super) struct RouteState {
     pub(super) lane: Lane,
     pub(super) retries: RetryBudget,
     pub(super) counts: Counts,
+}
+
+/// What a look-up in the cache brought.
+#[derive(Debug)]
+pub(super) enum Found {
+    Answer(Arc<Answer>),
+    Nothing,
+    /// The layer failed, panicked or took too long: asking it again costs time and brings nothing.
+    Broken,
 }
 
 /// Attempts of a route by how they ended.
@@ -178,25 +187,17 @@ impl State {
         book
     }
 
-    /// A cached answer. Whatever goes wrong is a miss.
-    pub(super) async fn look_up(&self, key: &CacheKey) -> Option<Arc<Answer>> {
+    /// A cached answer, looked for until `by` at the latest. Whatever goes wrong is a miss.
+    pub(super) async fn look_up(&self, key: &CacheKey, by: Instant) -> Found {
         let asked = AssertUnwindSafe(self.cache.get(key)).catch_unwind();
-        match timeout(PATIENCE, asked).await {
-            Ok(Ok(Ok(Some(CacheEntry { value: CacheValue::Inference(answer), .. })))) => Some(answer),
-            Ok(Ok(Ok(_))) => None,
-            Ok(Ok(Err(error))) => {
-                tracing::warn!(%error, "cache look-up failed, going on without");
-                None
-            }
-            Ok(Err(_)) => {
-                tracing::warn!("the cache panicked, going on without");
-                None
-            }
-            Err(_) => {
-                tracing::warn!("the cache took too long, going on without");
-                None
-            }
+        match timeout_at(by.min(Instant::now() + PATIENCE), asked).await {
+            Ok(Ok(Ok(Some(CacheEntry { value: CacheValue::Inference(answer), .. })))) => return Found::Answer(answer),
+            Ok(Ok(Ok(_))) => return Found::Nothing,
+            Ok(Ok(Err(error))) => tracing::warn!(%error, "cache look-up failed, going on without"),
+            Ok(Err(_)) => tracing::warn!("the cache panicked, going on without"),
+            Err(_) => tracing::warn!("the cache took too long, going on without"),
         }
+        Found::Broken
     }
 
     /// Keeps an answer. Whatever goes wrong costs a later miss.

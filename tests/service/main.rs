@@ -1,0 +1,17 @@
+//! What the service promises, checked through its public API on the simulator and on virtual time.
+
+mod attempts;
+mod cache_policy;
+mod cancellation;
+mod coalescing;
+mod doubles;
+mod money;
+mod money_edges;
+mod panics;
+mod shape;
+mod shutdown;
+mod streams;
+#[cfg(feature = "schema")]
+mod typed;
+mod validation;
+mod world;

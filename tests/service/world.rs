@@ -1,0 +1,122 @@
+//! A service on a simulator, and what must hold when it is at rest.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+
+use together_inference::{
+    InferenceRequest, InferenceService, RouteId, Usd,
+    cost::{CostRecord, MemoryBudgets, MemoryCosts, Scope},
+    service::ServiceBuilder,
+    testing::Together,
+    usd,
+};
+use tokio::task::JoinHandle;
+
+pub(crate) const SMALL: &str = "openai/gpt-oss-120b";
+pub(crate) const MID: &str = "deepseek-ai/DeepSeek-V4.1-Flash";
+pub(crate) const LARGE: &str = "zai-org/GLM-5.3";
+
+pub(crate) const fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+pub(crate) const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+pub(crate) fn route(model: &str) -> RouteId {
+    RouteId::new("together", model)
+}
+
+/// A question whose answer may be cached.
+pub(crate) fn ask(question: impl Into<String>) -> InferenceRequest {
+    InferenceRequest::chat(question.into()).temperature(0.0)
+}
+
+/// One whose answer may not.
+pub(crate) fn muse(question: impl Into<String>) -> InferenceRequest {
+    InferenceRequest::chat(question.into())
+}
+
+#[expect(clippy::disallowed_methods, reason = "tests await or abort their tasks")]
+pub(crate) fn spawn<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+    tokio::spawn(future)
+}
+
+/// Polls a future at most so often, each time when it asks for it, and then drops it.
+pub(crate) async fn poll_at_most<F: Future>(polls: usize, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    let mut left = polls;
+    poll_fn(|cx| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        future.as_mut().poll(cx).map(Some)
+    })
+    .await
+}
+
+pub(crate) struct World {
+    pub(crate) sim: Together,
+    pub(crate) costs: MemoryCosts,
+    pub(crate) budgets: Arc<MemoryBudgets>,
+    pub(crate) service: InferenceService,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self::with(|builder| builder)
+    }
+
+    pub(crate) fn with(edit: impl FnOnce(ServiceBuilder) -> ServiceBuilder) -> Self {
+        let (sim, costs) = (Together::new(), MemoryCosts::new(1_000_000));
+        let budgets = Arc::new(MemoryBudgets::new().limit(Scope::Global, usd!("1000000")));
+        let builder = InferenceService::builder(sim.client()).cost_sink(costs.clone()).budget(Arc::clone(&budgets));
+        let service = edit(builder).build().unwrap();
+        Self { sim, costs, budgets, service }
+    }
+
+    pub(crate) fn calls(&self) -> u64 {
+        self.sim.calls()
+    }
+
+    /// Asks in a task of its own.
+    pub(crate) fn spawn(
+        &self,
+        request: InferenceRequest,
+    ) -> JoinHandle<Result<together_inference::InferenceResponse, together_inference::service::Error>> {
+        spawn(self.service.complete(request))
+    }
+
+    /// The records so far, once nothing is under way any more. Fails if anything was leaked.
+    pub(crate) async fn at_rest(&self) -> Vec<CostRecord> {
+        for _ in 0..64 {
+            tokio::task::yield_now().await;
+        }
+        assert!(self.service.flush().await, "the records were not written");
+        let health = self.service.health();
+        assert_eq!((health.in_flight, health.coalescing), (0, 0), "{health:?}");
+        assert_eq!((health.records_waiting, health.records_lost), (0, 0), "{health:?}");
+        for route in &health.routes {
+            assert_eq!((route.in_flight, route.waiting), (0, 0), "{route:?}");
+            assert_eq!(route.dispatched, route.answered + route.failed + route.cancelled, "{route:?}");
+        }
+        assert_eq!((self.sim.in_flight(), self.sim.open_streams()), (0, 0));
+        let records = self.costs.records();
+        let (spent, reserved) = self.budgets.used(&Scope::Global).unwrap();
+        assert_eq!(reserved, Usd::ZERO, "money is still set aside");
+        let charged: Usd = records.iter().map(|record| record.cost.charge()).sum();
+        assert_eq!(spent, charged, "the budget and the records do not agree");
+        let mut attempts: Vec<_> = records.iter().map(|record| record.attempt).collect();
+        attempts.sort_unstable();
+        attempts.dedup();
+        assert_eq!(attempts.len(), records.len(), "an attempt has two records");
+        records
+    }
+}
