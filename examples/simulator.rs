@@ -28,8 +28,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let server = together.serve_on((Ipv4Addr::LOCALHOST, port).into()).await?;
     let (url, key) = (server.base_url(), key.unwrap_or_else(|| "any".to_owned()));
 
-    println!("TOGETHER_BASE_URL={url}");
-    println!("try it:");
+    println!("export TOGETHER_BASE_URL={url} TOGETHER_API_KEY={key}");
     println!(
         r#"curl {url}/chat/completions -H "authorization: Bearer {key}" -H "content-type: application/json" -d '{{"model":"zai-org/GLM-5.3","messages":[{{"role":"user","content":"Why is the sky blue?"}}]}}'"#
     );
