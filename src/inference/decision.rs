@@ -72,6 +72,11 @@ pub enum Rejection {
     Preview,
     /// Weight 0: registered, not yet in use.
     NotInUse,
+    /// Its tier is above the limit.
+    Tier {
+        /// The highest tier allowed.
+        most: Tier,
+    },
     /// The request or a wrapping router leaves it out.
     Excluded,
     /// Reserved for routers of one's own.
@@ -91,7 +96,8 @@ impl fmt::Display for Rejection {
             Self::Retired => f.write_str("retired"),
             Self::Preview => f.write_str("preview, never a default"),
             Self::NotInUse => f.write_str("not in use yet"),
-            Self::Excluded => f.write_str("left out"),
+            Self::Tier { most } => write!(f, "above tier {most}"),
+            Self::Excluded => f.write_str("not allowed here"),
             Self::Other(why) => f.write_str(why),
         }
     }
@@ -118,20 +124,24 @@ impl fmt::Display for Decision {
         // Those behind it in other tiers are fallbacks: it was not chosen over them.
         let peers = self.ranked.iter().filter(|other| best.is_some_and(|best| best.tier == other.tier)).count();
         write!(f, "{name} ({}; best of {peers})", self.reason)?;
-        if f.alternate() {
-            for considered in &self.ranked {
-                let cost = considered.expected_cost.map_or_else(|| "unpriced".to_owned(), |cost| cost.to_string());
-                write!(
-                    f,
-                    "\n  {:<44} {:<6} {cost:>14}  {:+.3}",
-                    considered.route.to_string(),
-                    considered.tier,
-                    considered.score
-                )?;
-            }
-            for (route, why) in &self.rejected {
-                write!(f, "\n  {:<44} out: {why}", route.to_string())?;
-            }
+        if f.alternate() { self.table(f) } else { Ok(()) }
+    }
+}
+
+impl Decision {
+    fn table(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let routes = self.ranked.iter().map(|considered| &considered.route);
+        let routes = routes.chain(self.rejected.iter().map(|(route, _)| route)).map(ToString::to_string);
+        let routes: Vec<_> = routes.collect();
+        let width = routes.iter().map(String::len).max().unwrap_or(0);
+        let (ranked, rejected) = routes.split_at(self.ranked.len());
+        write!(f, "\n  {:<width$} {:<6} {:>13} {:>7}", "route", "tier", "expected cost", "score")?;
+        for (route, Considered { tier, expected_cost, score, .. }) in ranked.iter().zip(&self.ranked) {
+            let cost = expected_cost.map_or_else(|| "unpriced".to_owned(), |cost| cost.to_string());
+            write!(f, "\n  {route:<width$} {tier:<6} {cost:>13} {score:>+7.3}")?;
+        }
+        for (route, (_, why)) in rejected.iter().zip(&self.rejected) {
+            write!(f, "\n  {route:<width$} out: {why}")?;
         }
         Ok(())
     }

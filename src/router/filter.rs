@@ -141,7 +141,10 @@ impl Hurdle {
         match self {
             Self::Upstream => excluded(demand.upstream.is_some_and(|upstream| upstream != row.id().upstream())),
             Self::Models => excluded(!demand.limits.admits(row.id().model())),
-            Self::Tier => excluded(has_tiers(demand.task) && demand.limits.tier.is_some_and(|most| row.tier > most)),
+            Self::Tier => {
+                let most = demand.limits.tier.filter(|most| has_tiers(demand.task) && row.tier > *most);
+                most.map(|most| Rejection::Tier { most })
+            }
             Self::Tools => lacks(needs.tools, can.tools, Rejection::NoTools),
             Self::Vision => lacks(needs.vision, can.vision, Rejection::NoVision),
             Self::Json => lacks(needs.json == JsonNeed::Schema, can.json_schema, Rejection::NoJsonSchema),

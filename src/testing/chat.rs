@@ -91,8 +91,8 @@ fn bounded(mut draft: Draft, stops: &[&str], max_tokens: Option<u64>) -> (Draft,
     let allowed = max_tokens.and_then(|tokens| usize::try_from(tokens.saturating_mul(4)).ok()).unwrap_or(usize::MAX);
     if draft.bytes() > allowed {
         let mut left = allowed;
-        let Draft { text, reasoning, tool } = &mut draft;
-        let arguments = tool.as_mut().map(|tool| &mut tool.arguments);
+        let Draft { text, reasoning, tools } = &mut draft;
+        let arguments = tools.iter_mut().map(|tool| &mut tool.arguments);
         for part in reasoning.iter_mut().chain([text]).chain(arguments) {
             let kept = first(part, left).len();
             part.truncate(kept);
@@ -100,7 +100,7 @@ fn bounded(mut draft: Draft, stops: &[&str], max_tokens: Option<u64>) -> (Draft,
         }
         return (draft, "length");
     }
-    let finish = if draft.tool.is_some() { "tool_calls" } else { "stop" };
+    let finish = if draft.tools.is_empty() { "stop" } else { "tool_calls" };
     (draft, finish)
 }
 
@@ -111,7 +111,8 @@ impl Draft {
 
     /// Bytes that count as completion tokens.
     fn bytes(&self) -> usize {
-        self.text.len() + self.reasoning_bytes() + self.tool.as_ref().map_or(0, |tool| tool.arguments.len())
+        let arguments: usize = self.tools.iter().map(|tool| tool.arguments.len()).sum();
+        self.text.len() + self.reasoning_bytes() + arguments
     }
 }
 
@@ -133,13 +134,13 @@ impl Completion {
 
     fn choice(&self, index: usize, choice: &Choice) -> Value {
         let draft = &choice.draft;
-        let calls = draft.tool.iter().map(|tool| {
+        let calls = draft.tools.iter().enumerate().map(|(index, tool)| {
             let function = json!({"name": tool.name, "arguments": tool.arguments});
-            json!({"index": 0, "id": tool.id, "type": "function", "function": function})
+            json!({"index": index, "id": tool.id, "type": "function", "function": function})
         });
         let mut message = Map::new();
         message.insert("role".into(), json!("assistant"));
-        message.insert("content".into(), if draft.tool.is_some() { Value::Null } else { json!(draft.text) });
+        message.insert("content".into(), if draft.tools.is_empty() { json!(draft.text) } else { Value::Null });
         message.insert("tool_calls".into(), calls.collect());
         if let Some(reasoning) = &draft.reasoning {
             message.insert(self.reasoning_key.into(), json!(reasoning));

@@ -14,7 +14,7 @@ use super::{
 pub(super) struct Draft {
     pub(super) text: String,
     pub(super) reasoning: Option<String>,
-    pub(super) tool: Option<ToolCall>,
+    pub(super) tools: Vec<ToolCall>,
 }
 
 /// A call of a tool.
@@ -53,9 +53,12 @@ pub(super) fn draft(ask: Ask<'_>, reply: Option<&Reply>, thinks: bool, random: &
         Some(Reply::Text(text)) => Draft { text: text.clone(), ..Draft::default() },
         Some(Reply::With(answer)) => Draft { text: answer(ask.body()), ..Draft::default() },
         Some(Reply::Reasoning { thinking, text }) => {
-            Draft { text: text.clone(), reasoning: Some(thinking.clone()), tool: None }
+            Draft { text: text.clone(), reasoning: Some(thinking.clone()), ..Draft::default() }
         }
-        Some(Reply::Tool { name, arguments }) => call(name, arguments, random),
+        Some(Reply::Tools(calls)) => {
+            let tools = calls.iter().map(|(name, arguments)| call(name, arguments, random)).collect();
+            Draft { tools, ..Draft::default() }
+        }
         Some(Reply::Fail(_)) | None => {
             let reasoning = thinks.then(|| format!("The user asks about {}. I should be brief.", topic(ask)));
             Draft { reasoning, ..made_up(ask, random) }
@@ -72,7 +75,8 @@ fn made_up(ask: Ask<'_>, random: &mut Random) -> Draft {
     if let Some(function) = ask.wanted_tool() {
         let parameters = function.get("parameters").filter(|schema| schema.is_object());
         let arguments = parameters.map_or_else(|| json!({}), |schema| schema::example(schema, &topic, random));
-        return call(name_of(function), &arguments, random);
+        let tools = vec![call(name_of(function), &arguments, random)];
+        return Draft { tools, ..Draft::default() };
     }
     let text = match (ask.response_type(), ask.schema()) {
         ("json_schema" | "json_object", Some(schema)) => schema::example(schema, &topic, random).to_string(),
@@ -82,10 +86,9 @@ fn made_up(ask: Ask<'_>, random: &mut Random) -> Draft {
     Draft { text, ..Draft::default() }
 }
 
-fn call(name: &str, arguments: &Value, random: &mut Random) -> Draft {
+fn call(name: &str, arguments: &Value, random: &mut Random) -> ToolCall {
     let id = format!("call_{}", random.id(24));
-    let tool = ToolCall { id, name: name.to_owned(), arguments: arguments.to_string() };
-    Draft { tool: Some(tool), ..Draft::default() }
+    ToolCall { id, name: name.to_owned(), arguments: arguments.to_string() }
 }
 
 fn prose(topic: &str, random: &mut Random) -> String {
@@ -131,7 +134,7 @@ mod tests {
             "tools": [{"type": "function", "function": {"name": "get_weather"}}],
         });
         let draft = draft(Ask::new(&body), None, false, &mut Random::new(1));
-        assert!(draft.tool.is_none() && draft.text.contains("18 degrees"));
+        assert!(draft.tools.is_empty() && draft.text.contains("18 degrees"));
     }
 
     #[test]

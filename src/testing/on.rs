@@ -59,7 +59,12 @@ impl<'t> On<'t> {
 
     /// Calls this tool with these arguments.
     pub fn reply_tool(self, name: impl Into<String>, arguments: Value) {
-        self.tell(Reply::Tool { name: name.into(), arguments });
+        self.reply_tools([(name, arguments)]);
+    }
+
+    /// Calls these tools with these arguments, all in one turn.
+    pub fn reply_tools<N: Into<String>>(self, calls: impl IntoIterator<Item = (N, Value)>) {
+        self.tell(Reply::Tools(calls.into_iter().map(|(name, arguments)| (name.into(), arguments)).collect()));
     }
 
     /// Thinks first, then answers with the text. Any model does so when it is scripted to.

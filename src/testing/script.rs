@@ -10,7 +10,7 @@ use super::faults::Fault;
 pub(super) enum Reply {
     Text(String),
     Reasoning { thinking: String, text: String },
-    Tool { name: String, arguments: Value },
+    Tools(Vec<(String, Value)>),
     With(Box<dyn Fn(&Value) -> String + Send + Sync>),
     Fail(Fault),
 }
@@ -20,7 +20,7 @@ impl fmt::Debug for Reply {
         f.write_str(match self {
             Self::Text(_) => "Text",
             Self::Reasoning { .. } => "Reasoning",
-            Self::Tool { .. } => "Tool",
+            Self::Tools(_) => "Tools",
             Self::With(_) => "With",
             Self::Fail(_) => "Fail",
         })

@@ -29,9 +29,13 @@ pub(super) enum Piece {
     Role(usize),
     Reasoning(usize, String),
     Text(usize, String),
-    ToolStart(usize),
+    ToolStart {
+        choice: usize,
+        call: usize,
+    },
     ToolArguments {
         choice: usize,
+        call: usize,
         text: String,
         last: bool,
     },
@@ -61,16 +65,17 @@ pub(super) fn pieces(completion: &Completion, placement: UsagePlacement) -> Vec<
     for (index, choice) in completion.choices.iter().enumerate() {
         let draft = &choice.draft;
         let reasoning = draft.reasoning.as_deref().unwrap_or_default();
-        if draft.tool.is_some() {
+        if !draft.tools.is_empty() {
             pieces.push(Piece::Role(index));
         }
         pieces.extend(words(reasoning).map(|text| Piece::Reasoning(index, text)));
         pieces.extend(words(&draft.text).map(|text| Piece::Text(index, text)));
-        if let Some(tool) = &draft.tool {
-            pieces.push(Piece::ToolStart(index));
+        for (call, tool) in draft.tools.iter().enumerate() {
+            pieces.push(Piece::ToolStart { choice: index, call });
             let mut arguments = words(&tool.arguments).peekable();
             while let Some(text) = arguments.next() {
-                pieces.push(Piece::ToolArguments { choice: index, text, last: arguments.peek().is_none() });
+                let last = arguments.peek().is_none() && call + 1 == draft.tools.len();
+                pieces.push(Piece::ToolArguments { choice: index, call, text, last });
             }
         }
         let usage = match placement {
@@ -126,8 +131,8 @@ impl Piece {
                 frame.plain(*choice, "", Value::Null, &[(completion.reasoning_key, json!(text))])
             }
             Self::Text(choice, text) => frame.plain(*choice, text, Value::Null, &[]),
-            Self::ToolStart(choice) => frame.tool_start(*choice),
-            Self::ToolArguments { choice, text, last } => frame.tool_arguments(*choice, text, *last),
+            Self::ToolStart { choice, call } => frame.tool_start(*choice, *call),
+            Self::ToolArguments { choice, call, text, last } => frame.tool_arguments(*choice, *call, text, *last),
             Self::Finish { choice, usage } => frame.finish(*choice, *usage),
             Self::Usage { with_choice: true } => frame.with_usage(frame.plain(0, "", Value::Null, &[])),
             Self::Usage { with_choice: false } => frame.with_usage(frame.around(&json!([]), false)),
@@ -153,7 +158,7 @@ impl Frame<'_> {
 
     /// Streams with a tool call lack `seed` and `usage` until the end; the others have them as `null`.
     fn has_tool(&self, index: usize) -> bool {
-        self.choice(index).is_some_and(|choice| choice.draft.tool.is_some())
+        self.choice(index).is_some_and(|choice| !choice.draft.tools.is_empty())
     }
 
     fn around(&self, choices: &Value, null_usage: bool) -> Value {
@@ -202,19 +207,19 @@ impl Frame<'_> {
         chunk
     }
 
-    fn tool_start(&self, index: usize) -> Value {
-        let tool = self.choice(index).and_then(|choice| choice.draft.tool.as_ref());
+    fn tool_start(&self, index: usize, call: usize) -> Value {
+        let tool = self.choice(index).and_then(|choice| choice.draft.tools.get(call));
         let call = tool.map(|tool| {
             let function = json!({"name": tool.name, "arguments": ""});
-            json!({"index": 0, "id": tool.id, "type": "function", "function": function})
+            json!({"index": call, "id": tool.id, "type": "function", "function": function})
         });
         self.plain(index, "", Value::Null, &[("tool_calls", json!([call]))])
     }
 
     /// As recorded, the last arguments already carry the finish reason, which then comes again.
-    fn tool_arguments(&self, index: usize, text: &str, last: bool) -> Value {
+    fn tool_arguments(&self, index: usize, call: usize, text: &str, last: bool) -> Value {
         let finish = self.choice(index).filter(|_| last).map(|choice| choice.finish);
-        let call = json!({"index": 0, "function": {"arguments": text}});
+        let call = json!({"index": call, "function": {"arguments": text}});
         self.plain(index, "", json!(finish), &[("tool_calls", json!([call]))])
     }
 

@@ -92,11 +92,24 @@ fn a_text_stream_has_the_recorded_shape() {
 
 #[test]
 fn a_tool_stream_has_the_recorded_shape() {
-    let reply = Reply::Tool { name: "f".into(), arguments: json!({"a": 1}) };
+    let reply = Reply::Tools(vec![("f".into(), json!({"a": 1}))]);
     let chunks = stream(&reply, &ask(), UsagePlacement::FinalChunk);
     assert_eq!(shapes(&chunks), shapes(&recorded(TOOL)));
     let finishes: Vec<_> = chunks.iter().map(|chunk| &chunk["choices"][0]["finish_reason"]).collect();
     assert_eq!(finishes, [&Value::Null, &Value::Null, &json!("tool_calls"), &json!("tool_calls")]);
+}
+
+#[test]
+fn calls_of_one_turn_are_told_apart_by_index_and_the_last_one_finishes() {
+    let reply = Reply::Tools(vec![("f".into(), json!({"a": 1})), ("g".into(), json!({"b": 2}))]);
+    let chunks = stream(&reply, &ask(), UsagePlacement::Never);
+    let calls: Vec<_> =
+        chunks.iter().filter_map(|chunk| chunk.pointer("/choices/0/delta/tool_calls/0")?.as_object()).collect();
+    let indices: Vec<_> = calls.iter().map(|call| call["index"].as_u64().unwrap()).collect();
+    assert_eq!(indices, [0, 0, 1, 1]);
+    assert_ne!(calls[0]["id"], calls[2]["id"]);
+    let finished = chunks.iter().position(|chunk| chunk["choices"][0]["finish_reason"] == "tool_calls");
+    assert_eq!(finished, Some(4), "the role, two chunks of the first call, then the end of the second");
 }
 
 #[test]
