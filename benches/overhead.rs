@@ -1,4 +1,4 @@
-//! What the crate costs beside doing the same by hand: `cargo bench --bench overhead`.
+//! What the crate costs beside doing the same by hand: `cargo bench --bench overhead`, or `-- hit` for some of it.
 //!
 //! Every figure is a ratio of two things measured in one run, in interleaved pairs: ours, then by hand, then ours… The
 //! upstream is a fixed response from another thread. CPU is that of the measuring thread alone, which runs everything of
@@ -43,13 +43,29 @@ fn main() {
     let hand = by_hand::Client::new(&upstream.base_url());
 
     println!("{:<44} {:>9} {:>7} {:>15} {:>9} {:>11}", "", "ratio", "bound", "quartiles", "wall", "allocations");
-    chat(&runtime, &client, &hand);
-    uncacheable(&runtime, &client, &hand);
-    cacheable_miss(&runtime, &client, &hand);
-    streams(&runtime, &client, &hand);
-    hits(&runtime, &client);
-    huge_line(&runtime, &upstream.base_url());
-    future_size(&client);
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let runs = |name: &str| wanted.is_empty() || wanted.iter().any(|word| name.contains(word));
+    if runs("chat") {
+        chat(&runtime, &client, &hand);
+    }
+    if runs("uncacheable") {
+        uncacheable(&runtime, &client, &hand);
+    }
+    if runs("miss") {
+        cacheable_miss(&runtime, &client, &hand);
+    }
+    if runs("stream") {
+        streams(&runtime, &client, &hand);
+    }
+    if runs("hit") {
+        hits(&runtime, &client);
+    }
+    if runs("line") {
+        huge_line(&runtime, &upstream.base_url());
+    }
+    if runs("size") {
+        future_size(&client);
+    }
 }
 
 /// One side of a pair: CPU and wall time, and allocations, of a pass.
