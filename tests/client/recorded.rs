@@ -89,7 +89,8 @@ async fn usage_is_read_wherever_it_stands() {
 #[tokio::test]
 async fn a_stream_folds_to_the_same_answer_wherever_it_is_cut_into_pieces() {
     let unicode = TEXT.replace("Hello", "Grüße \u{1f980}\u{200d}日本");
-    for recorded in [TEXT, TOOL, &unicode] {
+    let on_two_lines = TEXT.replace(",\"choices\"", ",\ndata: \"choices\"");
+    for recorded in [TEXT, TOOL, &unicode, &on_two_lines] {
         let expected = whole(recorded).await;
         for (mark, ending) in [("", "\n"), ("\u{feff}", "\n"), ("", "\r\n"), ("", "\r")] {
             let stream = Bytes::from(format!("{mark}{}", recorded.replace('\n', ending)));
