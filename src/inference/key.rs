@@ -2,9 +2,7 @@
 
 use std::fmt;
 
-use serde_json::Value;
-
-use super::{InferenceRequest, Input};
+use super::{InferenceRequest, Input, hash::FieldHasher};
 use crate::{
     client::{
         ChatInput, Content, Function, FunctionCall, JsonSchema, Message, Part, ResponseFormat, Tool, ToolCall,
@@ -70,9 +68,9 @@ impl CacheKey {
     /// A key of one's own over some bytes, scoped to a tenant.
     #[must_use]
     pub fn of_bytes(kind: Kind, tenant: Option<&Tenant>, bytes: &[u8]) -> Self {
-        let mut hash = Hasher::new(tenant);
+        let mut hash = hasher(tenant);
         hash.bytes(bytes);
-        hash.finish(kind, tenant)
+        finish(hash, kind, tenant)
     }
 
     /// The key of a request's answer by a route at this host.
@@ -97,14 +95,14 @@ impl CacheKey {
             needs: _,
             misfit: _,
         } = request;
-        let mut hash = Hasher::new(tenant.as_ref());
+        let mut hash = hasher(tenant.as_ref());
         hash.text(host);
         hash.text(route.upstream().as_str());
         hash.text(route.model().as_str());
         match input {
             Input::Chat(input) => hash.chat(input),
         }
-        hash.finish(Kind::Inference, tenant.as_ref())
+        finish(hash, Kind::Inference, tenant.as_ref())
     }
 
     /// What kind of value it is the key of.
@@ -137,71 +135,28 @@ impl fmt::Debug for CacheKey {
 }
 
 /// Changes when the meaning of a key's bytes does.
-const SCHEMA: &[u8] = b"together-inference/1";
+const SCHEMA: &[u8] = b"together-inference/2";
 
-/// Writes fields so that no two different sequences give the same bytes: each has a length or a tag before it.
-struct Hasher(blake3::Hasher);
+/// A hasher that knows whose key it is.
+fn hasher(tenant: Option<&Tenant>) -> FieldHasher {
+    let mut hash = FieldHasher::new();
+    hash.bytes(SCHEMA);
+    hash.some_text(tenant.map(Tenant::as_str));
+    hash
+}
 
-impl Hasher {
-    fn new(tenant: Option<&Tenant>) -> Self {
-        let mut hash = Self(blake3::Hasher::new());
-        hash.bytes(SCHEMA);
-        hash.some_text(tenant.map(Tenant::as_str));
-        hash
+fn finish(hash: FieldHasher, kind: Kind, tenant: Option<&Tenant>) -> CacheKey {
+    // No tenant is all zeros; a tenant's hash is never needed to be secret, only short.
+    let mut short = [0; 8];
+    if let Some(tenant) = tenant {
+        let full = blake3::hash(tenant.as_str().as_bytes());
+        short.iter_mut().zip(full.as_bytes()).for_each(|(to, from)| *to = *from);
     }
+    CacheKey { kind, tenant: short, hash: hash.finish() }
+}
 
-    fn finish(self, kind: Kind, tenant: Option<&Tenant>) -> CacheKey {
-        // No tenant is all zeros; a tenant's hash is never needed to be secret, only short.
-        let mut short = [0; 8];
-        if let Some(tenant) = tenant {
-            let full = blake3::hash(tenant.as_str().as_bytes());
-            short.iter_mut().zip(full.as_bytes()).for_each(|(to, from)| *to = *from);
-        }
-        CacheKey { kind, tenant: short, hash: *self.0.finalize().as_bytes() }
-    }
-
-    fn tag(&mut self, tag: u8) {
-        self.0.update(&[tag]);
-    }
-
-    fn number(&mut self, number: u64) {
-        self.0.update(&number.to_le_bytes());
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) {
-        self.number(bytes.len() as u64);
-        self.0.update(bytes);
-    }
-
-    fn text(&mut self, text: &str) {
-        self.bytes(text.as_bytes());
-    }
-
-    fn some<T>(&mut self, value: Option<T>, write: impl FnOnce(&mut Self, T)) {
-        self.tag(u8::from(value.is_some()));
-        if let Some(value) = value {
-            write(self, value);
-        }
-    }
-
-    fn some_text(&mut self, text: Option<&str>) {
-        self.some(text, Self::text);
-    }
-
-    fn some_float(&mut self, value: Option<f64>) {
-        self.some(value, Self::float);
-    }
-
-    /// −0 and 0 mean the same.
-    fn float(&mut self, value: f64) {
-        self.0.update(&(value + 0.0).to_bits().to_le_bytes());
-    }
-
-    fn list<T>(&mut self, items: &[T], mut write: impl FnMut(&mut Self, &T)) {
-        self.number(items.len() as u64);
-        items.iter().for_each(|item| write(self, item));
-    }
-
+/// The fields of a request.
+impl FieldHasher {
     fn chat(&mut self, input: &ChatInput) {
         let ChatInput {
             messages,
@@ -236,7 +191,7 @@ impl Hasher {
         self.some(*max_tokens, |hash, most| hash.number(u64::from(most)));
         self.list(stop, |hash, text| hash.text(text));
         for value in [temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty] {
-            self.some_float(*value);
+            self.some(*value, Self::float);
         }
         self.some(*top_k, |hash, value| hash.number(u64::from(value.cast_unsigned())));
         self.number(logit_bias.len() as u64);
@@ -301,11 +256,6 @@ impl Hasher {
         }
     }
 
-    fn tagged(&mut self, tag: u8, text: &str) {
-        self.tag(tag);
-        self.text(text);
-    }
-
     fn format(&mut self, format: &ResponseFormat) {
         match format {
             ResponseFormat::Text => self.tag(0),
@@ -346,57 +296,11 @@ impl Hasher {
             }
         }
     }
-
-    /// Sorted, since another crate may switch on `serde_json/preserve_order`.
-    fn object(&mut self, map: &serde_json::Map<String, Value>) {
-        let mut fields: Vec<_> = map.iter().collect();
-        fields.sort_unstable_by_key(|(name, _)| *name);
-        self.list(&fields, |hash, (name, value)| {
-            hash.text(name);
-            hash.json(value);
-        });
-    }
-
-    /// By value: `1`, `1.0` and `1e0` are one number, whatever `serde_json/arbitrary_precision` keeps of their text.
-    fn json(&mut self, value: &Value) {
-        match value {
-            Value::Null => self.tag(0),
-            Value::Bool(value) => self.tag(1 + u8::from(*value)),
-            Value::Number(number) => self.json_number(number),
-            Value::String(text) => self.tagged(5, text),
-            Value::Array(items) => {
-                self.tag(6);
-                self.list(items, Self::json);
-            }
-            Value::Object(map) => {
-                self.tag(7);
-                self.object(map);
-            }
-        }
-    }
-
-    fn json_number(&mut self, number: &serde_json::Number) {
-        let whole = number.as_i64().map(i128::from).or_else(|| number.as_u64().map(i128::from));
-        let float = number.as_f64().unwrap_or(f64::NAN);
-        // Up to 2⁵³ every whole number has one float.
-        #[expect(clippy::cast_possible_truncation, reason = "whole and within 2^53")]
-        let whole = whole.or_else(|| (float.fract() == 0.0 && float.abs() <= 9.0e15).then_some(float as i128));
-        match whole {
-            Some(whole) => {
-                self.tag(3);
-                self.0.update(&whole.to_le_bytes());
-            }
-            None => {
-                self.tag(4);
-                self.float(float);
-            }
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 

@@ -4,6 +4,7 @@
 
 mod answer;
 mod decision;
+mod hash;
 mod key;
 mod needs;
 mod request;
