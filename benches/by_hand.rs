@@ -80,16 +80,20 @@ impl Client {
 
     async fn send(&self, model: &str, prompt: &str, temperature: f64, stream: bool) -> reqwest::Response {
         let messages = [Message { role: "user", content: prompt }];
-        let body = serde_json::to_vec(&Request { model, messages, max_tokens: 200, temperature, stream }).expect("json");
-        let request = self.http.post(&self.url).bearer_auth("bench").header("content-type", "application/json").body(body);
-        let response = tokio::time::timeout(Duration::from_secs(120), request.send()).await.expect("in time").expect("sent");
+        let body =
+            serde_json::to_vec(&Request { model, messages, max_tokens: 200, temperature, stream }).expect("json");
+        let request =
+            self.http.post(&self.url).bearer_auth("bench").header("content-type", "application/json").body(body);
+        let response =
+            tokio::time::timeout(Duration::from_secs(120), request.send()).await.expect("in time").expect("sent");
         assert!(response.status().is_success());
         response
     }
 
     pub async fn chat(&self, model: &str, prompt: &str, temperature: f64) -> String {
         let response = self.send(model, prompt, temperature, false).await;
-        let body = tokio::time::timeout(Duration::from_secs(60), response.bytes()).await.expect("in time").expect("body");
+        let body =
+            tokio::time::timeout(Duration::from_secs(60), response.bytes()).await.expect("in time").expect("body");
         let completion: Completion = serde_json::from_slice(&body).expect("a completion");
         let first = completion.choices.into_iter().next().expect("a choice");
         first.message.and_then(|message| message.content).unwrap_or_default()

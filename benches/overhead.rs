@@ -142,7 +142,8 @@ async fn many<F: Future<Output = ()>>(calls: u32, call: impl Fn(u32) -> F) {
 fn chat(runtime: &Runtime, client: &TogetherClient, hand: &by_hand::Client) {
     const CALLS: u32 = 2_000;
     let request = ChatRequest::new(MODEL).user(QUESTION).temperature(0.7).max_tokens(200);
-    let ours = || many(CALLS, |_| async { assert!(!client.chat().create(&request).await.expect("answer").text().is_empty()) });
+    let ours =
+        || many(CALLS, |_| async { assert!(!client.chat().create(&request).await.expect("answer").text().is_empty()) });
     let theirs = || many(CALLS, |_| async { assert!(!hand.chat(MODEL, QUESTION, 0.7).await.is_empty()) });
     pairs(runtime, CALLS, ours, theirs).report("client chat, 64 in flight", 1.10, 0.0);
 }
@@ -155,7 +156,8 @@ fn uncacheable(runtime: &Runtime, client: &TogetherClient, hand: &by_hand::Clien
     const CALLS: u32 = 2_000;
     let service = service(client);
     let request = || InferenceRequest::chat(QUESTION).temperature(0.7).max_tokens(200);
-    let ours = || many(CALLS, |_| async { assert!(!service.complete(request()).await.expect("answer").text().is_empty()) });
+    let ours =
+        || many(CALLS, |_| async { assert!(!service.complete(request()).await.expect("answer").text().is_empty()) });
     let theirs = || many(CALLS, |_| async { assert!(!hand.chat(MODEL, QUESTION, 0.7).await.is_empty()) });
     pairs(runtime, CALLS, ours, theirs).report("service, uncacheable call", 1.15, 0.0);
 }
@@ -188,7 +190,11 @@ fn cacheable_miss(runtime: &Runtime, client: &TogetherClient, hand: &by_hand::Cl
         })
         .collect();
     bare.sort_by(f64::total_cmp);
-    pairs(runtime, CALLS, ours, theirs).report("service, cacheable miss (less 1.2x bare parts)", 1.15, 1.2 * bare[PAIRS / 2]);
+    pairs(runtime, CALLS, ours, theirs).report(
+        "service, cacheable miss (less 1.2x bare parts)",
+        1.15,
+        1.2 * bare[PAIRS / 2],
+    );
 }
 
 fn streams(runtime: &Runtime, client: &TogetherClient, hand: &by_hand::Client) {
@@ -204,7 +210,8 @@ fn streams(runtime: &Runtime, client: &TogetherClient, hand: &by_hand::Client) {
             assert_eq!(bytes, upstream::STREAM_TEXT_BYTES);
         })
     };
-    let theirs = || many(CALLS, |_| async { assert_eq!(hand.stream(MODEL, "stream").await, upstream::STREAM_TEXT_BYTES) });
+    let theirs =
+        || many(CALLS, |_| async { assert_eq!(hand.stream(MODEL, "stream").await, upstream::STREAM_TEXT_BYTES) });
     pairs(runtime, CALLS, ours, theirs).report("stream of 256 chunks", 0.85, 0.0);
 }
 
@@ -213,8 +220,11 @@ fn hits(runtime: &Runtime, client: &TogetherClient) {
     for (bytes, bound) in [(1_000, 2.1), (10_000, 2.8), (100_000, 1.6)] {
         let service = service(client);
         let prompt = "x".repeat(bytes);
-        let requests = || (0..CALLS / bytes_factor(bytes)).map(|_| InferenceRequest::chat(prompt.as_str()).temperature(0.0));
-        runtime.block_on(async { service.complete(InferenceRequest::chat(prompt.as_str()).temperature(0.0)).await.expect("miss") });
+        let requests =
+            || (0..CALLS / bytes_factor(bytes)).map(|_| InferenceRequest::chat(prompt.as_str()).temperature(0.0));
+        runtime.block_on(async {
+            service.complete(InferenceRequest::chat(prompt.as_str()).temperature(0.0)).await.expect("miss")
+        });
         let layer = MemoryCache::default();
         let key = CacheKey::of_bytes(Kind::Inference, None, prompt.as_bytes());
         let entry = CacheEntry::new(CacheValue::Json("{}".into()), Duration::from_secs(3_600));
@@ -230,8 +240,10 @@ fn hits(runtime: &Runtime, client: &TogetherClient) {
                 }
             }));
             let cache = bare_cache(runtime, &prompt);
+            let ready: Vec<_> = (0..calls).map(|_| prompt.clone()).collect();
             pairs.theirs.push(pass(runtime, async {
-                for _ in 0..calls {
+                // Owned on both sides: whoever asks a question also lets go of it.
+                for prompt in ready {
                     let key = *blake3::hash(black_box(prompt.as_bytes())).as_bytes();
                     black_box(cache.get(&key).await.expect("there"));
                 }

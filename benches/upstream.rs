@@ -44,13 +44,15 @@ struct Answers {
 
 impl Answers {
     fn new() -> Self {
-        let text = "Air scatters short waves more than long ones, so that blue light reaches the eye from everywhere. ".repeat(3);
+        let text = "Air scatters short waves more than long ones, so that blue light reaches the eye from everywhere. "
+            .repeat(3);
         let body = format!(
             r#"{{"id":"oabc-123","object":"chat.completion","created":1790000000,"model":"deepseek-ai/DeepSeek-V4.1-Flash","prompt":[],"choices":[{{"finish_reason":"stop","seed":15924764223251450000,"index":0,"logprobs":null,"message":{{"role":"assistant","content":"{text}","tool_calls":[]}}}}],"usage":{{"prompt_tokens":25,"completion_tokens":75,"total_tokens":100,"cached_tokens":0}}}}"#
         );
         let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nx-request-id: bench-1\r\n";
         let json = format!("{head}content-length: {}\r\n\r\n{body}", body.len()).into_bytes();
-        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream;charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n";
+        let head =
+            "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream;charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n";
         let mut stream = String::from(head);
         let mut chunk = |data: &str| {
             write!(stream, "{:x}\r\ndata: {data}\n\n\r\n", data.len() + 8).expect("memory");
@@ -58,14 +60,19 @@ impl Answers {
         for n in 0..CHUNKS {
             let last = n + 1 == CHUNKS;
             let finish = if last { r#""stop""# } else { "null" };
-            let usage = if last { r#"{"prompt_tokens":25,"completion_tokens":256,"total_tokens":281,"cached_tokens":0}"# } else { "null" };
+            let usage = if last {
+                r#"{"prompt_tokens":25,"completion_tokens":256,"total_tokens":281,"cached_tokens":0}"#
+            } else {
+                "null"
+            };
             chunk(&format!(
                 r#"{{"id":"oabc-123","object":"chat.completion.chunk","created":1790000000,"choices":[{{"index":0,"text":" blue","logprobs":null,"finish_reason":{finish},"seed":null,"delta":{{"token_id":{n},"role":"assistant","content":" blue"}}}}],"model":"deepseek-ai/DeepSeek-V4.1-Flash","usage":{usage}}}"#
             ));
         }
         chunk("[DONE]");
         stream.push_str("0\r\n\r\n");
-        let mut huge_line = format!("{}data: ", head.replace("transfer-encoding: chunked\r\n", "connection: close\r\n")).into_bytes();
+        let mut huge_line =
+            format!("{}data: ", head.replace("transfer-encoding: chunked\r\n", "connection: close\r\n")).into_bytes();
         huge_line.resize(huge_line.len() + (8 << 20), b'x');
         Self { json, stream: stream.into_bytes(), huge_line }
     }

@@ -9,7 +9,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    Caps, Chat, ClientBuilder, Error, ErrorKind, Models, RetryPolicy, Timeouts,
+    Caps, Chat, ClientBuilder, Error, ErrorKind, Models, RetryPolicy, Timeouts, chat,
     error_body::error_in_success,
     headers,
     retry::{Replay, RetryBudget},
@@ -42,6 +42,8 @@ pub(super) struct Inner {
     pub(super) transport: Arc<dyn Transport>,
     /// Scheme, authority and path prefix, without `/v1`.
     pub(super) root: String,
+    /// That of chat completions, parsed once.
+    pub(super) chat_uri: Uri,
     pub(super) host: Box<str>,
     pub(super) key: Secret,
     pub(super) headers: HeaderMap,
@@ -51,6 +53,11 @@ pub(super) struct Inner {
     pub(super) budget: RetryBudget,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) rng: Arc<dyn Rng>,
+}
+
+/// The URL of a path behind a base.
+pub(super) fn uri(root: &str, path: &str) -> Result<Uri, Error> {
+    Uri::try_from(format!("{root}{path}")).map_err(|_| Error::new(ErrorKind::Config, "the path is not one of a URL"))
 }
 
 impl fmt::Debug for TogetherClient {
@@ -278,9 +285,8 @@ impl TogetherClient {
             return Err(Error::new(ErrorKind::Config, "the path does not begin with a slash"));
         }
         let mut request = http::Request::new(Body::from(call.body.clone()));
-        let uri = format!("{}{}", self.inner.root, call.path);
         *request.uri_mut() =
-            Uri::try_from(uri).map_err(|_| Error::new(ErrorKind::Config, "the path is not one of a URL"))?;
+            if call.path == chat::PATH { self.inner.chat_uri.clone() } else { uri(&self.inner.root, call.path)? };
         *request.method_mut() = call.method.clone();
         *request.headers_mut() = self.inner.headers.clone();
         Ok(request)
@@ -341,7 +347,9 @@ impl Error {
 
 /// Serialises a request's body.
 pub(super) fn to_json(body: &(impl Serialize + ?Sized)) -> Result<Bytes, Error> {
-    let bytes = serde_json::to_vec(body)
+    // Most requests fit, so that the buffer grows for long prompts alone.
+    let mut bytes = Vec::with_capacity(1_024);
+    serde_json::to_writer(&mut bytes, body)
         .map_err(|error| Error::new(ErrorKind::InvalidRequest, format!("the request is not JSON: {error}")))?;
     Ok(bytes.into())
 }
@@ -369,35 +377,53 @@ enum Why {
     Broken(Error),
 }
 
-/// Collects a body of at most `cap` bytes by `by`. One chunk is taken as it is.
-async fn read(mut body: Body, cap: usize, by: Instant) -> Result<Bytes, Cut> {
-    let mut first = Bytes::new();
-    let mut rest = BytesMut::new();
-    loop {
-        let next = match timeout_at(by, body.next()).await {
-            Ok(Some(Ok(chunk))) => Ok(chunk),
-            Ok(Some(Err(error))) => Err(Why::Broken(error.into())),
-            Ok(None) => return Ok(if rest.is_empty() { first } else { rest.freeze() }),
-            Err(_) => Err(Why::Late),
-        };
-        let held = first.len().max(rest.len());
-        match next {
-            Ok(chunk) if held + chunk.len() > cap => {
-                rest.extend_from_slice(if rest.is_empty() { &first } else { &[] });
-                rest.extend_from_slice(chunk.get(..cap - held).unwrap_or_default());
-                return Err(Cut { so_far: rest.freeze(), why: Why::TooLarge });
-            }
-            Ok(chunk) if held == 0 => first = chunk,
-            Ok(chunk) => {
-                if rest.is_empty() {
-                    rest.extend_from_slice(&first);
-                }
-                rest.extend_from_slice(&chunk);
-            }
-            Err(why) => {
-                let so_far = if rest.is_empty() { first } else { rest.freeze() };
-                return Err(Cut { so_far, why });
+/// Collects a body of at most `cap` bytes by `by`.
+async fn read(body: Body, cap: usize, by: Instant) -> Result<Bytes, Cut> {
+    let mut collected = Collected::default();
+    let why = match timeout_at(by, collected.collect(body, cap)).await {
+        Ok(Ok(())) => return Ok(collected.into_bytes()),
+        Ok(Err(why)) => why,
+        Err(_) => Why::Late,
+    };
+    Err(Cut { so_far: collected.into_bytes(), why })
+}
+
+/// A body so far. One chunk is kept as it is, several are joined.
+#[derive(Default)]
+struct Collected {
+    first: Bytes,
+    rest: BytesMut,
+}
+
+impl Collected {
+    async fn collect(&mut self, mut body: Body, cap: usize) -> Result<(), Why> {
+        while let Some(chunk) = body.next().await {
+            let chunk = chunk.map_err(|error| Why::Broken(error.into()))?;
+            let room = cap - self.len();
+            self.push(chunk.slice(..room.min(chunk.len())));
+            if chunk.len() > room {
+                return Err(Why::TooLarge);
             }
         }
+        Ok(())
+    }
+
+    fn len(&self) -> usize {
+        self.first.len().max(self.rest.len())
+    }
+
+    fn push(&mut self, chunk: Bytes) {
+        if self.len() == 0 {
+            self.first = chunk;
+            return;
+        }
+        if self.rest.is_empty() {
+            self.rest.extend_from_slice(&self.first);
+        }
+        self.rest.extend_from_slice(&chunk);
+    }
+
+    fn into_bytes(self) -> Bytes {
+        if self.rest.is_empty() { self.first } else { self.rest.freeze() }
     }
 }

@@ -5,7 +5,11 @@ use std::{fmt, net::IpAddr, str::FromStr, sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 
 use super::{
-    Error, ErrorKind, RetryPolicy, TogetherClient, call::Inner, http::HttpTransport, retry::RetryBudget,
+    Error, ErrorKind, RetryPolicy, TogetherClient,
+    call::{Inner, uri},
+    chat,
+    http::HttpTransport,
+    retry::RetryBudget,
     transport::Transport,
 };
 use crate::types::{Clock, Rng, Secret, SystemClock, SystemRng};
@@ -251,6 +255,7 @@ impl ClientBuilder {
         };
         Ok(TogetherClient::new(Inner {
             transport,
+            chat_uri: uri(&base.root, chat::PATH)?,
             root: base.root,
             host: base.host,
             key,

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 
 /// Above this a number is taken for garbage.
 const MAX_NUMBER: f64 = 1e12;
@@ -67,6 +67,12 @@ pub struct Window {
 impl RateLimits {
     /// Reads the headers; `None` when there is not one about limits.
     pub(crate) fn from_headers(headers: &HeaderMap) -> Option<Self> {
+        let about_limits =
+            |name: &HeaderName| ["x-ratelimit", "x-tokenlimit"].iter().any(|start| name.as_str().starts_with(start));
+        // Most responses have none: one look at the names instead of nine look-ups.
+        if !headers.keys().any(about_limits) {
+            return None;
+        }
         let limits = Self {
             requests: Window::read(headers, "x-ratelimit-limit", "x-ratelimit-remaining"),
             tokens: Window::read(headers, "x-tokenlimit-limit", "x-tokenlimit-remaining"),

@@ -1,7 +1,11 @@
 //! The production [`Transport`]: reqwest over HTTP/1.1.
 
+use std::sync::OnceLock;
+
 use async_trait::async_trait;
 use futures_util::TryStreamExt;
+use http::Uri;
+use reqwest::Url;
 
 use super::{
     config::ClientBuilder,
@@ -11,12 +15,30 @@ use super::{
 
 /// One reqwest client, with its pool.
 #[derive(Debug)]
-pub(super) struct HttpTransport(reqwest::Client);
+pub(super) struct HttpTransport {
+    client: reqwest::Client,
+    /// The first URL that was called, in reqwest's form: nearly every call goes there again.
+    first: OnceLock<(Uri, Url)>,
+}
 
 impl HttpTransport {
     /// Wraps the caller's own client as it is.
     pub(super) const fn own(client: reqwest::Client) -> Self {
-        Self(client)
+        Self { client, first: OnceLock::new() }
+    }
+
+    fn url(&self, uri: &Uri) -> Result<Url, TransportError> {
+        match self.first.get() {
+            Some((first, url)) if first == uri => Ok(url.clone()),
+            _ => {
+                let parsed = Url::parse(&uri.to_string());
+                let url =
+                    parsed.map_err(|_| TransportError::new(TransportErrorKind::Connect, "the URL is not valid"))?;
+                // Another first call may have been faster.
+                let _ = self.first.set((uri.clone(), url.clone()));
+                Ok(url)
+            }
+        }
     }
 
     /// A client with the guards: no redirects, no decompression, HTTP/1.1, TLS 1.2 at least, no proxy for loopback.
@@ -53,7 +75,7 @@ impl HttpTransport {
         if loopback {
             builder = builder.no_proxy();
         }
-        builder.build().map(Self).map_err(|error| refused(&error))
+        builder.build().map(Self::own).map_err(|error| refused(&error))
     }
 }
 
@@ -64,12 +86,14 @@ fn refused(error: &reqwest::Error) -> Error {
 #[async_trait]
 impl Transport for HttpTransport {
     async fn send(&self, request: http::Request<Body>) -> Result<http::Response<Body>, TransportError> {
-        let request = request.map(|body| match body.into_bytes() {
+        let (parts, body) = request.into_parts();
+        let mut request = reqwest::Request::new(parts.method, self.url(&parts.uri)?);
+        *request.headers_mut() = parts.headers;
+        *request.body_mut() = Some(match body.into_bytes() {
             Ok(bytes) => reqwest::Body::from(bytes),
             Err(stream) => reqwest::Body::wrap_stream(stream),
         });
-        let request = reqwest::Request::try_from(request).map_err(describe)?;
-        let mut response = self.0.execute(request).await.map_err(describe)?;
+        let mut response = self.client.execute(request).await.map_err(describe)?;
         let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
         let mut answer = http::Response::new(Body::stream(response.bytes_stream().map_err(describe)));
         *answer.status_mut() = status;

@@ -14,6 +14,7 @@ mod error;
 mod error_body;
 mod headers;
 mod http;
+mod lenient;
 mod models;
 mod retry;
 mod sse;

@@ -1,41 +1,51 @@
 //! The latest records, in memory.
 
 use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
+    collections::{HashSet, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use async_trait::async_trait;
 
 use super::{CostRecord, CostSink, SinkError};
-use crate::types::Usd;
+use crate::types::{AttemptId, Usd};
 
 /// Keeps the latest records in this process; older ones are forgotten, nothing survives a restart. Clones share the
 /// records.
 #[derive(Clone, Debug)]
 pub struct MemoryCosts {
     most: usize,
-    records: Arc<Mutex<VecDeque<CostRecord>>>,
+    kept: Arc<Mutex<Kept>>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    records: VecDeque<CostRecord>,
+    /// Those of the records, to know one that comes twice.
+    attempts: HashSet<AttemptId>,
 }
 
 impl MemoryCosts {
     /// Keeps at most this many records.
     #[must_use]
     pub fn new(most: usize) -> Self {
-        Self { most, records: Arc::default() }
+        Self { most, kept: Arc::default() }
     }
 
     /// The records that are kept, oldest first.
     #[must_use]
     pub fn records(&self) -> Vec<CostRecord> {
-        self.records.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+        self.lock().records.iter().cloned().collect()
     }
 
     /// The sum of the known costs that are kept.
     #[must_use]
     pub fn known(&self) -> Usd {
-        let records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
-        records.iter().filter_map(CostRecord::cost_usd).sum()
+        self.lock().records.iter().filter_map(CostRecord::cost_usd).sum()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -49,16 +59,17 @@ impl Default for MemoryCosts {
 #[async_trait]
 impl CostSink for MemoryCosts {
     async fn record(&self, page: &[CostRecord]) -> Result<(), SinkError> {
-        let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.lock();
         for record in page {
-            // A page that failed elsewhere comes again; only its own records can repeat.
-            if records.iter().rev().take(page.len()).any(|kept| kept.attempt == record.attempt) {
+            if !kept.attempts.insert(record.attempt) {
                 continue;
             }
-            if records.len() >= self.most {
-                records.pop_front();
+            kept.records.push_back(record.clone());
+            if kept.records.len() > self.most
+                && let Some(oldest) = kept.records.pop_front()
+            {
+                kept.attempts.remove(&oldest.attempt);
             }
-            records.push_back(record.clone());
         }
         Ok(())
     }

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::types::ModelId;
 
-const PATH: &str = "/v1/chat/completions";
+pub(super) const PATH: &str = "/v1/chat/completions";
 
 /// Chat completions of a client: [`TogetherClient::chat`].
 #[derive(Clone, Copy, Debug)]

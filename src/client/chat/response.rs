@@ -7,9 +7,15 @@ use serde::{
     Deserialize, Deserializer,
     de::{Error as _, SeqAccess, Visitor},
 };
-use serde_json::{Number, Value};
+use serde_json::Value;
 
-use super::{super::headers::RateLimits, FunctionCall, Message, ToolCall};
+use super::{
+    super::{
+        headers::RateLimits,
+        lenient::{Count, whole},
+    },
+    FunctionCall, Message, ToolCall,
+};
 use crate::types::{FinishReason, ModelId, Role, Usage};
 
 /// A whole chat completion.
@@ -231,30 +237,6 @@ impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for Bounded<T, MAX
     }
 }
 
-/// A count that may be written as a float, and may come as nonsense.
-#[derive(Clone, Copy, Default)]
-struct Count(Option<u64>);
-
-impl<'de> Deserialize<'de> for Count {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Self(match Value::deserialize(deserializer)? {
-            Value::Number(number) => whole(&number),
-            Value::String(text) => text.parse().ok(),
-            _ => None,
-        }))
-    }
-}
-
-/// The number as a whole one, rounding what is written as a float.
-fn whole(number: &Number) -> Option<u64> {
-    number.as_u64().or_else(|| {
-        let value = number.as_f64().filter(|value| (0.0..1.8e19).contains(value))?;
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be within range")]
-        let whole = value as u64;
-        Some(whole)
-    })
-}
-
 #[derive(Deserialize)]
 pub(super) struct WireUsage {
     #[serde(default)]
@@ -370,7 +352,7 @@ struct WireFunctionDelta<'a> {
 
 impl WireChoice<'_> {
     fn index(&self) -> u32 {
-        self.index.0.and_then(|index| u32::try_from(index).ok()).unwrap_or(0)
+        self.index.small().unwrap_or(0)
     }
 
     fn into_choice(self) -> Choice {
@@ -410,7 +392,7 @@ impl WireToolDelta<'_> {
     fn into_delta(self) -> ToolCallDelta {
         let (name, arguments) = self.function.map_or((None, None), |function| (function.name, function.arguments));
         ToolCallDelta {
-            index: self.index.0.and_then(|index| u32::try_from(index).ok()).unwrap_or(0),
+            index: self.index.small().unwrap_or(0),
             id: self.id,
             name,
             arguments: arguments.map(|text| text.0.into_owned()).unwrap_or_default(),

@@ -1,0 +1,106 @@
+//! Numbers that servers write in several ways.
+
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
+};
+use serde_json::{Number, Value};
+
+/// A count: a whole number, one written as a float or as text; anything else is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Count(pub(super) Option<u64>);
+
+impl Count {
+    pub(super) fn small(self) -> Option<u32> {
+        self.0.and_then(|count| u32::try_from(count).ok())
+    }
+}
+
+/// The number as a whole one, cutting what is written as a float.
+pub(super) fn whole(number: &Number) -> Option<u64> {
+    number.as_u64().or_else(|| whole_float(number.as_f64()?))
+}
+
+fn whole_float(value: f64) -> Option<u64> {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be within range")]
+    (0.0..1.8e19).contains(&value).then_some(value as u64)
+}
+
+impl<'de> Deserialize<'de> for Count {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(CountVisitor).map(Self)
+    }
+}
+
+struct CountVisitor;
+
+impl<'de> Visitor<'de> for CountVisitor {
+    type Value = Option<u64>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a count")
+    }
+
+    fn visit_u64<E>(self, count: u64) -> Result<Self::Value, E> {
+        Ok(Some(count))
+    }
+
+    fn visit_i64<E>(self, count: i64) -> Result<Self::Value, E> {
+        Ok(u64::try_from(count).ok())
+    }
+
+    fn visit_f64<E>(self, count: f64) -> Result<Self::Value, E> {
+        Ok(whole_float(count))
+    }
+
+    fn visit_str<E>(self, count: &str) -> Result<Self::Value, E> {
+        Ok(count.parse().ok())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    /// With `serde_json/arbitrary_precision`, which another crate may switch on, a number comes as a map.
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        match Value::deserialize(MapAccessDeserializer::new(map))? {
+            Value::Number(number) => Ok(whole(&number)),
+            _ => Ok(None),
+        }
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_read_however_they_are_written() {
+        for (json, count) in [
+            ("15924764223251450000", Some(15_924_764_223_251_450_000)),
+            ("45.0", Some(45)),
+            ("\"7\"", Some(7)),
+            ("-1", None),
+            ("1e400", None),
+            ("null", None),
+            ("true", None),
+            ("[1,[2]]", None),
+            ("{\"a\":1}", None),
+            ("\"x\"", None),
+        ] {
+            let read: Result<Count, _> = serde_json::from_str(json);
+            assert_eq!(read.map(|read| read.0).unwrap_or_default(), count, "{json}");
+        }
+    }
+}
