@@ -1,5 +1,7 @@
 //! What a model said: immutable, shared by cache, followers and caller.
 
+use std::fmt;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +11,7 @@ use crate::{
 };
 
 /// An answer. Never copied on a cache hit: everybody holds the same one.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Answer {
     /// What was produced.
@@ -23,6 +25,17 @@ pub struct Answer {
     /// The provider's JSON, with fields that this version does not know; empty for a folded stream, and dropped by
     /// memory caches.
     pub raw: Bytes,
+}
+
+/// Sizes, not texts.
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answer")
+            .field("output", &self.output)
+            .field("served", &self.served)
+            .field("usage", &self.usage)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What was produced.

@@ -4,7 +4,8 @@ use bytes::Bytes;
 
 use super::{
     ChatCompletion, Choice, ChoiceDelta, Content, Delta, Logprobs, Message, ToolCall,
-    response::{Head, MAX_CHOICES, MAX_TOOL_CALLS},
+    chunk::Head,
+    response::{MAX_CHOICES, MAX_TOOL_CALLS},
 };
 use crate::types::{FinishReason, ModelId, Role, Usage};
 

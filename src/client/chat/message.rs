@@ -14,7 +14,7 @@ use crate::types::Role;
 /// assert_eq!(serde_json::to_string(&turn)?, r#"{"role":"user","content":"Why is the sky blue?"}"#);
 /// # Ok::<(), serde_json::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Message {
     /// Who speaks.
@@ -119,7 +119,7 @@ impl Message {
 }
 
 /// What a turn says: text, or parts of several kinds.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Content {
     /// Plain text.
@@ -168,7 +168,7 @@ impl<'de> Deserialize<'de> for Content {
 }
 
 /// A part of a turn.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Part {
     /// Text.
@@ -293,7 +293,7 @@ impl ToolCall {
 }
 
 /// A function's name and its arguments as the model wrote them.
-#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct FunctionCall {
     /// The name.

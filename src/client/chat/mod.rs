@@ -1,18 +1,22 @@
 //! Chat completions: `POST /v1/chat/completions`.
 
+mod chunk;
 mod fold;
 mod message;
+mod redact;
 mod request;
 mod response;
 mod stream;
+mod usage;
 
 use http::Method;
 
 pub use self::{
+    chunk::{ChoiceDelta, Delta, ToolCallDelta},
     fold::Fold,
     message::{Content, FunctionCall, Message, Part, ToolCall},
     request::{ChatInput, ChatRequest, Function, JsonSchema, ResponseFormat, Tool, ToolChoice},
-    response::{ChatCompletion, Choice, ChoiceDelta, Delta, Logprobs, ToolCallDelta},
+    response::{ChatCompletion, Choice, Logprobs},
     stream::ChatStream,
 };
 use self::{request::Wire, response::parse_completion};

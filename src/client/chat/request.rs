@@ -12,7 +12,7 @@ use crate::types::ModelId;
 ///
 /// It serialises as the API's JSON, leaving out what is not set, and reads it back; fields that this version does not
 /// know are kept in [`extra`](Self::extra) and sent.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct ChatInput {
     /// The turns, oldest first.

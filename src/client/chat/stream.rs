@@ -4,7 +4,6 @@ use std::{
     collections::VecDeque,
     fmt,
     future::{Future, poll_fn},
-    mem,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -14,7 +13,7 @@ use bytes::Bytes;
 use futures_core::Stream;
 use tokio::time::{Instant, Sleep, timeout_at};
 
-use super::{ChatCompletion, Delta, Fold, response::parse_delta};
+use super::{ChatCompletion, Delta, Fold, chunk::parse_delta};
 use crate::{
     client::{
         Error, ErrorKind, TogetherClient,
@@ -44,11 +43,9 @@ pub struct ChatStream {
     answers: u32,
     ended: u128,
     timer: Pin<Box<Sleep>>,
-    /// When the last data event arrived, or the reader came back for the next: the time that a slow reader takes is no
-    /// silence of the server. The timer is moved only when it fires, not on every event.
-    heard: Instant,
-    /// A chunk was handed over, and the next has not been asked for.
-    handed_over: bool,
+    /// Since when a data event is awaited: the time that a slow reader takes is no silence of the server, and a comment is
+    /// no event. The clock is read only when there is something to wait for.
+    waiting_since: Option<Instant>,
     idle: Duration,
     until: Instant,
     model: ModelId,
@@ -112,8 +109,7 @@ impl ChatStream {
             answers,
             ended: 0,
             timer: Box::pin(tokio::time::sleep_until(success.until.min(started + idle))),
-            heard: started,
-            handed_over: false,
+            waiting_since: None,
             idle,
             until: success.until,
             model: model.clone(),
@@ -187,9 +183,6 @@ impl ChatStream {
     }
 
     fn poll_delta(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Delta, Error>>> {
-        if mem::take(&mut self.handed_over) {
-            self.heard = Instant::now();
-        }
         loop {
             if self.progress == Progress::Over {
                 return Poll::Ready(None);
@@ -217,21 +210,19 @@ impl ChatStream {
         if self.progress == Progress::Done {
             return None;
         }
+        self.waiting_since = None;
         if &data[..] == b"[DONE]" {
-            self.heard = Instant::now();
             self.progress = Progress::Done;
-            self.timer.as_mut().reset(self.until.min(self.heard + LINGER));
+            self.timer.as_mut().reset(self.until.min(Instant::now() + LINGER));
             return None;
         }
         match parse_delta(&data, self.received == 0) {
             Ok(delta) if delta.choices.is_empty() && delta.usage.is_none() => {
-                self.heard = Instant::now();
                 let inside = error_in_success(&data).map(|body| Error::inside_success(200, body, data));
                 inside.map(|error| Err(self.end(error)))
             }
             Ok(delta) => {
                 self.received += 1;
-                self.handed_over = true;
                 self.note_ends(&delta);
                 Some(Ok(delta))
             }
@@ -281,6 +272,7 @@ impl ChatStream {
     }
 
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Error>> {
+        let since = *self.waiting_since.get_or_insert_with(Instant::now);
         loop {
             ready!(self.timer.as_mut().poll(cx));
             if self.progress == Progress::Done {
@@ -288,10 +280,11 @@ impl ChatStream {
                 self.body = Body::empty();
                 return Poll::Ready(Ok(false));
             }
-            let due = self.until.min(self.heard + self.idle);
+            // The timer may have been set for an earlier wait: it is moved only when it fires.
+            let due = self.until.min(since + self.idle);
             if due <= Instant::now() {
                 let what = if due < self.until { "no data event came" } else { "the stream is not complete" };
-                let error = late(what, self.heard);
+                let error = late(what, since);
                 return Poll::Ready(Err(self.end(error)));
             }
             self.timer.as_mut().reset(due);

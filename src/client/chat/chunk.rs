@@ -1,0 +1,265 @@
+//! The chunks of a streamed completion.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, de::IgnoredAny};
+use serde_json::Value;
+
+use super::{
+    super::lenient::{Count, Text, at_most},
+    FunctionCall, ToolCall,
+    response::{MAX_CHOICES, MAX_TOOL_CALLS, WireWarnings},
+    usage::WireUsage,
+};
+use crate::types::{FinishReason, ModelId, Usage};
+
+/// One chunk of a streamed completion.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Delta {
+    /// What was added, by answer. Empty in a chunk that only carries usage.
+    pub choices: Vec<ChoiceDelta>,
+    /// Tokens, usually on the last chunk.
+    pub usage: Option<Usage>,
+    /// The provider's id, model and time; the same on every chunk, so that only the fold reads them.
+    pub(crate) head: Option<Head>,
+}
+
+/// What a chunk says of the whole completion.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Head {
+    pub(crate) id: String,
+    pub(crate) model: Option<ModelId>,
+    pub(crate) created: Option<u64>,
+    pub(crate) warnings: Vec<String>,
+}
+
+/// What a chunk adds to one answer. `Debug` shows its size, not its text.
+#[derive(Clone, Default, PartialEq)]
+#[non_exhaustive]
+pub struct ChoiceDelta {
+    /// Which answer.
+    pub index: u32,
+    /// Text to append.
+    pub content: Option<String>,
+    /// Reasoning to append.
+    pub reasoning: Option<String>,
+    /// Whether the reasoning came as `reasoning_content`.
+    pub(crate) reasoning_content: bool,
+    /// Pieces of tool calls.
+    pub tool_calls: Vec<ToolCallDelta>,
+    /// Set on the last chunks of the answer.
+    pub finish_reason: Option<FinishReason>,
+    pub(crate) seed: Option<u64>,
+    pub(crate) token_id: Option<u64>,
+    pub(crate) logprob: Option<f64>,
+    /// Some servers put the usage here.
+    usage: Option<Usage>,
+}
+
+/// A piece of a tool call: the first names it, later ones add arguments. `Debug` shows their size.
+#[derive(Clone, Default, PartialEq)]
+#[non_exhaustive]
+pub struct ToolCallDelta {
+    /// Which call of the answer.
+    pub index: u32,
+    /// Its id, on the first piece.
+    pub id: Option<String>,
+    /// The function, on the first piece.
+    pub name: Option<String>,
+    /// JSON text to append.
+    pub arguments: String,
+}
+
+impl Delta {
+    /// The text that this chunk adds to the first answer; often empty.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        self.first().and_then(|choice| choice.content.as_deref()).unwrap_or_default()
+    }
+
+    /// The reasoning that this chunk adds to the first answer.
+    #[must_use]
+    pub fn reasoning(&self) -> &str {
+        self.first().and_then(|choice| choice.reasoning.as_deref()).unwrap_or_default()
+    }
+
+    /// The pieces of tool calls that this chunk adds to the first answer.
+    #[must_use]
+    pub fn tool_calls(&self) -> &[ToolCallDelta] {
+        self.first().map_or(&[], |choice| &choice.tool_calls)
+    }
+
+    /// Whether anything of an answer is in it: a chunk of only a role or usage is not.
+    #[must_use]
+    pub fn has_content(&self) -> bool {
+        let filled = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
+        self.choices
+            .iter()
+            .any(|choice| filled(&choice.content) || filled(&choice.reasoning) || !choice.tool_calls.is_empty())
+    }
+
+    fn first(&self) -> Option<&ChoiceDelta> {
+        self.choices.iter().find(|choice| choice.index == 0)
+    }
+}
+
+impl fmt::Debug for ChoiceDelta {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChoiceDelta")
+            .field("index", &self.index)
+            .field("content_bytes", &self.content.as_ref().map(String::len))
+            .field("reasoning_bytes", &self.reasoning.as_ref().map(String::len))
+            .field("tool_calls", &self.tool_calls)
+            .field("finish_reason", &self.finish_reason)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ToolCallDelta {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ToolCallDelta")
+            .field("index", &self.index)
+            .field("id", &self.id)
+            .field("name", &self.name)
+            .field("arguments_bytes", &self.arguments.len())
+            .finish()
+    }
+}
+
+// ---- the wire
+
+/// What every chunk may hold. Its head, the same on all of them, is left unread.
+#[derive(Deserialize)]
+struct WireChunk {
+    #[serde(default, deserialize_with = "at_most::<MAX_CHOICES, _, _>")]
+    choices: Option<Vec<ChoiceDelta>>,
+    usage: Option<WireUsage>,
+    warnings: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct WireHead<'a> {
+    #[serde(borrow)]
+    id: Option<Text<'a>>,
+    #[serde(borrow)]
+    model: Option<Text<'a>>,
+    #[serde(default)]
+    created: Count,
+    #[serde(default)]
+    warnings: WireWarnings,
+}
+
+#[derive(Deserialize)]
+struct WireChoice<'a> {
+    #[serde(default)]
+    index: Count,
+    #[serde(borrow)]
+    delta: Option<WireDelta<'a>>,
+    finish_reason: Option<FinishReason>,
+    #[serde(default)]
+    seed: Count,
+    #[serde(default)]
+    logprobs: Value,
+    usage: Option<WireUsage>,
+}
+
+#[derive(Deserialize)]
+struct WireDelta<'a> {
+    content: Option<String>,
+    reasoning: Option<String>,
+    reasoning_content: Option<String>,
+    #[serde(default, borrow, deserialize_with = "at_most::<MAX_TOOL_CALLS, _, _>")]
+    tool_calls: Option<Vec<WireToolDelta<'a>>>,
+    #[serde(default)]
+    token_id: Count,
+}
+
+#[derive(Deserialize)]
+struct WireToolDelta<'a> {
+    #[serde(default)]
+    index: Count,
+    id: Option<String>,
+    #[serde(borrow)]
+    function: Option<WireFunctionDelta<'a>>,
+}
+
+#[derive(Deserialize)]
+struct WireFunctionDelta<'a> {
+    name: Option<String>,
+    #[serde(borrow)]
+    arguments: Option<Text<'a>>,
+}
+
+impl<'de> Deserialize<'de> for ChoiceDelta {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        WireChoice::deserialize(deserializer).map(WireChoice::into_delta)
+    }
+}
+
+impl WireChoice<'_> {
+    fn into_delta(self) -> ChoiceDelta {
+        let mut delta = ChoiceDelta {
+            index: self.index.small().unwrap_or(0),
+            finish_reason: self.finish_reason,
+            seed: self.seed.0,
+            logprob: self.logprobs.as_f64(),
+            usage: self.usage.and_then(WireUsage::into_usage),
+            ..ChoiceDelta::default()
+        };
+        if let Some(wire) = self.delta {
+            delta.content = wire.content;
+            delta.reasoning_content = wire.reasoning.is_none() && wire.reasoning_content.is_some();
+            delta.reasoning = wire.reasoning.or(wire.reasoning_content);
+            delta.token_id = wire.token_id.0;
+            delta.tool_calls = wire.tool_calls.into_iter().flatten().map(WireToolDelta::into_delta).collect();
+        }
+        delta
+    }
+}
+
+impl WireToolDelta<'_> {
+    fn into_delta(self) -> ToolCallDelta {
+        let (name, arguments) = self.function.map_or((None, None), |function| (function.name, function.arguments));
+        ToolCallDelta {
+            index: self.index.small().unwrap_or(0),
+            id: self.id,
+            name,
+            arguments: arguments.map(|text| text.0.into_owned()).unwrap_or_default(),
+        }
+    }
+}
+
+/// Parses the JSON of one chunk. The head is read only where `want_head` asks for it, or where it holds a warning.
+pub(super) fn parse_delta(data: &[u8], want_head: bool) -> Result<Delta, serde_json::Error> {
+    let WireChunk { choices, usage, warnings } = serde_json::from_slice(data)?;
+    let choices = choices.unwrap_or_default();
+    let nested = || choices.iter().find_map(|choice| choice.usage);
+    let usage = usage.and_then(WireUsage::into_usage).or_else(nested);
+    let head = (want_head || warnings.is_some()).then(|| parse_head(data)).transpose()?;
+    Ok(Delta { choices, usage, head })
+}
+
+fn parse_head(data: &[u8]) -> Result<Head, serde_json::Error> {
+    let wire: WireHead<'_> = serde_json::from_slice(data)?;
+    Ok(Head {
+        id: wire.id.map(|id| id.0.into_owned()).unwrap_or_default(),
+        model: wire.model.map(|model| ModelId::from(&*model.0)),
+        created: wire.created.0,
+        warnings: wire.warnings.into_messages(),
+    })
+}
+
+/// Joins a tool call's pieces.
+impl ToolCallDelta {
+    pub(super) fn apply(&self, call: &mut ToolCall) {
+        if let Some(id) = self.id.as_ref().filter(|id| !id.is_empty()) {
+            call.id.clone_from(id);
+        }
+        let FunctionCall { name, arguments } = &mut call.function;
+        if let Some(part) = self.name.as_ref().filter(|part| !part.is_empty()) {
+            name.clone_from(part);
+        }
+        arguments.push_str(&self.arguments);
+    }
+}
