@@ -45,8 +45,8 @@ impl State {
         let deadline = started + request.deadline_of();
         let ask = RouteAsk::new(&request);
         let prompt_tokens_at_most = ask.prompt_tokens_at_most;
-        let ranked = timeout_at(deadline, AssertUnwindSafe(self.router.rank(&ask)).catch_unwind()).await;
-        let ranking = match ranked {
+        let ranked = timeout_at(deadline, AssertUnwindSafe(self.router.rank(&ask)).catch_unwind());
+        let ranking = match self.unless_stopped(async { Ok(ranked.await) }).await? {
             Ok(Ok(ranking)) => ranking?,
             Ok(Err(_)) => return Err(Error::new(ErrorKind::Policy, "the router panicked")),
             Err(_) => return Err(Error::new(ErrorKind::DeadlineExceeded, "the router did not answer in time")),

@@ -71,6 +71,11 @@ pub(super) struct RouteState {
     pub(super) counts: Counts,
 }
 
+pub(super) fn in_runtime() -> Result<(), Error> {
+    let runtime = tokio::runtime::Handle::try_current();
+    runtime.map(drop).map_err(|_| Error::new(ErrorKind::NoRuntime, "call the service inside a Tokio runtime"))
+}
+
 /// What a look-up in the cache brought.
 #[derive(Debug)]
 pub(super) enum Found {
@@ -144,9 +149,7 @@ impl Totals {
 impl State {
     /// Counts a call in, unless the service is shutting down or there is no runtime.
     pub(super) fn begin(self: &Arc<Self>) -> Result<TaskTrackerToken, Error> {
-        if tokio::runtime::Handle::try_current().is_err() {
-            return Err(Error::new(ErrorKind::NoRuntime, "call the service inside a Tokio runtime"));
-        }
+        in_runtime()?;
         let token = self.tasks.token();
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::new(ErrorKind::ShuttingDown, "the service takes no more calls"));
