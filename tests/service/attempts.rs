@@ -93,7 +93,11 @@ async fn a_failing_model_is_replaced_in_the_same_call() {
 async fn a_model_that_is_not_available_is_passed_over_unless_it_is_pinned() {
     for remove in [false, true] {
         let world = World::new();
-        if remove { world.sim.remove_model(LARGE) } else { world.sim.unavailable(LARGE) }
+        if remove {
+            world.sim.remove_model(LARGE)
+        } else {
+            world.sim.unavailable(LARGE)
+        }
         let reply = world.service.complete(muse("why?").models([LARGE, MID])).await.unwrap();
         assert_eq!((reply.model().as_str(), world.calls()), (MID, 2));
         let error = world.service.complete(muse("why?").model(LARGE)).await.unwrap_err();
@@ -152,7 +156,11 @@ async fn no_attempt_starts_after_the_deadline() {
         for hangs in [false, true] {
             let (world, start) = (World::new(), Instant::now());
             world.sim.latency(ms(100));
-            if hangs { world.sim.hang() } else { world.sim.fail_next(10, Fault::status(500)) }
+            if hangs {
+                world.sim.hang()
+            } else {
+                world.sim.fail_next(10, Fault::status(500))
+            }
             let error = world.service.complete(muse("why?").model(LARGE).deadline(deadline)).await.unwrap_err();
             let took = start.elapsed();
             assert!(took <= deadline + ms(2), "{deadline:?}: {took:?}");
