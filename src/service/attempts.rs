@@ -16,7 +16,7 @@ use super::{
     state::State,
 };
 use crate::{
-    client::{self, CallOptions, ChatCompletion, TogetherClient},
+    client::{self, ChatCompletion, TogetherClient},
     cost::{BudgetError, Intent, Scope},
     inference::{Answer, Attempt, Selection},
     limit::Refused,
@@ -65,8 +65,8 @@ const MOST: u32 = 3;
 impl State {
     /// One answer, by as many attempts as it takes and the bounds allow.
     pub(super) async fn answer(self: &Arc<Self>, plan: &Plan) -> Result<Done, Error> {
-        let send = |client: TogetherClient, model: ModelId, options: CallOptions| async move {
-            client.chat().create_with(&model, plan.request.chat_ref(), &options).await
+        let send = |client: TogetherClient, model: ModelId| async move {
+            client.chat().create_with(&model, plan.request.chat_ref(), &plan.options()).await
         };
         let Dispatched { value, settlement, attempts } = self.dispatch(plan, send).await?;
         settle(plan, value, settlement, attempts)
@@ -76,7 +76,7 @@ impl State {
     pub(super) async fn dispatch<T, F>(
         self: &Arc<Self>,
         plan: &Plan,
-        send: impl Fn(TogetherClient, ModelId, CallOptions) -> F,
+        send: impl Fn(TogetherClient, ModelId) -> F,
     ) -> Result<Dispatched<T>, Error>
     where
         F: Future<Output = Result<T, client::Error>>,
@@ -104,7 +104,7 @@ impl State {
             settlement.dispatch();
             number += 1;
             let model = candidate.route.model().clone();
-            let error = match self.within(send(client, model, plan.options())).await {
+            let error = match self.within(send(client, model)).await {
                 Ok(Ok(value)) => {
                     settlement.route.retries.succeeded(number > 1);
                     return Ok(Dispatched { value, settlement, attempts });

@@ -88,6 +88,14 @@ impl Plan {
         }
     }
 
+    /// The options of one attempt at a stream: a deadline that the request does not set bounds its beginning alone.
+    pub(super) fn stream_options(&self) -> CallOptions {
+        let options = self.options();
+        let begins_by = options.first_token.map_or(self.deadline, |first| first.min(self.deadline));
+        let deadline = options.deadline.filter(|_| self.request.names_deadline());
+        CallOptions { deadline, ..options }.first_token(begins_by)
+    }
+
     /// The most that an attempt at this candidate can cost.
     pub(super) fn at_most(&self, candidate: &Candidate, price: Option<PriceStamp>) -> Cost {
         let Some(PriceStamp { price, .. }) = price else { return Cost::Unpriced };
