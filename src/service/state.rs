@@ -56,6 +56,9 @@ pub(super) struct State {
     pub(super) recorder: Recorder,
     pub(super) slots: Slots,
     pub(super) totals: Totals,
+    /// Callers that wait for an answer or read one.
+    pub(super) calls: TaskTracker,
+    /// Detached leaders and alerts.
     pub(super) tasks: TaskTracker,
     pub(super) cancel: CancellationToken,
     pub(super) closed: AtomicBool,
@@ -150,7 +153,7 @@ impl State {
     /// Counts a call in, unless the service is shutting down or there is no runtime.
     pub(super) fn begin(self: &Arc<Self>) -> Result<TaskTrackerToken, Error> {
         in_runtime()?;
-        let token = self.tasks.token();
+        let token = self.calls.token();
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::new(ErrorKind::ShuttingDown, "the service takes no more calls"));
         }
