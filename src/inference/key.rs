@@ -4,10 +4,10 @@ use std::fmt;
 
 use serde_json::Value;
 
-use super::{InferenceRequest, Input};
+use super::{InferenceRequest, Input, ModelRef, Selection};
 use crate::{
     client::{ChatInput, Content, FunctionCall, JsonSchema, Message, Part, ResponseFormat, Tool, ToolCall, ToolChoice},
-    types::{RouteId, Tenant},
+    types::{RouteId, Tenant, UpstreamId},
 };
 
 /// The kinds of cached values, each with a prefix and a time to live.
@@ -53,7 +53,8 @@ impl Kind {
 
 /// A cache key: 256 bits of BLAKE3 over the meaning of a request.
 ///
-/// Two requests have the same key exactly when they ask the same of the same model for the same tenant: every field is
+/// Two requests have the same key exactly when they ask the same of the same model for the same tenant and allow the same
+/// other models: every field is
 /// hashed with its length in a fixed order, JSON by value and not by text, so that neither the order of an object's
 /// fields nor the spelling of a number matters.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -79,11 +80,13 @@ impl CacheKey {
         let InferenceRequest {
             input,
             tenant,
+            // Where it may fall back to: whoever allows one model alone must not get another one's answer, nor the
+            // error of a call that allowed fewer.
+            model,
+            upstream,
             task: _,
             priority: _,
             allow_cached: _,
-            model: _,
-            upstream: _,
             tier: _,
             session: _,
             deadline: _,
@@ -98,6 +101,8 @@ impl CacheKey {
         hash.text(host);
         hash.text(route.upstream().as_str());
         hash.text(route.model().as_str());
+        hash.selection(model);
+        hash.some_text(upstream.as_ref().map(UpstreamId::as_str));
         match input {
             Input::Chat(input) => hash.chat(input),
         }
@@ -197,6 +202,18 @@ impl Hasher {
     fn list<T>(&mut self, items: &[T], mut write: impl FnMut(&mut Self, &T)) {
         self.number(items.len() as u64);
         items.iter().for_each(|item| write(self, item));
+    }
+
+    fn selection(&mut self, selection: &Selection) {
+        self.tag(match selection {
+            Selection::Any => 0,
+            Selection::Pin(_) => 1,
+            Selection::Prefer(_) => 2,
+        });
+        self.list(selection.named(), |hash, ModelRef { upstream, model }| {
+            hash.some_text(upstream.as_ref().map(UpstreamId::as_str));
+            hash.text(model.as_str());
+        });
     }
 
     fn chat(&mut self, input: &ChatInput) {
