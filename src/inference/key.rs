@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-use super::{InferenceRequest, Input, hash::FieldHasher};
+use super::{InferenceRequest, Input, ModelRef, Selection, hash::FieldHasher};
 use crate::{
     client::{
         ChatInput, Content, Function, FunctionCall, JsonSchema, Message, Part, ResponseFormat, Tool, ToolCall,
         ToolChoice,
     },
-    types::{RouteId, Tenant},
+    types::{RouteId, Tenant, UpstreamId},
 };
 
 /// The kinds of cached values, each with a prefix and a time to live.
@@ -54,7 +54,8 @@ impl Kind {
 
 /// A cache key: 256 bits of BLAKE3 over the meaning of a request.
 ///
-/// Two requests have the same key exactly when they ask the same of the same model for the same tenant: every field is
+/// Two requests have the same key exactly when they ask the same of the same model for the same tenant and allow the same
+/// other models: every field is
 /// hashed with its length in a fixed order, JSON by value and not by text, so that neither the order of an object's
 /// fields nor the spelling of a number matters.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -80,11 +81,13 @@ impl CacheKey {
         let InferenceRequest {
             input,
             tenant,
+            // Where it may fall back to: whoever allows one model alone must not get another one's answer, nor the
+            // error of a call that allowed fewer.
+            model,
+            upstream,
             task: _,
             priority: _,
             allow_cached: _,
-            model: _,
-            upstream: _,
             tier: _,
             session: _,
             deadline: _,
@@ -99,6 +102,8 @@ impl CacheKey {
         hash.text(host);
         hash.text(route.upstream().as_str());
         hash.text(route.model().as_str());
+        hash.selection(model);
+        hash.some_text(upstream.as_ref().map(UpstreamId::as_str));
         match input {
             Input::Chat(input) => hash.chat(input),
         }
@@ -157,6 +162,18 @@ fn finish(hash: FieldHasher, kind: Kind, tenant: Option<&Tenant>) -> CacheKey {
 
 /// The fields of a request.
 impl FieldHasher {
+    fn selection(&mut self, selection: &Selection) {
+        self.tag(match selection {
+            Selection::Any => 0,
+            Selection::Pin(_) => 1,
+            Selection::Prefer(_) => 2,
+        });
+        self.list(selection.named(), |hash, ModelRef { upstream, model }| {
+            hash.some_text(upstream.as_ref().map(UpstreamId::as_str));
+            hash.text(model.as_str());
+        });
+    }
+
     fn chat(&mut self, input: &ChatInput) {
         let ChatInput {
             messages,

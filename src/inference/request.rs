@@ -522,6 +522,11 @@ impl InferenceRequest {
         self.deadline.unwrap_or(Duration::from_secs(default))
     }
 
+    /// Whether the deadline was set by name.
+    pub(crate) const fn names_deadline(&self) -> bool {
+        self.deadline.is_some()
+    }
+
     /// How long until the first token, if it matters.
     #[must_use]
     pub const fn first_token_of(&self) -> Option<Duration> {

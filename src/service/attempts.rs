@@ -16,7 +16,7 @@ use super::{
     state::State,
 };
 use crate::{
-    client::{self, CallOptions, ChatCompletion, TogetherClient},
+    client::{self, ChatCompletion, TogetherClient},
     cost::{BudgetError, Intent, Scope},
     inference::{Answer, Attempt, Selection},
     limit::Refused,
@@ -65,8 +65,8 @@ const MOST: u32 = 3;
 impl State {
     /// One answer, by as many attempts as it takes and the bounds allow.
     pub(super) async fn answer(self: &Arc<Self>, plan: &Plan) -> Result<Done, Error> {
-        let send = |client: TogetherClient, model: ModelId, options: CallOptions| async move {
-            client.chat().create_with(&model, plan.request.chat_ref(), &options).await
+        let send = |client: TogetherClient, model: ModelId| async move {
+            client.chat().create_with(&model, plan.request.chat_ref(), &plan.options()).await
         };
         let Dispatched { value, settlement, attempts } = self.dispatch(plan, send).await?;
         settle(plan, value, settlement, attempts)
@@ -76,7 +76,7 @@ impl State {
     pub(super) async fn dispatch<T, F>(
         self: &Arc<Self>,
         plan: &Plan,
-        send: impl Fn(TogetherClient, ModelId, CallOptions) -> F,
+        send: impl Fn(TogetherClient, ModelId) -> F,
     ) -> Result<Dispatched<T>, Error>
     where
         F: Future<Output = Result<T, client::Error>>,
@@ -87,7 +87,7 @@ impl State {
             let candidate = plan.ranking.candidates.get(at).ok_or_else(|| Error::new(ErrorKind::NoRoute, ""))?;
             // A refused admission has an id of its own too: a store may still be giving back what it had set aside.
             let attempt = plan.id.attempt(u8::try_from(at + number as usize).unwrap_or(u8::MAX));
-            let mut settlement = match self.admit(plan, candidate, attempt).await {
+            let mut settlement = match self.unless_stopped(self.admit(plan, candidate, attempt)).await {
                 Ok(settlement) => settlement,
                 // Nothing was sent: another candidate may still be affordable or free.
                 Err(refused) if can_pass_over(&refused) && plan.ranking.candidates.len() > at + 1 => {
@@ -104,12 +104,13 @@ impl State {
             settlement.dispatch();
             number += 1;
             let model = candidate.route.model().clone();
-            let error = match self.within(plan, send(client, model, plan.options())).await? {
-                Ok(value) => {
+            let error = match self.within(send(client, model)).await {
+                Ok(Ok(value)) => {
                     settlement.route.retries.succeeded(number > 1);
                     return Ok(Dispatched { value, settlement, attempts });
                 }
-                Err(error) => error,
+                Ok(Err(error)) => error,
+                Err(ended) => return Err(ended.with_attempts(attempts).with_decision(&plan.ranking.decision)),
             };
             attempts.push(failed_attempt(&mut settlement, &error));
             drop(settlement);
@@ -119,7 +120,12 @@ impl State {
                     at += 1;
                     tracing::warn!(from = %candidate.route, kind = error.kind().as_str(), "falling back to the next model");
                 }
-                Step::Again(wait) => self.pause(wait).await?,
+                Step::Again(wait) => {
+                    let waited = async { Ok(sleep_until(Instant::now() + wait).await) };
+                    if let Err(stopped) = self.unless_stopped(waited).await {
+                        return Err(stopped.with_attempts(attempts).with_decision(&plan.ranking.decision));
+                    }
+                }
             }
         }
     }
@@ -127,23 +133,24 @@ impl State {
     /// Runs one attempt until the service is told to stop. Its own time-outs end at the plan's deadline.
     async fn within<T>(
         &self,
-        plan: &Plan,
         attempt: impl Future<Output = Result<T, client::Error>>,
     ) -> Result<Result<T, client::Error>, Error> {
         tokio::select! {
             biased;
             // A panic of a transport of the application's own ends this call, and settles.
-            done = AssertUnwindSafe(attempt).catch_unwind() => done.map_err(|_| {
-                Error::new(ErrorKind::Policy, "the transport panicked").with_decision(&plan.ranking.decision)
-            }),
-            () = self.cancel.cancelled() => Err(Error::new(ErrorKind::ShuttingDown, "the service was shut down")),
+            done = AssertUnwindSafe(attempt).catch_unwind() => {
+                done.map_err(|_| Error::new(ErrorKind::Policy, "the transport panicked"))
+            }
+            () = self.cancel.cancelled() => Err(stopped()),
         }
     }
 
-    async fn pause(&self, wait: Duration) -> Result<(), Error> {
+    /// A step before an attempt: not even begun once the service is told to stop.
+    pub(super) async fn unless_stopped<T>(&self, step: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         tokio::select! {
-            () = sleep_until(Instant::now() + wait) => Ok(()),
-            () = self.cancel.cancelled() => Err(Error::new(ErrorKind::ShuttingDown, "the service was shut down")),
+            biased;
+            () = self.cancel.cancelled() => Err(stopped()),
+            done = step => done,
         }
     }
 
@@ -176,6 +183,10 @@ impl State {
         settlement.admitted(permit);
         if self.wants_intents {
             self.intend(plan, &settlement, candidate, attempt).await?;
+        }
+        // Whatever was waited for above: nothing starts that nobody waits for any more.
+        if Instant::now() >= plan.deadline {
+            return Err(Error::new(ErrorKind::DeadlineExceeded, "the deadline passed before an attempt could start"));
         }
         Ok(settlement)
     }
@@ -279,6 +290,10 @@ impl State {
         let error = if late { error.of_kind(ErrorKind::DeadlineExceeded) } else { error };
         error.with_attempts(attempts).with_decision(&plan.ranking.decision)
     }
+}
+
+fn stopped() -> Error {
+    Error::new(ErrorKind::ShuttingDown, "the service was shut down")
 }
 
 /// Whether another candidate may be admitted where this one was not.

@@ -230,6 +230,7 @@ impl ServiceBuilder {
                 recorder,
                 slots: Slots::default(),
                 totals: Totals::default(),
+                calls: TaskTracker::new(),
                 tasks: TaskTracker::new(),
                 cancel: CancellationToken::new(),
                 closed: AtomicBool::new(false),

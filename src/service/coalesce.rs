@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     cache::{CacheEntry, CacheValue},
-    cost::Ending,
+    cost::{Ending, Scope},
     inference::{Answer, CacheKey, InferenceResponse, Kind, Source},
     types::{Cost, UsageSource},
 };
@@ -65,6 +65,13 @@ impl Drop for Slot {
     }
 }
 
+/// Whether a leader was refused by a budget that this caller has nothing to do with.
+fn is_anothers(plan: &Plan, error: &Error) -> bool {
+    let Some(over) = error.over_budget() else { return false };
+    let mut candidates = plan.ranking.candidates.iter();
+    !candidates.any(|candidate| Scope::of(&plan.request, &candidate.route).contains(&over.scope))
+}
+
 impl State {
     /// A cacheable call: the cache, or a seat at the one call under way.
     pub(super) async fn cached(self: &Arc<Self>, plan: Plan) -> Result<InferenceResponse, Error> {
@@ -79,21 +86,28 @@ impl State {
                 .with_decision(&plan.ranking.decision));
         }
         let plan = Arc::new(plan);
-        let (mut seat, leads) = self.seat(key, &plan, looks_again);
-        let led = match timeout_at(plan.deadline, seat.wait_for(Option::is_some)).await {
-            Ok(Ok(led)) => led.clone(),
-            // The sender is gone without a word: the leader panicked, or its runtime ended.
-            Ok(Err(_)) => None,
-            Err(_) => return Err(too_late(&plan)),
-        };
-        match led {
-            None => {
-                Err(Error::new(ErrorKind::LeaderFailed, "the call that this one had joined ended without a result"))
-            }
-            Some(Err(error)) => Err(error),
-            Some(Ok(done)) if done.from_cache => Ok(self.hit(&plan, &done)),
-            Some(Ok(done)) if leads => Ok(plan.respond(&done, Source::Miss)),
-            Some(Ok(done)) => Ok(self.follow(&plan, &done)),
+        loop {
+            let (mut seat, leads) = self.seat(key, &plan, looks_again);
+            let led = match timeout_at(plan.deadline, seat.wait_for(Option::is_some)).await {
+                Ok(Ok(led)) => led.clone(),
+                // The sender is gone without a word: the leader panicked, or its runtime ended.
+                Ok(Err(_)) => None,
+                Err(_) => return Err(too_late(&plan)),
+            };
+            return match led {
+                None => {
+                    Err(Error::new(ErrorKind::LeaderFailed, "the call that this one had joined ended without a result"))
+                }
+                Some(Err(error)) if !leads && is_anothers(&plan, &error) => {
+                    // Lets the refused leader free its slot.
+                    tokio::task::yield_now().await;
+                    continue;
+                }
+                Some(Err(error)) => Err(error),
+                Some(Ok(done)) if done.from_cache => Ok(self.hit(&plan, &done)),
+                Some(Ok(done)) if leads => Ok(plan.respond(&done, Source::Miss)),
+                Some(Ok(done)) => Ok(self.follow(&plan, &done)),
+            };
         }
     }
 

@@ -11,7 +11,7 @@ use crate::types::{RouteId, Usd};
 pub struct ServiceHealth {
     /// Whether it takes calls: `false` from the start of a shutdown.
     pub accepting: bool,
-    /// Calls that are not over, streams and detached leaders included.
+    /// Calls that are not over, streams included, and the tasks that work for them.
     pub in_flight: usize,
     /// Cacheable calls under way, each with its followers as one.
     pub coalescing: usize,
@@ -77,7 +77,7 @@ impl InferenceService {
         routes.sort_by(|a, b| a.route.cmp(&b.route));
         ServiceHealth {
             accepting: !state.closed.load(Ordering::Acquire),
-            in_flight: state.tasks.len(),
+            in_flight: state.calls.len() + state.tasks.len(),
             coalescing: state.slots.len(),
             records_waiting: state.recorder.waiting(),
             records_lost: state.recorder.lost(),

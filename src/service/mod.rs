@@ -26,7 +26,7 @@ use std::{future::Future, sync::Arc};
 
 use async_trait::async_trait;
 
-use self::state::State;
+use self::state::{State, in_runtime};
 #[cfg(feature = "schema")]
 pub use self::structured::Typed;
 pub use self::{
@@ -136,6 +136,7 @@ impl InferenceService {
     ///
     /// As [`complete`](Self::complete) before anything is sent.
     pub async fn explain(&self, request: &InferenceRequest) -> Result<Arc<Decision>, Error> {
+        in_runtime()?;
         let plan = self.state.plan(Box::new(request.clone())).await?;
         Ok(plan.ranking.decision)
     }

@@ -45,8 +45,8 @@ impl State {
         let deadline = started + request.deadline_of();
         let ask = RouteAsk::new(&request);
         let prompt_tokens_at_most = ask.prompt_tokens_at_most;
-        let ranked = timeout_at(deadline, AssertUnwindSafe(self.router.rank(&ask)).catch_unwind()).await;
-        let ranking = match ranked {
+        let ranked = timeout_at(deadline, AssertUnwindSafe(self.router.rank(&ask)).catch_unwind());
+        let ranking = match self.unless_stopped(async { Ok(ranked.await) }).await? {
             Ok(Ok(ranking)) => ranking?,
             Ok(Err(_)) => return Err(Error::new(ErrorKind::Policy, "the router panicked")),
             Err(_) => return Err(Error::new(ErrorKind::DeadlineExceeded, "the router did not answer in time")),
@@ -86,6 +86,14 @@ impl Plan {
             Some(first) => options.first_token(self.started + first),
             None => options,
         }
+    }
+
+    /// The options of one attempt at a stream: a deadline that the request does not set bounds its beginning alone.
+    pub(super) fn stream_options(&self) -> CallOptions {
+        let options = self.options();
+        let begins_by = options.first_token.map_or(self.deadline, |first| first.min(self.deadline));
+        let deadline = options.deadline.filter(|_| self.request.names_deadline());
+        CallOptions { deadline, ..options }.first_token(begins_by)
     }
 
     /// The most that an attempt at this candidate can cost.

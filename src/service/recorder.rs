@@ -4,6 +4,7 @@
 //! records. The queue outlives the task: if the task's runtime ends, the next call starts another on its own.
 
 use std::{
+    collections::VecDeque,
     panic::AssertUnwindSafe,
     sync::{
         Arc,
@@ -57,12 +58,43 @@ pub(super) struct Recorder {
 }
 
 struct Shared {
-    receiver: Mutex<mpsc::Receiver<Item>>,
+    inbox: Mutex<Inbox>,
     sinks: FanOut,
     budget: Option<Arc<dyn BudgetStore>>,
     running: AtomicBool,
     /// Records that no sink took.
     lost: AtomicU64,
+}
+
+/// The queue's end, with what was taken from it. It is not the task's own: what the sinks had not taken when the task's
+/// runtime ended is for the next task.
+struct Inbox {
+    queue: mpsc::Receiver<Item>,
+    budgets: VecDeque<(AttemptId, Usd)>,
+    records: Vec<CostRecord>,
+    flushed: Vec<oneshot::Sender<()>>,
+}
+
+impl Inbox {
+    /// Takes what is there, at most a page, or waits for it: `false` when there will be nothing more.
+    async fn fill(&mut self) -> bool {
+        if !(self.budgets.is_empty() && self.records.is_empty() && self.flushed.is_empty()) {
+            return true;
+        }
+        let mut items = Vec::with_capacity(PAGE);
+        let taken = self.queue.recv_many(&mut items, PAGE).await;
+        for item in items {
+            match item {
+                Item::Record(settled) => {
+                    self.budgets.extend(settled.budget);
+                    self.records.push(settled.record);
+                }
+                Item::Settle(id, actual) => self.budgets.push_back((id, actual)),
+                Item::Flush(done) => self.flushed.push(done),
+            }
+        }
+        taken > 0
+    }
 }
 
 impl std::fmt::Debug for Recorder {
@@ -74,8 +106,9 @@ impl std::fmt::Debug for Recorder {
 impl Recorder {
     pub(super) fn new(sinks: FanOut, budget: Option<Arc<dyn BudgetStore>>) -> Self {
         let (queue, receiver) = mpsc::channel(QUEUE);
+        let inbox = Inbox { queue: receiver, budgets: VecDeque::new(), records: Vec::new(), flushed: Vec::new() };
         let (running, lost) = (AtomicBool::new(false), AtomicU64::new(0));
-        Self { queue, shared: Arc::new(Shared { receiver: Mutex::new(receiver), sinks, budget, running, lost }) }
+        Self { queue, shared: Arc::new(Shared { inbox: Mutex::new(inbox), sinks, budget, running, lost }) }
     }
 
     /// Starts the task on this runtime unless one runs.
@@ -145,31 +178,24 @@ impl Drop for Running {
 
 impl Shared {
     async fn run(&self) {
-        let mut receiver = self.receiver.lock().await;
-        let mut items = Vec::with_capacity(PAGE);
-        while receiver.recv_many(&mut items, PAGE).await > 0 {
-            let mut page = Vec::with_capacity(items.len());
-            let mut flushed = Vec::new();
-            for item in items.drain(..) {
-                match item {
-                    Item::Record(settled) => {
-                        self.settle(settled.budget).await;
-                        page.push(settled.record);
-                    }
-                    Item::Settle(id, actual) => self.settle(Some((id, actual))).await,
-                    Item::Flush(done) => flushed.push(done),
-                }
+        let mut inbox = self.inbox.lock().await;
+        while inbox.fill().await {
+            // Each is taken out once it is done: doing one twice changes nothing, leaving one out would.
+            while let Some((id, actual)) = inbox.budgets.front().copied() {
+                self.settle(id, actual).await;
+                inbox.budgets.pop_front();
             }
-            self.hand_over(&page).await;
-            for done in flushed {
+            self.hand_over(&inbox.records).await;
+            inbox.records.clear();
+            for done in inbox.flushed.drain(..) {
                 // Whoever asked may have given up waiting.
                 let _ = done.send(());
             }
         }
     }
 
-    async fn settle(&self, budget: Option<(AttemptId, Usd)>) {
-        let (Some((id, actual)), Some(store)) = (budget, &self.budget) else { return };
+    async fn settle(&self, id: AttemptId, actual: Usd) {
+        let Some(store) = &self.budget else { return };
         let mut pause = PAUSE;
         for _ in 0..OFFERS {
             match AssertUnwindSafe(store.settle(id, actual)).catch_unwind().await {

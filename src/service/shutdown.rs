@@ -4,7 +4,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::InferenceService;
+use super::{InferenceService, state::State};
 
 /// How long cancelled calls may take to settle, and the sinks to take what is left.
 const GRACE: Duration = Duration::from_secs(5);
@@ -27,6 +27,7 @@ impl InferenceService {
     /// Takes no more calls; running ones go on. [`health`](Self::health) says so to a load balancer.
     pub fn begin_shutdown(&self) {
         self.state.closed.store(true, Ordering::Release);
+        self.state.calls.close();
         self.state.tasks.close();
     }
 
@@ -35,15 +36,15 @@ impl InferenceService {
     pub async fn shutdown(&self, deadline: Duration) -> Drained {
         let state = &self.state;
         self.begin_shutdown();
-        let (running, unknown) = (state.tasks.len(), state.totals.unknown_attempts.load(Ordering::Relaxed));
+        let (running, unknown) = (state.calls.len(), state.totals.unknown_attempts.load(Ordering::Relaxed));
         let by = Instant::now() + deadline;
-        let cancelled = match timeout_at(by, state.tasks.wait()).await {
+        let cancelled = match timeout_at(by, state.over()).await {
             Ok(()) => 0,
             Err(_) => {
-                let left = state.tasks.len();
+                let left = state.calls.len();
                 state.cancel.cancel();
-                if timeout(GRACE, state.tasks.wait()).await.is_err() {
-                    tracing::warn!(calls = state.tasks.len(), "calls are still held after their cancellation");
+                if timeout(GRACE, state.over()).await.is_err() {
+                    tracing::warn!(calls = state.calls.len(), "calls are still held after their cancellation");
                 }
                 left
             }
@@ -64,5 +65,13 @@ impl InferenceService {
     pub async fn flush(&self) -> bool {
         self.state.recorder.ensure_running();
         self.state.recorder.flush(Instant::now() + GRACE).await
+    }
+}
+
+impl State {
+    /// Waits for the calls, and then for what they left to do.
+    async fn over(&self) {
+        self.calls.wait().await;
+        self.tasks.wait().await;
     }
 }

@@ -56,6 +56,9 @@ pub(super) struct State {
     pub(super) recorder: Recorder,
     pub(super) slots: Slots,
     pub(super) totals: Totals,
+    /// Callers that wait for an answer or read one.
+    pub(super) calls: TaskTracker,
+    /// Detached leaders and alerts.
     pub(super) tasks: TaskTracker,
     pub(super) cancel: CancellationToken,
     pub(super) closed: AtomicBool,
@@ -69,6 +72,11 @@ pub(super) struct RouteState {
     pub(super) lane: Lane,
     pub(super) retries: RetryBudget,
     pub(super) counts: Counts,
+}
+
+pub(super) fn in_runtime() -> Result<(), Error> {
+    let runtime = tokio::runtime::Handle::try_current();
+    runtime.map(drop).map_err(|_| Error::new(ErrorKind::NoRuntime, "call the service inside a Tokio runtime"))
 }
 
 /// What a look-up in the cache brought.
@@ -144,10 +152,8 @@ impl Totals {
 impl State {
     /// Counts a call in, unless the service is shutting down or there is no runtime.
     pub(super) fn begin(self: &Arc<Self>) -> Result<TaskTrackerToken, Error> {
-        if tokio::runtime::Handle::try_current().is_err() {
-            return Err(Error::new(ErrorKind::NoRuntime, "call the service inside a Tokio runtime"));
-        }
-        let token = self.tasks.token();
+        in_runtime()?;
+        let token = self.calls.token();
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::new(ErrorKind::ShuttingDown, "the service takes no more calls"));
         }

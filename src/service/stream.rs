@@ -20,7 +20,7 @@ use super::{
     state::State,
 };
 use crate::{
-    client::{CallOptions, ChatCompletion, ChatStream, Delta, Fold, TogetherClient},
+    client::{ChatCompletion, ChatStream, Delta, Fold, TogetherClient},
     inference::{Attempt, Bypass, InferenceRequest, InferenceResponse, Source},
     types::{ModelId, Usage},
 };
@@ -61,9 +61,9 @@ impl State {
         in_flight: TaskTrackerToken,
     ) -> Result<InferenceStream, Error> {
         let plan = Box::new(self.plan(request).await?);
-        let send = |client: TogetherClient, model: ModelId, options: CallOptions| {
+        let send = |client: TogetherClient, model: ModelId| {
             let plan = &plan;
-            async move { client.chat().stream_with(&model, plan.request.chat_ref(), &options).await }
+            async move { client.chat().stream_with(&model, plan.request.chat_ref(), &plan.stream_options()).await }
         };
         let Dispatched { value, mut settlement, attempts } = self.dispatch(&plan, send).await?;
         settlement.first_token();

@@ -108,6 +108,27 @@ async fn a_fallbacks_answer_stands_in_for_a_minute() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_fallbacks_answer_is_not_for_those_who_allow_none() {
+    // Scenario: a question to any model falls back from the first choice; others ask the same of the first choice alone,
+    // or within a list, at the same time and afterwards.
+    // Expected: nobody gets the answer of a model that they do not allow, nor the error of a call that allows fewer.
+    let world = World::new();
+    world.sim.latency(ms(100));
+    let first = world.service.explain(&ask("why?")).await.unwrap().ranked[0].route.model().as_str().to_owned();
+    world.sim.overload(&first);
+    let any = world.spawn(ask("why?"));
+    let pinned = world.spawn(ask("why?").model(first.as_str()).deadline(secs(20)));
+    let listed = world.spawn(ask("why?").models([first.as_str(), LARGE]));
+    assert!(any.await.unwrap().unwrap().fell_back());
+    assert_eq!(pinned.await.unwrap().unwrap_err().kind(), ErrorKind::Upstream);
+    assert_eq!(listed.await.unwrap().unwrap().model().as_str(), LARGE);
+    world.sim.restore(&first);
+    let pinned = world.service.complete(ask("why?").model(first.as_str())).await.unwrap();
+    assert_eq!((pinned.source(), pinned.model().as_str()), (Source::Miss, first.as_str()));
+    world.at_rest().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_flood_of_questions_stays_within_the_bound() {
     const BOUND: u64 = 1 << 20;
     let cache = MemoryCache::new(BOUND);

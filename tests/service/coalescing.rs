@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -143,11 +143,11 @@ async fn a_panicking_leader_leaves_an_error_and_no_slot() {
     assert_eq!(sim.calls(), 1);
 }
 
-/// Lets the third look-up of a key wait with its (by then outdated) miss until it is released.
-#[derive(Debug, Default)]
+/// Lets one look-up wait with its (by then outdated) miss until it is released.
+#[derive(Clone, Debug, Default)]
 struct Parking {
     cache: MemoryCache,
-    looked_up: AtomicU64,
+    parks_next: Arc<AtomicBool>,
     release: Arc<Notify>,
 }
 
@@ -155,7 +155,7 @@ struct Parking {
 impl CacheLayer for Parking {
     async fn get(&self, key: &CacheKey) -> Result<Option<CacheEntry>, CacheError> {
         let found = self.cache.get(key).await;
-        if self.looked_up.fetch_add(1, Ordering::SeqCst) == 2 {
+        if self.parks_next.swap(false, Ordering::SeqCst) {
             self.release.notified().await;
         }
         found
@@ -175,18 +175,18 @@ async fn a_late_miss_does_not_pay_again() {
     // Scenario: a newcomer looks the answer up while the call is under way, misses, and comes to the slots only when the
     // leader has filled the cache and gone.
     // Expected: it leads, looks up again, and pays nothing.
-    let release = Arc::new(Notify::new());
-    let cache = Parking { release: Arc::clone(&release), ..Parking::default() };
-    let world = World::with(|builder| builder.cache(cache));
+    let cache = Parking::default();
+    let world = World::with(|builder| builder.cache(cache.clone()));
     world.sim.latency(ms(100));
     let first = world.spawn(ask("why?"));
     sleep(ms(10)).await;
+    cache.parks_next.store(true, Ordering::SeqCst);
     let newcomer = world.spawn(ask("why?"));
     let first = first.await.unwrap().unwrap();
     while world.service.health().coalescing > 0 {
         tokio::task::yield_now().await;
     }
-    release.notify_one();
+    cache.release.notify_one();
     let newcomer = newcomer.await.unwrap().unwrap();
     assert_eq!((first.source(), newcomer.source()), (Source::Miss, Source::Cache));
     assert_eq!(world.calls(), 1);

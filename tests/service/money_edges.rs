@@ -182,6 +182,28 @@ async fn a_hard_budget_is_never_overshot_and_another_model_may_still_fit() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn anothers_empty_budget_refuses_nobody_else() {
+    // Scenario: the same question at the same time from a session whose budget is used up, which comes first, and from
+    // 20 callers of others.
+    // Expected: that session is refused, the others are answered by one upstream call.
+    let (sim, empty) = (Together::new(), Scope::Session("empty".into()));
+    sim.latency(ms(100));
+    let budgets = MemoryBudgets::new().limit(Scope::Global, usd!("1000")).limit(empty, Usd::ZERO);
+    let service = InferenceService::builder(sim.client()).budget(budgets).build().unwrap();
+    let refused: Vec<_> = (0..5).map(|_| crate::world::spawn(service.complete(ask("why?").session("empty")))).collect();
+    let others: Vec<_> = (0..20)
+        .map(|number| crate::world::spawn(service.complete(ask("why?").session(format!("{}", number % 3)))))
+        .collect();
+    for call in refused {
+        assert_eq!(call.await.unwrap().unwrap_err().kind(), ErrorKind::OverBudget);
+    }
+    for call in others {
+        call.await.unwrap().unwrap();
+    }
+    assert_eq!((sim.calls(), service.health().coalescing), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_remote_budget_counts_the_model_that_answers_after_one_was_passed_over() {
     // Scenario: a store that cannot settle at once; the first choice is full, the second one answers.
     // Expected: what the second one cost is spent, though the first one's reservation was given back before.

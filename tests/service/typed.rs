@@ -1,1 +1,105 @@
+//! Values of the caller's types.
 
+use schemars::JsonSchema;
+use serde::Deserialize;
+use together_inference::{
+    InferenceRequest,
+    service::{Error, ErrorKind, Typed},
+    testing::Fault,
+};
+use tokio::time::Instant;
+
+use crate::world::{LARGE, World, ms, muse, secs};
+
+#[derive(Debug, PartialEq, Deserialize, JsonSchema)]
+struct City {
+    name: String,
+    inhabitants: u32,
+}
+
+async fn city(world: &World, request: InferenceRequest) -> Result<Typed<City>, Error> {
+    world.service.complete_as::<City>(request).await
+}
+
+const LIMA: &str = r#"{"name":"Lima","inhabitants":10000000}"#;
+
+#[tokio::test(start_paused = true)]
+async fn a_valid_first_answer_is_the_value() {
+    let world = World::new();
+    world.sim.on("Peru").reply(format!("```json\n{LIMA}\n```"));
+    let typed = city(&world, muse("The largest city of Peru?")).await.unwrap();
+    assert_eq!((typed.value.name.as_str(), typed.value.inhabitants, typed.repaired), ("Lima", 10_000_000, false));
+    let body = world.sim.requests()[0].body.clone();
+    assert_eq!(body["temperature"], 0.0, "unless it is set");
+    assert_eq!(body["response_format"]["json_schema"]["name"], "City");
+    assert!(body["response_format"]["json_schema"]["schema"]["properties"]["inhabitants"].is_object());
+    city(&world, muse("The largest city of Peru?").temperature(0.5)).await.unwrap();
+    assert_eq!(world.sim.requests()[1].body["temperature"], 0.5);
+    let made_up = city(&world, muse("Any city?")).await.unwrap();
+    assert!(!made_up.repaired, "the schema alone is enough");
+    world.at_rest().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_bad_answer_is_repaired_with_a_second_call() {
+    let world = World::new();
+    world.sim.on("not valid for the schema").reply(LIMA);
+    world.sim.on("Peru").reply(r#"{"name":"Lima","inhabitants":"ten million"}"#);
+    let typed = city(&world, muse("The largest city of Peru?").model(LARGE)).await.unwrap();
+    assert!(typed.repaired);
+    assert_eq!((typed.value.inhabitants, world.calls()), (10_000_000, 2));
+    let messages = world.sim.requests()[1].body["messages"].clone();
+    assert_eq!(messages[1]["role"], "assistant");
+    assert!(messages[1]["content"].as_str().unwrap().contains("ten million"));
+    let records = world.at_rest().await;
+    assert_eq!(records.len(), 2, "both were paid");
+    assert_ne!(records[0].request, records[1].request);
+    assert_eq!(typed.reply.cost(), records[1].cost);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_bad_answers_are_an_error_that_keeps_the_text() {
+    let world = World::new();
+    world.sim.on("").reply("Lima has a secret");
+    let error = city(&world, muse("The largest city of Peru?").model(LARGE)).await.unwrap_err();
+    assert_eq!((error.kind(), error.text(), world.calls()), (ErrorKind::InvalidOutput, Some("Lima has a secret"), 2));
+    assert!(!error.to_string().contains("secret") && !format!("{error:?}").contains("secret"), "{error:?}");
+    assert_eq!(error.attempts().len(), 1, "the second call's");
+    world.at_rest().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_repair_shares_the_deadline() {
+    // Scenario: a call with 3 s, an upstream that takes 2 s and whose first answer is not of the type.
+    // Expected: an error at 3 s; and none but the first where nothing is left for a second.
+    let world = World::new();
+    world.sim.on("").reply("not JSON");
+    world.sim.latency(secs(2));
+    let start = Instant::now();
+    let error = city(&world, muse("Peru?").model(LARGE).deadline(secs(3))).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
+    assert!((secs(3)..=ms(3_005)).contains(&start.elapsed()), "{:?}", start.elapsed());
+    tokio::time::sleep(secs(10)).await;
+    world.at_rest().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstreams_error_is_not_repaired() {
+    let world = World::new();
+    world.sim.fail_next(1, Fault::status(422));
+    let error = city(&world, muse("Peru?").model(LARGE)).await.unwrap_err();
+    assert_eq!((error.kind(), world.calls()), (ErrorKind::Refused, 1));
+    world.at_rest().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_typed_answer_is_cached_like_any_other() {
+    let world = World::new();
+    for _ in 0..2 {
+        city(&world, muse("Any city?")).await.unwrap();
+    }
+    assert_eq!(world.calls(), 1);
+    let acme = world.service.for_tenant("acme");
+    acme.complete_as::<City>(muse("Any city?")).await.unwrap();
+    assert_eq!(world.calls(), 2, "for another tenant it is another question");
+}
