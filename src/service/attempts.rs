@@ -121,7 +121,10 @@ impl State {
                     tracing::warn!(from = %candidate.route, kind = error.kind().as_str(), "falling back to the next model");
                 }
                 Step::Again(wait) => {
-                    let waited = async { Ok(sleep_until(Instant::now() + wait).await) };
+                    let waited = async {
+                        sleep_until(Instant::now() + wait).await;
+                        Ok(())
+                    };
                     if let Err(stopped) = self.unless_stopped(waited).await {
                         return Err(stopped.with_attempts(attempts).with_decision(&plan.ranking.decision));
                     }

@@ -35,9 +35,10 @@ fn everything() -> [Fault; 12] {
 }
 
 async fn fails(world: &World, request: InferenceRequest, streams: bool) -> Error {
-    match streams {
-        true => world.service.stream(request).await.unwrap_err(),
-        false => world.service.complete(request).await.unwrap_err(),
+    if streams {
+        world.service.stream(request).await.unwrap_err()
+    } else {
+        world.service.complete(request).await.unwrap_err()
     }
 }
 
@@ -75,9 +76,10 @@ async fn a_failing_model_is_replaced_in_the_same_call() {
             let world = World::new();
             world.sim.fail_next_of(LARGE, 1, fault.clone());
             let (request, start) = (ask("why?").models([LARGE, MID]), Instant::now());
-            let reply = match streams {
-                true => world.service.stream(request).await.unwrap().finish().await.unwrap(),
-                false => world.service.complete(request).await.unwrap(),
+            let reply = if streams {
+                world.service.stream(request).await.unwrap().finish().await.unwrap()
+            } else {
+                world.service.complete(request).await.unwrap()
             };
             assert_eq!(start.elapsed(), Duration::ZERO, "at once");
             assert_eq!((reply.asked.model().as_str(), reply.model().as_str(), reply.fell_back()), (LARGE, MID, true));
@@ -94,9 +96,9 @@ async fn a_model_that_is_not_available_is_passed_over_unless_it_is_pinned() {
     for remove in [false, true] {
         let world = World::new();
         if remove {
-            world.sim.remove_model(LARGE)
+            world.sim.remove_model(LARGE);
         } else {
-            world.sim.unavailable(LARGE)
+            world.sim.unavailable(LARGE);
         }
         let reply = world.service.complete(muse("why?").models([LARGE, MID])).await.unwrap();
         assert_eq!((reply.model().as_str(), world.calls()), (MID, 2));
@@ -157,16 +159,16 @@ async fn no_attempt_starts_after_the_deadline() {
             let (world, start) = (World::new(), Instant::now());
             world.sim.latency(ms(100));
             if hangs {
-                world.sim.hang()
+                world.sim.hang();
             } else {
-                world.sim.fail_next(10, Fault::status(500))
+                world.sim.fail_next(10, Fault::status(500));
             }
             let error = world.service.complete(muse("why?").model(LARGE).deadline(deadline)).await.unwrap_err();
             let took = start.elapsed();
             assert!(took <= deadline + ms(2), "{deadline:?}: {took:?}");
             let attempted: Duration = error.attempts().iter().map(|attempt| attempt.took).sum();
             let last = error.attempts().last().unwrap().took;
-            assert!(attempted - last < deadline, "{error:?}");
+            assert!(attempted < deadline + last, "{error:?}");
             if hangs {
                 assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
             }

@@ -60,7 +60,7 @@ async fn calls_that_do_not_end_are_cancelled_at_the_deadline() {
     world.sim.hang();
     let request = |number: u32| {
         let number_text = number.to_string();
-        if number % 10 == 0 { ask(number_text) } else { muse(number_text) }.model(LARGE).deadline(secs(100))
+        if number.is_multiple_of(10) { ask(number_text) } else { muse(number_text) }.model(LARGE).deadline(secs(100))
     };
     let calls: Vec<_> = (0..1_000).map(|number| world.spawn(request(number))).collect();
     sleep(ms(100)).await;
