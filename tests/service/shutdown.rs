@@ -170,7 +170,7 @@ fn a_service_in_a_static_outlives_its_runtimes_and_loses_no_record() {
 }
 
 /// Polls once where there is no runtime.
-fn poll_outside<F: std::future::Future>(future: F) -> F::Output {
+fn poll_outside<F: Future>(future: F) -> F::Output {
     let mut future = std::pin::pin!(future);
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     match future.as_mut().poll(&mut context) {
