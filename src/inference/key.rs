@@ -344,6 +344,35 @@ mod tests {
         assert_eq!(key(&far), key(&InferenceRequest::chat("x")));
     }
 
+    /// Kept values outlive a build: a change here forgets them all, and wants a new `SCHEMA`. The tests of the outside
+    /// crate assert the same where other features of `serde_json` are on.
+    #[test]
+    fn keys_are_the_same_in_every_build() {
+        let schema = serde_json::from_str::<Value>(r#"{"b":[1.0,{"d":0.5}],"a":"é"}"#).unwrap();
+        let full = InferenceRequest::chat("x")
+            .system("s")
+            .temperature(0.7)
+            .seed(u64::MAX)
+            .tenant("acme")
+            .tool(Tool::function("f", "does", schema.clone()))
+            .json_schema("answer", schema.clone())
+            .extra("more", schema);
+        let long = InferenceRequest::chat("long ".repeat(1_000));
+        let keys = [
+            key(&InferenceRequest::chat("x")),
+            key(&full),
+            key(&long),
+            CacheKey::of_bytes(Kind::Embedding, None, b"text"),
+        ];
+        let known = [
+            "ti:infer:0000000000000000:101594497067dccdf09bdbf2df0a7a28be21c5cf706f0671e3ec59e390b7b1c5",
+            "ti:infer:bb7fdb40e0deec73:80867e011e6458a9e4f16b97661a23eaaedb65b67954f95035ca5bc6dd247dbd",
+            "ti:infer:0000000000000000:2802f3c6bd2b7ead133d5672f022679faeecca8c9c36ae8384aa5c35b2341059",
+            "ti:embed:0000000000000000:6afdd1cf98040f7064950b35f4e0005d38b574620cb7c69c6872fa722e376d3c",
+        ];
+        assert_eq!(keys.map(|key| key.to_string()), known);
+    }
+
     #[test]
     fn what_changes_the_answer_changes_the_key() {
         let base = || InferenceRequest::chat("x");
