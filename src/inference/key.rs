@@ -365,9 +365,9 @@ mod tests {
             CacheKey::of_bytes(Kind::Embedding, None, b"text"),
         ];
         let known = [
-            "ti:infer:0000000000000000:101594497067dccdf09bdbf2df0a7a28be21c5cf706f0671e3ec59e390b7b1c5",
-            "ti:infer:bb7fdb40e0deec73:80867e011e6458a9e4f16b97661a23eaaedb65b67954f95035ca5bc6dd247dbd",
-            "ti:infer:0000000000000000:2802f3c6bd2b7ead133d5672f022679faeecca8c9c36ae8384aa5c35b2341059",
+            "ti:infer:0000000000000000:79f2b927b3067acaaf9897029ded508bdfb2f63a6769ea4dd46a3754325d3446",
+            "ti:infer:bb7fdb40e0deec73:41ecc236c4a4312226dce8fe861b5b8268f24120b66c71a8434a1000c769ea01",
+            "ti:infer:0000000000000000:a6e81dfe9fc608d0e434e7184c9b8a387170bf2390d30b444004abf945b277cf",
             "ti:embed:0000000000000000:6afdd1cf98040f7064950b35f4e0005d38b574620cb7c69c6872fa722e376d3c",
         ];
         assert_eq!(keys.map(|key| key.to_string()), known);

@@ -204,7 +204,7 @@ async fn all_scopes_or_none(on: &On<'_>) -> Result<(), Failure> {
     on.used(cents(60)).await?;
     on.settle(1, cents(10)).await?;
     on.used(cents(10)).await?;
-    on.refused(&[narrow.clone()], TOO_MUCH, (&narrow, SMALL, cents(10))).await
+    on.refused(std::slice::from_ref(&narrow), TOO_MUCH, (&narrow, SMALL, cents(10))).await
 }
 
 async fn no_limit_no_bound(on: &On<'_>) -> Result<(), Failure> {

@@ -14,7 +14,7 @@ use crate::{
         ModelRoute, ModelRouter, NoRoute, Observation, Outcome, Ranking, Registered, Retired, RouteAsk, RouteLimits,
         RouterError,
     },
-    types::{Priority, RouteId, Task, Tier, Usage, Usd},
+    types::{ModelId, Priority, RouteId, Task, Tier, Usage, Usd},
 };
 
 /// Checks what [`ModelRouter`] promises, on a router that knows a route for an ordinary question.
@@ -216,7 +216,7 @@ async fn pins_hold(on: &On<'_>) -> Result<(), Failure> {
     }
     if let [first, .., last] = &*routes {
         let named = [last.model(), first.model()];
-        let preferred = question().models(named.map(|model| model.as_str()));
+        let preferred = question().models(named.map(ModelId::as_str));
         let found = on.routes(&RouteAsk::new(&preferred)).await?;
         fits("a request for two models", found, &|other| named.contains(&other.model()))?;
     }

@@ -182,7 +182,7 @@ impl BudgetStore for Broken {
     fn settle_now(&self, id: AttemptId, actual: Usd) -> bool {
         match self.fault {
             Fault::PromisesToSettle => true,
-            _ if id.value() % 2 == 0 => false,
+            _ if id.value().is_multiple_of(2) => false,
             _ => {
                 self.spend(id, actual);
                 true

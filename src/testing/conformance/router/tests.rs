@@ -146,7 +146,7 @@ impl ModelRouter for Broken {
         match self.fault {
             Fault::RetiresNothing => {
                 let retired = self.inner.retire(route, to);
-                self.inner.register(known.map_or_else(|| ModelRoute::new("a", "b"), |known| known))?;
+                self.inner.register(known.unwrap_or_else(|| ModelRoute::new("a", "b")))?;
                 retired
             }
             Fault::RetiresTheUnknown if known.is_none() => Ok(Retired::Now),
