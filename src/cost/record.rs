@@ -83,7 +83,52 @@ pub enum Ending {
     Follower,
 }
 
+impl Intent {
+    /// An attempt that nobody in particular is about to make.
+    #[must_use]
+    pub const fn new(attempt: AttemptId, route: RouteId, at_most: Cost, at: SystemTime) -> Self {
+        Self { attempt, route, tenant: None, at_most, at }
+    }
+}
+
 impl CostRecord {
+    /// A chat attempt that nothing else is known of: it used nothing, cost nothing and was cancelled. The fields are
+    /// public; set what differs.
+    ///
+    /// ```
+    /// use std::time::SystemTime;
+    /// use together_inference::{Cost, RouteId, cost::CostRecord, types::RequestId, usd};
+    ///
+    /// let request = RequestId::new(7);
+    /// let route = RouteId::new("together", "zai-org/GLM-5.3");
+    /// let mut record = CostRecord::new(request.attempt(0), request, route, SystemTime::UNIX_EPOCH);
+    /// record.cost = Cost::Known(usd!("0.0002"));
+    /// assert_eq!(record.cost_usd(), Some(usd!("0.0002")));
+    /// ```
+    #[must_use]
+    pub const fn new(attempt: AttemptId, request: RequestId, route: RouteId, at: SystemTime) -> Self {
+        Self {
+            attempt,
+            request,
+            at,
+            tenant: None,
+            session: None,
+            tags: Vec::new(),
+            task: Task::Chat,
+            priority: Priority::Standard,
+            route,
+            served: None,
+            usage: Usage { prompt: 0, cached: 0, completion: 0, reasoning: 0 },
+            usage_source: UsageSource::None,
+            cost: Cost::Known(Usd::ZERO),
+            saved: Cost::Known(Usd::ZERO),
+            price: None,
+            ending: Ending::Cancelled,
+            latency: Duration::ZERO,
+            first_token: None,
+        }
+    }
+
     /// The model that was billed: the one that answered, or the one that was asked.
     #[must_use]
     pub fn model(&self) -> &ModelId {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    client::{ChatCompletion, Choice, ToolCall},
+    client::{ChatCompletion, Choice, Message, ToolCall},
     types::{FinishReason, ModelId, Usage},
 };
 
@@ -47,6 +47,32 @@ pub enum Output {
 }
 
 impl Answer {
+    /// A whole answer of one text, without usage: for tests, and for an [`Infer`](super::Infer) of one's own.
+    ///
+    /// ```
+    /// use together_inference::inference::Answer;
+    ///
+    /// let answer = Answer::chat("5 days", "zai-org/GLM-5.3");
+    /// assert_eq!(answer.text(), "5 days");
+    /// assert!(answer.is_complete());
+    /// ```
+    pub fn chat(text: impl Into<String>, served: impl Into<ModelId>) -> Self {
+        let choice = Choice {
+            index: 0,
+            message: Message::assistant(text.into()),
+            finish_reason: Some(FinishReason::Stop),
+            seed: None,
+            logprobs: None,
+        };
+        Self {
+            output: Output::Chat(vec![choice]),
+            served: served.into(),
+            usage: Usage::default(),
+            usage_reported: false,
+            raw: Bytes::new(),
+        }
+    }
+
     /// The answer of a completion.
     pub(crate) fn of_completion(completion: ChatCompletion, counted: Usage) -> Self {
         Self {
@@ -137,7 +163,7 @@ struct Stored {
 #[derive(Serialize, Deserialize)]
 struct StoredChoice {
     index: u32,
-    message: crate::client::Message,
+    message: Message,
     finish_reason: Option<FinishReason>,
     seed: Option<u64>,
 }

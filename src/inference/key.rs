@@ -344,6 +344,35 @@ mod tests {
         assert_eq!(key(&far), key(&InferenceRequest::chat("x")));
     }
 
+    /// Kept values outlive a build: a change here forgets them all, and wants a new `SCHEMA`. The tests of the outside
+    /// crate assert the same where other features of `serde_json` are on.
+    #[test]
+    fn keys_are_the_same_in_every_build() {
+        let schema = serde_json::from_str::<Value>(r#"{"b":[1.0,{"d":0.5}],"a":"é"}"#).unwrap();
+        let full = InferenceRequest::chat("x")
+            .system("s")
+            .temperature(0.7)
+            .seed(u64::MAX)
+            .tenant("acme")
+            .tool(Tool::function("f", "does", schema.clone()))
+            .json_schema("answer", schema.clone())
+            .extra("more", schema);
+        let long = InferenceRequest::chat("long ".repeat(1_000));
+        let keys = [
+            key(&InferenceRequest::chat("x")),
+            key(&full),
+            key(&long),
+            CacheKey::of_bytes(Kind::Embedding, None, b"text"),
+        ];
+        let known = [
+            "ti:infer:0000000000000000:79f2b927b3067acaaf9897029ded508bdfb2f63a6769ea4dd46a3754325d3446",
+            "ti:infer:bb7fdb40e0deec73:41ecc236c4a4312226dce8fe861b5b8268f24120b66c71a8434a1000c769ea01",
+            "ti:infer:0000000000000000:a6e81dfe9fc608d0e434e7184c9b8a387170bf2390d30b444004abf945b277cf",
+            "ti:embed:0000000000000000:6afdd1cf98040f7064950b35f4e0005d38b574620cb7c69c6872fa722e376d3c",
+        ];
+        assert_eq!(keys.map(|key| key.to_string()), known);
+    }
+
     #[test]
     fn what_changes_the_answer_changes_the_key() {
         let base = || InferenceRequest::chat("x");

@@ -15,10 +15,10 @@ use super::{
 };
 use crate::{
     client::CallOptions,
-    cost::{CostRecord, Ending, PriceStamp},
+    cost::{CostRecord, PriceStamp},
     inference::{Attempt, CacheKey, InferenceRequest, InferenceResponse, Source, Timings},
     router::{Candidate, Ranking, RouteAsk},
-    types::{AttemptId, Cost, RequestId, RouteId, Usage, UsageSource, Usd},
+    types::{AttemptId, Cost, RequestId, RouteId, Usd},
 };
 
 /// A valid request with its ranking. Owned, so that a detached leader can hold it.
@@ -108,24 +108,12 @@ impl Plan {
     pub(super) fn record(&self, attempt: AttemptId, route: &RouteId, at: SystemTime) -> CostRecord {
         let request = &self.request;
         CostRecord {
-            attempt,
-            request: self.id,
-            at,
             tenant: request.tenant_of().cloned(),
             session: request.session_of().cloned(),
             tags: request.tags_of().map(|(name, value)| (name.into(), value.into())).collect(),
             task: request.task_of(),
             priority: request.priority_of(),
-            route: route.clone(),
-            served: None,
-            usage: Usage::default(),
-            usage_source: UsageSource::None,
-            cost: Cost::Known(Usd::ZERO),
-            saved: Cost::Known(Usd::ZERO),
-            price: None,
-            ending: Ending::Cancelled,
-            latency: Duration::ZERO,
-            first_token: None,
+            ..CostRecord::new(attempt, self.id, route.clone(), at)
         }
     }
 

@@ -16,7 +16,8 @@
 //! - What happened: [`requests`](Together::requests), [`calls`](Together::calls), [`bill`](Together::bill),
 //!   [`in_flight`](Together::in_flight), [`open_streams`](Together::open_streams).
 //!
-//! [`conformance`] holds the suites that an application's own policies can run.
+//! [`conformance`] holds the suites that an application's own policies can run; [`reply`] is an answer for an
+//! [`Infer`](crate::inference::Infer) of its own.
 //!
 //! It simulates `POST /v1/chat/completions` and `GET /v1/models`; other paths are 404. Tokens are a quarter of the
 //! bytes of a text, rounded up. A made-up answer depends on the request and the [seed](TogetherBuilder::seed) alone; it
@@ -37,6 +38,7 @@ mod models;
 mod on;
 mod random;
 mod recorded;
+mod reply;
 mod schema;
 mod script;
 mod server;
@@ -55,6 +57,7 @@ pub use faults::Fault;
 pub use models::SimModel;
 pub use on::On;
 pub use recorded::Recorded;
+pub use reply::reply;
 pub use server::Server;
 pub use sse::UsagePlacement;
 pub use together::{Together, TogetherBuilder};

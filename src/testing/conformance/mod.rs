@@ -19,18 +19,38 @@
 //! # }
 //! ```
 
+mod budget;
+mod cache;
 mod notifier;
 mod queue;
+mod router;
+mod sink;
 
-use std::{fmt, time::Duration};
+use std::{fmt, panic::AssertUnwindSafe, time::Duration};
 
 use futures_core::future::BoxFuture;
+use futures_util::FutureExt;
 
-pub use self::{notifier::notifier, queue::event_queue};
+pub use self::{
+    budget::{budget_limits, budget_store},
+    cache::{CacheProfile, cache_layer},
+    notifier::notifier,
+    queue::event_queue,
+    router::model_router,
+    sink::cost_sink,
+};
 
 /// Lets time pass for the implementation under test: `tokio::time::advance` for one on tokio's clock, moving its clock
 /// for one with an injected one, `tokio::time::sleep` for a server with a clock of its own.
 pub type Pace<'a> = &'a (dyn Fn(Duration) -> BoxFuture<'static, ()> + Send + Sync);
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Polls a call once and drops it, whatever came of it.
+fn begin_and_drop<T>(call: impl Future<Output = T>) {
+    let _ = AssertUnwindSafe(call).catch_unwind().now_or_never();
+}
 
 /// A promise that was not kept.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -55,6 +75,24 @@ impl Promise {
     /// The value of a call that must succeed.
     fn ok<T, E: std::error::Error>(self, call: &str, result: Result<T, E>) -> Result<T, Failure> {
         result.map_err(|error| self.broken(format!("{call} failed: {error}")))
+    }
+
+    /// What a call answers; one that is late or panics breaks the promise.
+    async fn answer<T>(self, call: &str, future: impl Future<Output = T>) -> Result<T, Failure> {
+        match tokio::time::timeout(PATIENCE, AssertUnwindSafe(future).catch_unwind()).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) => Err(self.broken(format!("{call} panicked"))),
+            Err(_) => Err(self.broken(format!("{call}: no answer within {PATIENCE:?}"))),
+        }
+    }
+
+    /// The value of a call that must succeed, in time and without a panic.
+    async fn done<T, E: std::error::Error>(
+        self,
+        call: &str,
+        future: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, Failure> {
+        self.ok(call, self.answer(call, future).await?)
     }
 
     #[expect(clippy::needless_pass_by_value, reason = "the values are made for the comparison")]

@@ -4,11 +4,13 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
 
 use super::*;
+use crate::notify::NotifyError;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Fault {

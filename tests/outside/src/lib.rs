@@ -1,0 +1,1 @@
+//! Nothing of its own: what it is for stands in its tests.

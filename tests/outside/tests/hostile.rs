@@ -1,0 +1,245 @@
+//! Other people's features change nothing: `serde_json/{arbitrary_precision,preserve_order}` and
+//! `reqwest/{cookies,gzip,http2}` are on in this crate's tree.
+
+#[path = "../../common/fault.rs"]
+mod fault;
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use fault::{FaultServer, GOOD_JSON};
+use serde_json::{Value, json};
+use together_inference::{
+    FinishReason, InferenceRequest, InferenceService, Priority, RouteId, TogetherClient,
+    client::{ChatRequest, ErrorKind, Tool},
+    cost::MemoryCosts,
+    inference::{CacheKey, Kind},
+    testing::Together,
+};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    net::TcpListener,
+};
+
+const TEXT: &str = include_str!("../../data/recorded/chat_stream_text.sse");
+const TOOL: &str = include_str!("../../data/recorded/chat_stream_tool_call.sse");
+
+fn client(base_url: String) -> TogetherClient {
+    TogetherClient::builder().base_url(base_url).no_api_key().build().unwrap()
+}
+
+fn keyed(base_url: String) -> TogetherClient {
+    TogetherClient::builder().base_url(base_url).api_key("simulated").build().unwrap()
+}
+
+fn hello() -> ChatRequest {
+    ChatRequest::new("m").user("hi")
+}
+
+#[test]
+fn the_hostile_features_are_on() {
+    let number: Value = serde_json::from_str("1.500").unwrap();
+    assert_eq!(number.to_string(), "1.500", "arbitrary_precision keeps the text");
+    let object: Value = serde_json::from_str(r#"{"b":1,"a":2}"#).unwrap();
+    assert_eq!(object.to_string(), r#"{"b":1,"a":2}"#, "preserve_order keeps the order");
+    // These compile with the features alone.
+    let _ = reqwest::Client::builder().cookie_store(true).gzip(true).http2_prior_knowledge();
+}
+
+/// Answers every connection's requests with these bytes, and keeps the heads of the requests.
+struct Canned {
+    url: String,
+    heads: Arc<Mutex<Vec<String>>>,
+}
+
+impl Canned {
+    async fn start(answer: Vec<u8>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/v1", listener.local_addr().unwrap());
+        let heads = Arc::<Mutex<Vec<String>>>::default();
+        let seen = Arc::clone(&heads);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let mut stream = BufReader::new(stream);
+                while let Some(head) = read_request(&mut stream).await {
+                    seen.lock().unwrap().push(head);
+                    stream.get_mut().write_all(&answer).await.unwrap();
+                }
+            }
+        });
+        Self { url, heads }
+    }
+
+    async fn of(content_type: &str, headers: &str, body: &[u8]) -> Self {
+        let length = body.len();
+        let head =
+            format!("HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\ncontent-length: {length}\r\n{headers}\r\n");
+        Self::start([head.as_bytes(), body].concat()).await
+    }
+
+    fn heads(&self) -> Vec<String> {
+        self.heads.lock().unwrap().clone()
+    }
+}
+
+/// The head of the next request; its body is read and dropped.
+async fn read_request(stream: &mut BufReader<tokio::net::TcpStream>) -> Option<String> {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        if stream.read_line(&mut head).await.ok()? == 0 {
+            return None;
+        }
+    }
+    let head = head.to_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok()).unwrap_or(0);
+    tokio::io::AsyncReadExt::read_exact(stream, &mut vec![0; length]).await.ok()?;
+    Some(head)
+}
+
+#[tokio::test]
+async fn recorded_streams_read_exactly() {
+    let server = Canned::of("text/event-stream", "", TEXT.as_bytes()).await;
+    let answer = client(server.url.clone()).chat().stream(&hello()).await.unwrap().collect().await.unwrap();
+    assert_eq!((answer.text(), answer.created), ("Hello!", Some(1_777_411_129)));
+    let usage = answer.usage.unwrap();
+    assert_eq!((usage.prompt, usage.cached, usage.completion), (45, 0, 3));
+    assert_eq!(answer.choices[0].finish_reason, Some(FinishReason::Stop));
+    // Beyond i64::MAX.
+    assert_eq!(answer.choices[0].seed, Some(15_924_764_223_251_450_000));
+
+    let server = Canned::of("text/event-stream", "", TOOL.as_bytes()).await;
+    let answer = client(server.url.clone()).chat().stream(&hello()).await.unwrap().collect().await.unwrap();
+    let [call] = &*answer.choices[0].message.tool_calls else { panic!("{answer:?}") };
+    assert_eq!((call.name(), &*call.function.arguments), ("get_weather", r#"{"city":"Paris"}"#));
+    assert_eq!(answer.choices[0].seed, Some(9_033_012_299_842_426_000));
+    assert_eq!(answer.usage.unwrap().total(), 194 + 19);
+}
+
+#[tokio::test]
+async fn numbers_of_a_whole_answer_read_exactly() {
+    let body = GOOD_JSON
+        .replace(r#""index":0"#, r#""index":0,"seed":18446744073709551615"#)
+        .replace(r#""total_tokens":5"#, r#""total_tokens":5,"prompt_tokens_details":{"cached_tokens":1}"#);
+    let server = Canned::of("application/json", "", body.as_bytes()).await;
+    let answer = client(server.url.clone()).chat().create(&hello()).await.unwrap();
+    let usage = answer.usage.unwrap();
+    assert_eq!((answer.text(), answer.choices[0].seed), ("Hello", Some(u64::MAX)));
+    assert_eq!((usage.prompt, usage.cached, usage.completion), (2, 1, 3));
+    assert_eq!(&*answer.raw, body.as_bytes());
+}
+
+#[tokio::test]
+async fn a_request_goes_out_exactly() {
+    let server = FaultServer::start().await;
+    let schema: Value = serde_json::from_str(r#"{"z":1.50,"a":1e400}"#).unwrap();
+    let request = hello().seed(u64::MAX).temperature(0.1).tool(Tool::function("f", "", schema));
+    client(server.base_url("ok")).chat().create(&request).await.unwrap();
+    let body = String::from_utf8(server.requests_seen()[0].body.clone()).unwrap();
+    for part in [r#""seed":18446744073709551615"#, r#""temperature":0.1"#, r#"{"z":1.50,"a":1e"#] {
+        assert!(body.contains(part), "{part} in {body}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_compressed_is_asked_for_and_nothing_is_decompressed() {
+    let server = FaultServer::start().await;
+    let error = client(server.base_url("gzip-bomb")).chat().create(&hello()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Malformed, "{error}");
+    assert!(server.requests_seen().iter().all(|seen| seen.header("accept-encoding").is_none()));
+}
+
+#[tokio::test]
+async fn http_1_1_is_spoken_and_cookies_are_not_sent_back() {
+    let server = Canned::of("application/json", "set-cookie: a=b; path=/\r\n", GOOD_JSON.as_bytes()).await;
+    let client = client(server.url.clone());
+    for _ in 0..2 {
+        client.chat().create(&hello()).await.unwrap();
+    }
+    let heads = server.heads();
+    assert_eq!(heads.len(), 2);
+    for head in heads {
+        assert!(head.starts_with("post /v1/chat/completions http/1.1\r\n"), "{head}");
+        for unwanted in ["cookie:", "upgrade:", "http2-settings:", "accept-encoding:"] {
+            assert!(!head.contains(unwanted), "{unwanted} in {head}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn redirects_are_not_followed() {
+    let server = FaultServer::start().await;
+    for code in [301, 302, 307, 308] {
+        let url = server.base_url(&format!("redirect/{code}/other-port"));
+        let error = client(url).chat().create(&hello()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Redirected, "{error}");
+    }
+    assert_eq!(server.requests("/ok"), 0);
+}
+
+fn key(request: &InferenceRequest) -> CacheKey {
+    CacheKey::inference(request, &RouteId::new("together", "m"), "api")
+}
+
+#[test]
+fn a_key_is_one_however_its_json_is_written() {
+    let with = |text: &str| {
+        let schema: Value = serde_json::from_str(text).unwrap();
+        let tool = Tool::function("f", "", schema.clone());
+        key(&InferenceRequest::chat("x").json_schema("s", schema.clone()).tool(tool).extra("more", schema))
+    };
+    let one = with(r#"{"a":1.0,"b":[2e0,{"d":0.5,"c":-0.0}],"e":"\u0041","f":18446744073709551615}"#);
+    let other = with(r#" {"f":18446744073709551615,"e":"A","b":[2,{"c":0,"d":5e-1}],"a":1} "#);
+    assert_eq!(one, other);
+    assert_ne!(one, with(r#"{"a":1.0,"b":[2e0,{"d":0.5,"c":-0.0}],"e":"A","f":18446744073709551614}"#));
+}
+
+/// The same as in the tests of `CacheKey`, in a build without the hostile features.
+#[test]
+fn keys_are_the_same_in_every_build() {
+    let schema = serde_json::from_str::<Value>(r#"{"b":[1.0,{"d":0.5}],"a":"é"}"#).unwrap();
+    let full = InferenceRequest::chat("x")
+        .system("s")
+        .temperature(0.7)
+        .seed(u64::MAX)
+        .tenant("acme")
+        .tool(Tool::function("f", "does", schema.clone()))
+        .json_schema("answer", schema.clone())
+        .extra("more", schema);
+    let long = InferenceRequest::chat("long ".repeat(1_000));
+    let keys =
+        [key(&InferenceRequest::chat("x")), key(&full), key(&long), CacheKey::of_bytes(Kind::Embedding, None, b"text")];
+    let known = [
+        "ti:infer:0000000000000000:79f2b927b3067acaaf9897029ded508bdfb2f63a6769ea4dd46a3754325d3446",
+        "ti:infer:bb7fdb40e0deec73:41ecc236c4a4312226dce8fe861b5b8268f24120b66c71a8434a1000c769ea01",
+        "ti:infer:0000000000000000:a6e81dfe9fc608d0e434e7184c9b8a387170bf2390d30b444004abf945b277cf",
+        "ti:embed:0000000000000000:6afdd1cf98040f7064950b35f4e0005d38b574620cb7c69c6872fa722e376d3c",
+    ];
+    assert_eq!(keys.map(|key| key.to_string()), known);
+}
+
+#[tokio::test]
+async fn a_call_costs_what_the_simulator_bills_in_memory_and_on_a_socket() {
+    for served in [false, true] {
+        let together = Together::new();
+        together.on("sky").reply("Rayleigh scattering.");
+        let server = together.serve().await.unwrap();
+        let client = if served { keyed(server.base_url()) } else { together.client() };
+        let costs = MemoryCosts::default();
+        let service = InferenceService::builder(client).cost_sink(costs.clone()).build().unwrap();
+
+        let question = || InferenceRequest::chat("Why is the sky blue?").temperature(0.0).seed(u64::MAX);
+        let reply = service.complete(question()).await.unwrap();
+        assert_eq!(reply.text(), "Rayleigh scattering.");
+        assert!(service.complete(question()).await.unwrap().cost().known().unwrap().is_zero());
+        let streamed = InferenceRequest::chat("What colour has the sky?").priority(Priority::Realtime);
+        let streamed = service.stream(streamed).await.unwrap().finish().await.unwrap();
+        assert_eq!(streamed.text(), "Rayleigh scattering.");
+
+        service.shutdown(Duration::from_secs(5)).await;
+        assert_eq!((costs.known().nanos(), together.calls()), (together.bill().nano_usd, 2));
+        let asked = together.requests();
+        assert_eq!(asked[0].body["seed"], json!(u64::MAX), "{:?}", asked[0].body);
+    }
+}
