@@ -1,6 +1,6 @@
 //! A cache of one's own: a folder of files, shared by runs and processes.
 //!
-//! `cargo run --example custom_cache` runs on the simulator; set TOGETHER_API_KEY for the real API.
+//! `cargo run --example custom_cache` runs on the simulator; set `TOGETHER_API_KEY` for the real API.
 #![expect(clippy::print_stdout, reason = "the output is the example")]
 
 mod common;

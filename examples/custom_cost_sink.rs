@@ -1,6 +1,6 @@
 //! A cost sink of one's own: a file of JSON Lines that holds every attempt exactly once.
 //!
-//! `cargo run --example custom_cost_sink` runs on the simulator; set TOGETHER_API_KEY for the real API.
+//! `cargo run --example custom_cost_sink` runs on the simulator; set `TOGETHER_API_KEY` for the real API.
 #![expect(clippy::print_stdout, reason = "the output is the example")]
 
 mod common;
@@ -9,7 +9,7 @@ use std::{collections::HashSet, error::Error, io, path::Path, time::Duration, ti
 
 use serde_json::{Value, json};
 use together_inference::{
-    InferenceRequest, InferenceService, async_trait,
+    InferenceRequest, InferenceService, Usd, async_trait,
     cost::{CostRecord, CostSink, MemoryCosts, SinkError},
 };
 use tokio::{
@@ -66,7 +66,7 @@ fn line(record: &CostRecord) -> String {
         "model": record.model(),
         "ending": record.ending.as_str(),
         "tokens": [record.prompt_tokens(), record.completion_tokens()],
-        "cost_nano_usd": record.cost_usd().map(|usd| usd.nanos()),
+        "cost_nano_usd": record.cost_usd().map(Usd::nanos),
         "at_most_nano_usd": record.cost.charge().nanos(),
     })
     .to_string()

@@ -1,6 +1,6 @@
 //! A router of one's own: customers on the free plan never get a large model.
 //!
-//! `cargo run --example custom_router` runs on the simulator; set TOGETHER_API_KEY for the real API.
+//! `cargo run --example custom_router` runs on the simulator; set `TOGETHER_API_KEY` for the real API.
 #![expect(clippy::print_stdout, reason = "the output is the example")]
 
 mod common;

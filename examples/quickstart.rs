@@ -1,6 +1,6 @@
 //! One call, the same call from the cache, a stream, and what it all cost.
 //!
-//! `cargo run --example quickstart` runs on the simulator; set TOGETHER_API_KEY for the real API.
+//! `cargo run --example quickstart` runs on the simulator; set `TOGETHER_API_KEY` for the real API.
 #![expect(clippy::print_stdout, reason = "the output is the example")]
 
 mod common;

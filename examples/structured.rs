@@ -1,6 +1,6 @@
 //! Typed answers: a support mail becomes a value of a Rust type.
 //!
-//! `cargo run --example structured` runs on the simulator; set TOGETHER_API_KEY for the real API.
+//! `cargo run --example structured` runs on the simulator; set `TOGETHER_API_KEY` for the real API.
 #![expect(clippy::print_stdout, reason = "the output is the example")]
 
 mod common;

@@ -1,6 +1,6 @@
 //! Tools: the model asks for calls, the program makes them and sends the results back.
 //!
-//! `cargo run --example tools` runs on the simulator; set TOGETHER_API_KEY for the real API.
+//! `cargo run --example tools` runs on the simulator; set `TOGETHER_API_KEY` for the real API.
 #![expect(clippy::print_stdout, reason = "the output is the example")]
 
 mod common;

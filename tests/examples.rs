@@ -1,7 +1,7 @@
 //! The examples print what `examples/golden` says, and `ask` behaves as a command should.
 //!
-//! Set `BLESS=1` to write the golden files anew. `cargo test` builds the examples; with `--test examples` alone the last
-//! build is tested, so add `--examples`.
+//! Set `BLESS=1` to write the golden files anew. A plain `cargo test` builds the examples first; where targets are
+//! selected, as by `--test examples`, run `cargo build --examples --all-features` before it.
 
 #![allow(clippy::unwrap_used, reason = "clippy takes only functions with #[test] for tests")]
 
@@ -215,8 +215,8 @@ fn ask_explains_itself() {
 fn the_simulator_serves_on_a_socket_with_the_settings_it_prints() {
     let mut child =
         example("simulator").args(["--port", "0", "--key", "secret"]).stdout(Stdio::piped()).spawn().unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let (mut line, mut printed) = (String::new(), BufReader::new(child.stdout.take().unwrap()));
+    printed.read_line(&mut line).unwrap();
     let settings = line.trim().strip_prefix("export ").unwrap().split(' ').map(|pair| pair.split_once('=').unwrap());
     let output = example("ask").envs(settings).arg("hello").output().unwrap();
     child.kill().unwrap();

@@ -5,7 +5,7 @@ mod common;
 mod options;
 
 use std::{
-    env,
+    env, fmt,
     io::{self, Write},
     process::ExitCode,
     time::Duration,
@@ -13,7 +13,7 @@ use std::{
 
 use serde_json::{Value, json};
 use together_inference::{
-    InferenceResponse, InferenceService,
+    InferenceResponse, InferenceService, Usd, client,
     inference::Attempt,
     service::{Error, ErrorKind},
 };
@@ -37,7 +37,7 @@ impl From<io::Error> for Failure {
     }
 }
 
-fn usage(problem: impl ToString) -> Failure {
+fn usage(problem: &dyn fmt::Display) -> Failure {
     Failure::Usage(problem.to_string())
 }
 
@@ -83,11 +83,11 @@ fn advice(error: &Error) -> (u8, &'static str) {
 
 async fn run() -> Result<(), Failure> {
     let mut out = io::stdout();
-    let Some(options) = options::parse(env::args().skip(1)).map_err(usage)? else {
+    let Some(options) = options::parse(env::args().skip(1)).map_err(Failure::Usage)? else {
         return Ok(writeln!(out, "{}", options::HELP)?);
     };
-    let (client, _simulator) = common::client_at(options.base_url).map_err(usage)?;
-    let service = InferenceService::builder(client).build().map_err(usage)?;
+    let (client, _simulator) = common::client_at(options.base_url).map_err(|error| usage(&error))?;
+    let service = InferenceService::builder(client).build().map_err(|error| usage(&error))?;
 
     let reply = if options.stream {
         let mut stream = service.stream(options.request).await?;
@@ -116,7 +116,7 @@ fn object(reply: &InferenceResponse) -> Value {
     let attempt = |attempt: &Attempt| {
         json!({
             "route": attempt.route.to_string(),
-            "error": attempt.error.map(|kind| kind.as_str()),
+            "error": attempt.error.map(client::ErrorKind::as_str),
             "status": attempt.status,
             "took_ms": attempt.took.as_millis(),
             "cost": attempt.cost.to_string(),
@@ -128,7 +128,7 @@ fn object(reply: &InferenceResponse) -> Value {
         "asked": reply.asked.model(),
         "source": reply.source().to_string(),
         // Exact, as whole nano-dollars, or null; the text also says "at most" and "unpriced".
-        "cost": {"nano_usd": reply.cost().known().map(|usd| usd.nanos()), "text": reply.cost().to_string()},
+        "cost": {"nano_usd": reply.cost().known().map(Usd::nanos), "text": reply.cost().to_string()},
         "usage": reply.usage(),
         "decision": reply.decision().to_string(),
         "attempts": reply.attempts.iter().map(attempt).collect::<Vec<_>>(),

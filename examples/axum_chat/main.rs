@@ -1,6 +1,6 @@
 //! A web handler that streams answers to a browser as server-sent events.
 //!
-//! `cargo run --example axum_chat -- --port 3000` serves a page on http://127.0.0.1:3000. Without arguments it asks
+//! `cargo run --example axum_chat -- --port 3000` serves a page on <http://127.0.0.1:3000>. Without arguments it asks
 //! itself, prints what a browser would receive, and ends.
 #![expect(clippy::print_stdout, reason = "the output is the example")]
 
@@ -81,7 +81,7 @@ impl IntoResponse for Refusal {
         let mut response = (status, self.0.public_message()).into_response();
         if let Some(wait) = self.0.retry_after() {
             // In whole seconds, and never sooner than the provider asks.
-            let seconds = wait.as_millis().div_ceil(1_000) as u64;
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }
         response
@@ -110,12 +110,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let server = axum::serve(listener, app).into_future();
     if port.is_some() {
         tokio::select! {
-            served = server => served?,
+            ended = server => ended?,
             stopped = tokio::signal::ctrl_c() => stopped?,
         }
     } else {
         tokio::select! {
-            served = server => served?,
+            ended = server => ended?,
             shown = demonstration::demonstrate(&url, simulator.as_ref()) => shown?,
         }
     }

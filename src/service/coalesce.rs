@@ -88,6 +88,8 @@ impl State {
         let plan = Arc::new(plan);
         loop {
             let (mut seat, leads) = self.seat(key, &plan, looks_again);
+            // Answered before this caller came, only not yet in the cache: nothing was under way for it to join.
+            let kept = !leads && seat.borrow().as_ref().is_some_and(Result::is_ok);
             let led = match timeout_at(plan.deadline, seat.wait_for(Option::is_some)).await {
                 Ok(Ok(led)) => led.clone(),
                 // The sender is gone without a word: the leader panicked, or its runtime ended.
@@ -104,7 +106,7 @@ impl State {
                     continue;
                 }
                 Some(Err(error)) => Err(error),
-                Some(Ok(done)) if done.from_cache => Ok(self.hit(&plan, &done)),
+                Some(Ok(done)) if done.from_cache || (kept && done.answer.is_complete()) => Ok(self.hit(&plan, &done)),
                 Some(Ok(done)) if leads => Ok(plan.respond(&done, Source::Miss)),
                 Some(Ok(done)) => Ok(self.follow(&plan, &done)),
             };
@@ -193,4 +195,40 @@ fn too_late(plan: &Plan) -> Error {
     let waited = plan.started.elapsed().as_secs_f64();
     Error::new(ErrorKind::DeadlineExceeded, format!("no answer within {waited:.3} s; the call goes on for others"))
         .with_decision(&plan.ranking.decision)
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::{InferenceRequest, InferenceService, cache::CacheError, cache::CacheLayer, testing::Together};
+
+    /// A cache that never ends to write.
+    #[derive(Debug)]
+    struct Stuck;
+
+    #[async_trait]
+    impl CacheLayer for Stuck {
+        async fn get(&self, _: &CacheKey) -> Result<Option<CacheEntry>, CacheError> {
+            Ok(None)
+        }
+
+        async fn set(&self, _: &CacheKey, _: CacheEntry) -> Result<(), CacheError> {
+            std::future::pending().await
+        }
+
+        async fn remove(&self, _: &CacheKey) -> Result<(), CacheError> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_on_its_way_into_the_cache_is_a_hit_and_not_a_call_under_way() {
+        let service = InferenceService::builder(Together::new().client()).cache(Stuck).build().unwrap();
+        let ask = || InferenceRequest::chat("hello").temperature(0.0);
+        let (first, second) = tokio::join!(service.complete(ask()), service.complete(ask()));
+        assert_eq!([first.unwrap().source, second.unwrap().source], [Source::Miss, Source::Coalesced]);
+        assert_eq!(service.complete(ask()).await.unwrap().source, Source::Cache);
+    }
 }
