@@ -23,7 +23,6 @@ use together_inference::{
     InferenceRequest, InferenceService, TogetherClient,
     cache::{CacheEntry, CacheLayer, CacheValue, MemoryCache},
     client::{ChatRequest, ErrorKind},
-    cost::MemoryCosts,
     inference::{CacheKey, Kind},
 };
 use tokio::runtime::Runtime;
@@ -149,7 +148,7 @@ fn chat(runtime: &Runtime, client: &TogetherClient, hand: &by_hand::Client) {
 }
 
 fn service(client: &TogetherClient) -> InferenceService {
-    InferenceService::builder(client.clone()).cost_sink(MemoryCosts::default()).build().expect("a service")
+    InferenceService::builder(client.clone()).build().expect("a service")
 }
 
 fn uncacheable(runtime: &Runtime, client: &TogetherClient, hand: &by_hand::Client) {

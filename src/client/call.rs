@@ -138,7 +138,7 @@ pub(super) struct Success {
 }
 
 impl Success {
-    pub(super) fn request_id(&self) -> Option<Box<str>> {
+    pub(super) fn request_id(&self) -> Option<Arc<str>> {
         headers::request_id(&self.headers).map(Into::into)
     }
 

@@ -4,14 +4,22 @@
 //! mends is repeated after a jittered wait; what the caller must change is an error at once. Every repeat is paid from
 //! the retry budget of the route that receives it, and none starts that could not end before the deadline.
 
-use std::{future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    mem,
+    panic::AssertUnwindSafe,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::FutureExt;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{
     error::{Cause, Error, ErrorKind, total_cost},
-    plan::Plan,
+    plan::{Plan, no_warnings},
+    prompt::at_once,
     settle::Settlement,
     state::State,
 };
@@ -104,7 +112,9 @@ impl State {
             settlement.dispatch();
             number += 1;
             let model = candidate.route.model().clone();
-            let error = match self.within(send(client, model)).await {
+            // Pinned here, so that its size counts once.
+            let attempt = pin!(send(client, model));
+            let error = match self.within(attempt).await {
                 Ok(Ok(value)) => {
                     settlement.route.retries.succeeded(number > 1);
                     return Ok(Dispatched { value, settlement, attempts });
@@ -136,7 +146,7 @@ impl State {
     /// Runs one attempt until the service is told to stop. Its own time-outs end at the plan's deadline.
     async fn within<T>(
         &self,
-        attempt: impl Future<Output = Result<T, client::Error>>,
+        attempt: Pin<&mut impl Future<Output = Result<T, client::Error>>>,
     ) -> Result<Result<T, client::Error>, Error> {
         tokio::select! {
             biased;
@@ -150,6 +160,13 @@ impl State {
 
     /// A step before an attempt: not even begun once the service is told to stop.
     pub(super) async fn unless_stopped<T>(&self, step: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        if self.cancel.is_cancelled() {
+            return Err(stopped());
+        }
+        let mut step = pin!(step);
+        if let Some(done) = at_once(step.as_mut()).await {
+            return done;
+        }
         tokio::select! {
             biased;
             () = self.cancel.cancelled() => Err(stopped()),
@@ -323,9 +340,14 @@ pub(super) fn settle(
     let usage_source = if completion.usage.is_some() { UsageSource::Reported } else { UsageSource::Counted };
     let (route, took) = (settlement.route.id.clone(), settlement.elapsed());
     let worth = settlement.finish(usage, usage_source, &completion.model);
-    attempts.push(Attempt { route: route.clone(), error: None, status: Some(200), took, cost: worth });
-    let (request_id, warnings) =
-        (completion.request_id.take().map(Into::into), std::mem::take(&mut completion.warnings));
+    let answered = Attempt { route: route.clone(), error: None, status: Some(200), took, cost: worth };
+    let attempts: Arc<[Attempt]> = if attempts.is_empty() {
+        Arc::new([answered])
+    } else {
+        attempts.push(answered);
+        attempts.into()
+    };
+    let (request_id, warnings) = (completion.request_id.take(), mem::take(&mut completion.warnings));
     let answer = Answer::of_completion(completion, counted);
     if answer.is_empty() {
         let finish = answer.finish().map_or("none", |finish| finish.as_str());
@@ -344,9 +366,9 @@ pub(super) fn settle(
         cost: total_cost(&attempts),
         worth,
         usage_source,
-        attempts: attempts.into(),
+        attempts,
         request_id,
-        warnings: warnings.into(),
+        warnings: if warnings.is_empty() { no_warnings() } else { warnings.into() },
         from_cache: false,
     })
 }

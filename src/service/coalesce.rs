@@ -21,7 +21,7 @@ use tokio::{
 use super::{
     attempts::Done,
     error::{Error, ErrorKind},
-    plan::Plan,
+    plan::{Plan, no_attempts, no_warnings},
     state::{Found, State},
 };
 use crate::{
@@ -161,9 +161,9 @@ impl State {
             cost: Cost::Known(crate::types::Usd::ZERO),
             worth,
             usage_source: UsageSource::None,
-            attempts: Arc::new([]),
+            attempts: no_attempts(),
             request_id: None,
-            warnings: Arc::new([]),
+            warnings: no_warnings(),
             from_cache: true,
             answer,
         }

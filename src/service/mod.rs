@@ -13,6 +13,7 @@ mod coalesce;
 mod error;
 mod health;
 mod plan;
+mod prompt;
 mod recorder;
 mod settle;
 mod shutdown;
@@ -99,7 +100,7 @@ impl InferenceService {
         &self,
         request: impl Into<InferenceRequest>,
     ) -> impl Future<Output = Result<InferenceResponse, Error>> + Send + 'static {
-        let (state, request) = (Arc::clone(&self.state), Box::new(request.into()));
+        let (state, request) = (Arc::clone(&self.state), Arc::new(request.into()));
         async move {
             let _in_flight = state.begin()?;
             let reply = state.complete(request).await;
@@ -123,7 +124,7 @@ impl InferenceService {
         &self,
         request: impl Into<InferenceRequest>,
     ) -> impl Future<Output = Result<InferenceStream, Error>> + Send + 'static {
-        let (state, request) = (Arc::clone(&self.state), Box::new(request.into()));
+        let (state, request) = (Arc::clone(&self.state), Arc::new(request.into()));
         async move {
             let in_flight = state.begin()?;
             Box::pin(state.stream(request, in_flight)).await
@@ -137,7 +138,7 @@ impl InferenceService {
     /// As [`complete`](Self::complete) before anything is sent.
     pub async fn explain(&self, request: &InferenceRequest) -> Result<Arc<Decision>, Error> {
         in_runtime()?;
-        let plan = self.state.plan(Box::new(request.clone())).await?;
+        let plan = self.state.plan(Arc::new(request.clone())).await?;
         Ok(plan.ranking.decision)
     }
 
@@ -177,7 +178,7 @@ impl InferenceService {
 
 impl State {
     /// The path of one call.
-    async fn complete(self: &Arc<Self>, request: Box<InferenceRequest>) -> Result<InferenceResponse, Error> {
+    async fn complete(self: &Arc<Self>, request: Arc<InferenceRequest>) -> Result<InferenceResponse, Error> {
         let plan = self.plan(request).await?;
         match plan.request.cacheable() {
             Ok(()) => self.cached(plan).await,

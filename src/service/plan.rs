@@ -2,15 +2,16 @@
 
 use std::{
     panic::AssertUnwindSafe,
-    sync::Arc,
+    sync::{Arc, LazyLock},
     time::{Duration, SystemTime},
 };
 
 use futures_util::FutureExt;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::{
     error::{Error, ErrorKind},
+    prompt::by,
     state::State,
 };
 use crate::{
@@ -24,8 +25,8 @@ use crate::{
 /// A valid request with its ranking. Owned, so that a detached leader can hold it.
 #[derive(Debug)]
 pub(super) struct Plan {
-    /// On the heap: it is most of a plan, and every await holds the plan.
-    pub(super) request: Box<InferenceRequest>,
+    /// Shared by a caller and the leader that works for it.
+    pub(super) request: Arc<InferenceRequest>,
     pub(super) id: RequestId,
     pub(super) ranking: Ranking,
     pub(super) started: Instant,
@@ -38,18 +39,21 @@ pub(super) struct Plan {
 
 impl State {
     /// Validates and ranks.
-    pub(super) async fn plan(&self, mut request: Box<InferenceRequest>) -> Result<Plan, Error> {
+    pub(super) async fn plan(&self, mut request: Arc<InferenceRequest>) -> Result<Plan, Error> {
         request.validate()?;
-        request.set_defaults();
+        // Nobody else holds it yet.
+        if let Some(request) = Arc::get_mut(&mut request) {
+            request.set_defaults();
+        }
         let started = Instant::now();
         let deadline = started + request.deadline_of();
         let ask = RouteAsk::new(&request);
         let prompt_tokens_at_most = ask.prompt_tokens_at_most;
-        let ranked = timeout_at(deadline, AssertUnwindSafe(self.router.rank(&ask)).catch_unwind());
+        let ranked = by(deadline, AssertUnwindSafe(self.router.rank(&ask)).catch_unwind());
         let ranking = match self.unless_stopped(async { Ok(ranked.await) }).await? {
-            Ok(Ok(ranking)) => ranking?,
-            Ok(Err(_)) => return Err(Error::new(ErrorKind::Policy, "the router panicked")),
-            Err(_) => return Err(Error::new(ErrorKind::DeadlineExceeded, "the router did not answer in time")),
+            Some(Ok(ranking)) => ranking?,
+            Some(Err(_)) => return Err(Error::new(ErrorKind::Policy, "the router panicked")),
+            None => return Err(Error::new(ErrorKind::DeadlineExceeded, "the router did not answer in time")),
         };
         if ranking.candidates.is_empty() {
             return Err(Error::new(ErrorKind::Policy, "the router answered an empty ranking"));
@@ -69,14 +73,14 @@ impl State {
 impl Plan {
     /// The route that was chosen first.
     pub(super) fn asked(&self) -> &RouteId {
-        static NONE: std::sync::LazyLock<RouteId> = std::sync::LazyLock::new(|| RouteId::new("", ""));
+        static NONE: LazyLock<RouteId> = LazyLock::new(|| RouteId::new("", ""));
         self.ranking.candidates.first().map_or(&NONE, |candidate| &candidate.route)
     }
 
     /// The same call with more time: a leader works for whoever joins, not for its first caller alone.
     pub(super) fn with_patience(&self, patience: Duration) -> Self {
         let deadline = self.deadline.max(Instant::now() + patience);
-        Self { request: self.request.clone(), ranking: self.ranking.clone(), deadline, ..*self }
+        Self { request: Arc::clone(&self.request), ranking: self.ranking.clone(), deadline, ..*self }
     }
 
     /// The options of one attempt: the service makes the attempts, the client none of its own.
@@ -121,7 +125,7 @@ impl Plan {
     pub(super) fn respond(&self, done: &super::attempts::Done, source: Source) -> InferenceResponse {
         let zero = Cost::Known(Usd::ZERO);
         let (cost, saved) = if source.is_upstream() { (done.cost, zero) } else { (zero, done.worth) };
-        let attempts: Arc<[Attempt]> = if source.is_upstream() { Arc::clone(&done.attempts) } else { Arc::new([]) };
+        let attempts = if source.is_upstream() { Arc::clone(&done.attempts) } else { no_attempts() };
         InferenceResponse {
             answer: Arc::clone(&done.answer),
             asked: self.asked().clone(),
@@ -138,4 +142,16 @@ impl Plan {
             decision: Arc::clone(&self.ranking.decision),
         }
     }
+}
+
+/// Shared, so that a hit allocates nothing for what it has none of.
+pub(super) fn no_attempts() -> Arc<[Attempt]> {
+    static NONE: LazyLock<Arc<[Attempt]>> = LazyLock::new(|| Arc::new([]));
+    Arc::clone(&NONE)
+}
+
+/// Shared likewise.
+pub(super) fn no_warnings() -> Arc<[String]> {
+    static NONE: LazyLock<Arc<[String]>> = LazyLock::new(|| Arc::new([]));
+    Arc::clone(&NONE)
 }

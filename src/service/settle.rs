@@ -30,7 +30,7 @@ pub(super) struct Settlement {
     state: Arc<State>,
     pub(super) route: Arc<RouteState>,
     slot: Option<RecordSlot>,
-    record: Option<Box<CostRecord>>,
+    record: Option<Box<Settled>>,
     /// What was set aside of the budget, if one is set.
     reserved: Option<Usd>,
     permit: Option<Permit>,
@@ -64,7 +64,7 @@ impl Settlement {
             route,
             slot,
             at_most: plan.at_most(candidate, price),
-            record: Some(Box::new(record)),
+            record: Some(Box::new(Settled { record, budget: None })),
             reserved: None,
             permit: None,
             dispatched: None,
@@ -99,8 +99,8 @@ impl Settlement {
     /// A stream has begun.
     pub(super) fn first_token(&mut self) {
         let elapsed = self.elapsed();
-        if let Some(record) = &mut self.record {
-            record.first_token.get_or_insert(elapsed);
+        if let Some(settled) = &mut self.record {
+            settled.record.first_token.get_or_insert(elapsed);
         }
     }
 
@@ -142,7 +142,7 @@ impl Settlement {
     }
 
     fn cut(&mut self, usage: Usage, ending: Ending) -> Cost {
-        let price = self.record.as_ref().and_then(|record| record.price);
+        let price = self.record.as_ref().and_then(|settled| settled.record.price);
         let cost = price.map_or(Cost::Unpriced, |price| Cost::Known(price.cost(&usage)));
         self.end(usage, UsageSource::Counted, None, cost, ending);
         cost
@@ -150,7 +150,7 @@ impl Settlement {
 
     /// The price of the model that answered: a silent redirect is priced as served where that price is known.
     fn price_of(&mut self, served: &ModelId) -> Option<Price> {
-        let record = self.record.as_mut()?;
+        let record = &mut self.record.as_mut()?.record;
         if served != self.route.id.model() {
             let route = RouteId::new(self.route.id.upstream().clone(), served.clone());
             record.price = self.state.prices.get(&route).map(|stamp: PriceStamp| stamp.price).or(record.price);
@@ -160,29 +160,31 @@ impl Settlement {
 
     /// Nothing left this machine: no record, the reservation returns.
     fn never_sent(&mut self, ending: Ending) {
-        let Some(record) = self.record.take() else { return };
-        if let Some((id, amount)) = self.release(record.attempt, Usd::ZERO)
+        let Some(settled) = self.record.take() else { return };
+        if let Some((id, amount)) = self.release(settled.record.attempt, Usd::ZERO)
             && let Some(slot) = self.slot.take()
         {
             slot.send(Item::Settle(id, amount));
         }
-        self.observe(Usage::default(), ending, None);
+        self.observe(Usage::default(), ending, self.elapsed(), None);
     }
 
     /// Gives everything back and writes the record; the second call does nothing.
     fn end(&mut self, usage: Usage, source: UsageSource, served: Option<&ModelId>, cost: Cost, ending: Ending) {
-        let Some(mut record) = self.record.take() else { return };
+        let Some(mut settled) = self.record.take() else { return };
+        let budget = self.release(settled.record.attempt, cost.charge());
+        let record = &mut settled.record;
         record.usage = usage;
         record.usage_source = source;
         record.served = served.cloned();
         record.cost = cost;
         record.ending = ending;
         record.latency = self.elapsed();
-        let budget = self.release(record.attempt, cost.charge());
-        self.observe(usage, ending, record.first_token);
-        self.state.totals.add(&record);
+        self.observe(usage, ending, record.latency, record.first_token);
+        self.state.totals.add(record);
+        settled.budget = budget;
         if let Some(slot) = self.slot.take() {
-            slot.send(Item::Record(Box::new(Settled { record: *record, budget })));
+            slot.send(Item::Record(settled));
         }
     }
 
@@ -195,7 +197,7 @@ impl Settlement {
         (!now).then_some((attempt, actual))
     }
 
-    fn observe(&self, usage: Usage, ending: Ending, first_token: Option<Duration>) {
+    fn observe(&self, usage: Usage, ending: Ending, took: Duration, first_token: Option<Duration>) {
         let Some(dispatched) = self.dispatched else { return };
         let outcome = match ending {
             Ending::Answered => Outcome::Answered(usage),
@@ -203,10 +205,7 @@ impl Settlement {
             _ => Outcome::Cancelled,
         };
         self.route.counts.ended(outcome);
-        let seen = Observation {
-            first_token,
-            ..Observation::new(self.route.id.clone(), dispatched, dispatched.elapsed(), outcome)
-        };
+        let seen = Observation { first_token, ..Observation::new(self.route.id.clone(), dispatched, took, outcome) };
         // A router's panic must not become an abort: this may run while unwinding.
         if catch_unwind(AssertUnwindSafe(|| self.state.router.observe(&seen))).is_err() {
             tracing::warn!("the router panicked in observe");

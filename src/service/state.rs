@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     panic::AssertUnwindSafe,
+    pin::pin,
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
@@ -20,6 +21,7 @@ use tokio_util::{
 use super::{
     coalesce::Slots,
     error::{Error, ErrorKind},
+    prompt::at_once,
     recorder::Recorder,
 };
 use crate::{
@@ -196,12 +198,19 @@ impl State {
     /// A cached answer, looked for until `by` at the latest. Whatever goes wrong is a miss.
     pub(super) async fn look_up(&self, key: &CacheKey, by: Instant) -> Found {
         let asked = AssertUnwindSafe(self.cache.get(key)).catch_unwind();
-        match timeout_at(by.min(Instant::now() + PATIENCE), asked).await {
-            Ok(Ok(Ok(Some(CacheEntry { value: CacheValue::Inference(answer), .. })))) => return Found::Answer(answer),
-            Ok(Ok(Ok(_))) => return Found::Nothing,
-            Ok(Ok(Err(error))) => tracing::warn!(%error, "cache look-up failed, going on without"),
-            Ok(Err(_)) => tracing::warn!("the cache panicked, going on without"),
-            Err(_) => tracing::warn!("the cache took too long, going on without"),
+        let mut asked = pin!(asked);
+        let found = match at_once(asked.as_mut()).await {
+            Some(found) => Some(found),
+            None => timeout_at(by.min(Instant::now() + PATIENCE), asked).await.ok(),
+        };
+        match found {
+            Some(Ok(Ok(Some(CacheEntry { value: CacheValue::Inference(answer), .. })))) => {
+                return Found::Answer(answer);
+            }
+            Some(Ok(Ok(_))) => return Found::Nothing,
+            Some(Ok(Err(error))) => tracing::warn!(%error, "cache look-up failed, going on without"),
+            Some(Err(_)) => tracing::warn!("the cache panicked, going on without"),
+            None => tracing::warn!("the cache took too long, going on without"),
         }
         Found::Broken
     }

@@ -57,7 +57,7 @@ impl State {
     /// Makes attempts until one has begun to answer.
     pub(super) async fn stream(
         self: Arc<Self>,
-        request: Box<InferenceRequest>,
+        request: Arc<InferenceRequest>,
         in_flight: TaskTrackerToken,
     ) -> Result<InferenceStream, Error> {
         let plan = Box::new(self.plan(request).await?);

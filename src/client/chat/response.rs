@@ -1,5 +1,7 @@
 //! What a chat completion answers.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -33,7 +35,7 @@ pub struct ChatCompletion {
     /// Notices of the provider, such as a coming removal.
     pub warnings: Vec<String>,
     /// The `x-request-id` of the response.
-    pub request_id: Option<Box<str>>,
+    pub request_id: Option<Arc<str>>,
     /// What the provider says of its limits, where it does.
     pub rate_limits: Option<RateLimits>,
     /// The JSON as it came; empty for a folded stream.

@@ -5,6 +5,7 @@ use std::{
     fmt,
     future::{Future, poll_fn},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -49,7 +50,7 @@ pub struct ChatStream {
     idle: Duration,
     until: Instant,
     model: ModelId,
-    request_id: Option<Box<str>>,
+    request_id: Option<Arc<str>>,
     received: u64,
 }
 
