@@ -327,6 +327,11 @@ impl TogetherClient {
         error.without(self.inner.key.expose())
     }
 
+    /// The longest that an attempt may take.
+    pub(crate) fn longest_attempt(&self) -> Duration {
+        self.inner.timeouts.total
+    }
+
     pub(super) fn caps(&self) -> &Caps {
         &self.inner.caps
     }

@@ -424,7 +424,8 @@ impl InferenceRequest {
         self
     }
 
-    /// How long until the first token, from the call on; past it the attempt is given up for the next model.
+    /// How long each attempt at a stream may take to its first token; past it the attempt is given up, recorded, and the
+    /// next model is asked. A plain call shows no first token: there it has no effect.
     #[must_use]
     pub const fn first_token(mut self, time: Duration) -> Self {
         self.first_token = Some(time);

@@ -151,8 +151,16 @@ pub struct RouteAsk<'a> {
     pub prompt_tokens_at_most: u64,
     /// Narrower bounds than the request's own.
     pub limits: RouteLimits,
+    /// What the asker knows of prices: the application's own and the provider's current ones.
+    pub prices: Option<&'a dyn Prices>,
     /// When it is asked.
     pub now: Instant,
+}
+
+/// Prices from outside the router, which win over its own.
+pub trait Prices: Send + Sync + fmt::Debug {
+    /// The price of a route, if it is known.
+    fn price(&self, route: &RouteId) -> Option<Price>;
 }
 
 impl<'a> RouteAsk<'a> {
@@ -164,8 +172,16 @@ impl<'a> RouteAsk<'a> {
             needs: request.needs_of(),
             prompt_tokens_at_most: request.prompt_tokens_at_most(),
             limits: RouteLimits { max_cost: request.max_cost_of(), ..RouteLimits::default() },
+            prices: None,
             now: Instant::now(),
         }
+    }
+
+    /// The same question, with what the asker knows of prices.
+    #[must_use]
+    pub const fn with_prices(mut self, prices: &'a dyn Prices) -> Self {
+        self.prices = Some(prices);
+        self
     }
 
     /// The same question within narrower bounds. Bounds never widen.
