@@ -276,7 +276,7 @@ impl TogetherClient {
         };
         let (parts, body) = response?.into_parts();
         let success = Success { status: parts.status.as_u16(), headers: parts.headers, body, until };
-        if parts.status.is_success() { Ok(success) } else { Err(self.refused(success).await) }
+        if parts.status.is_success() { Ok(success) } else { Err(Box::pin(self.refused(success)).await) }
     }
 
     fn request(&self, call: &Call<'_>) -> Result<http::Request<Body>, Error> {

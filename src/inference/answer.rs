@@ -1,6 +1,6 @@
 //! What a model said: immutable, shared by cache, followers and caller.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ use crate::{
 #[non_exhaustive]
 pub struct Answer {
     /// What was produced.
-    pub output: Output,
+    pub output: Arc<Output>,
     /// The model that produced it, by the provider's word.
     pub served: ModelId,
     /// Tokens, reported or counted; the response says which.
@@ -65,7 +65,7 @@ impl Answer {
             logprobs: None,
         };
         Self {
-            output: Output::Chat(vec![choice]),
+            output: Arc::new(Output::Chat(vec![choice])),
             served: served.into(),
             usage: Usage::default(),
             usage_reported: false,
@@ -78,7 +78,7 @@ impl Answer {
         Self {
             usage: completion.usage.unwrap_or(counted),
             usage_reported: completion.usage.is_some(),
-            output: Output::Chat(completion.choices),
+            output: Arc::new(Output::Chat(completion.choices)),
             served: completion.model,
             raw: completion.raw,
         }
@@ -87,7 +87,7 @@ impl Answer {
     /// All answers.
     #[must_use]
     pub fn choices(&self) -> &[Choice] {
-        let Output::Chat(choices) = &self.output;
+        let Output::Chat(choices) = &*self.output;
         choices
     }
 
@@ -204,7 +204,7 @@ impl Answer {
             logprobs: None,
         });
         Ok(Self {
-            output: Output::Chat(choices.collect()),
+            output: Arc::new(Output::Chat(choices.collect())),
             served: stored.served,
             usage: stored.usage,
             usage_reported: stored.usage_reported,

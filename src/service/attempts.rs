@@ -97,7 +97,8 @@ impl State {
             let candidate = plan.ranking.candidates.get(at).ok_or_else(|| Error::new(ErrorKind::NoRoute, ""))?;
             // A refused admission has an id of its own too: a store may still be giving back what it had set aside.
             let attempt = plan.id.attempt(u8::try_from(at + number as usize).unwrap_or(u8::MAX));
-            let mut settlement = match self.unless_stopped(self.admit(plan, candidate, attempt)).await {
+            let admission = pin!(self.admit(plan, candidate, attempt));
+            let mut settlement = match self.unless_stopped(admission).await {
                 Ok(settlement) => settlement,
                 // Nothing was sent: another candidate may still be affordable or free.
                 Err(refused) if can_pass_over(&refused) && plan.ranking.candidates.len() > at + 1 => {
@@ -138,10 +139,10 @@ impl State {
                 }
                 Step::Again(wait) => {
                     charged = true;
-                    let waited = async {
+                    let waited = pin!(async {
                         sleep_until(Instant::now() + wait).await;
                         Ok(())
-                    };
+                    });
                     if let Err(stopped) = self.unless_stopped(waited).await {
                         return Err(stopped.with_attempts(attempts).with_decision(&plan.ranking.decision));
                     }
@@ -166,11 +167,13 @@ impl State {
     }
 
     /// A step before an attempt: not even begun once the service is told to stop.
-    pub(super) async fn unless_stopped<T>(&self, step: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    pub(super) async fn unless_stopped<T>(
+        &self,
+        mut step: Pin<&mut impl Future<Output = Result<T, Error>>>,
+    ) -> Result<T, Error> {
         if self.cancel.is_cancelled() {
             return Err(stopped());
         }
-        let mut step = pin!(step);
         if let Some(done) = at_once(step.as_mut()).await {
             return done;
         }

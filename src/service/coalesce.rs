@@ -142,7 +142,9 @@ impl State {
             return;
         }
         let begun = Instant::now();
-        let led = self.answer(&plan.with_patience(LEADER_PATIENCE)).await.map(Arc::new);
+        let plan = plan.with_patience(LEADER_PATIENCE);
+        // On the heap, so that the task that is spawned for it stays small.
+        let led = Box::pin(self.answer(&plan)).await.map(Arc::new);
         followers.send_replace(Some(led.clone()));
         if let Ok(done) = led
             && done.answer.is_complete()

@@ -2,6 +2,7 @@
 
 use std::{
     panic::AssertUnwindSafe,
+    pin::pin,
     sync::{Arc, LazyLock},
     time::{Duration, SystemTime},
 };
@@ -51,7 +52,7 @@ impl State {
         let ask = RouteAsk::new(&request).with_prices(&book);
         let prompt_tokens_at_most = ask.prompt_tokens_at_most;
         let ranked = by(deadline, AssertUnwindSafe(self.router.rank(&ask)).catch_unwind());
-        let ranking = match self.unless_stopped(async { Ok(ranked.await) }).await? {
+        let ranking = match self.unless_stopped(pin!(async { Ok(ranked.await) })).await? {
             Some(Ok(ranking)) => ranking?,
             Some(Err(_)) => return Err(Error::new(ErrorKind::Policy, "the router panicked")),
             None => return Err(Error::new(ErrorKind::DeadlineExceeded, "the router did not answer in time")),
