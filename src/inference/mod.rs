@@ -13,6 +13,10 @@ mod response;
 mod structured;
 mod validate;
 
+#[cfg(test)]
+#[path = "key_tests.rs"]
+mod property_tests;
+
 use async_trait::async_trait;
 
 #[cfg(feature = "schema")]
