@@ -7,6 +7,22 @@ use std::{
 };
 
 /// A source of random bits. Not for secrets.
+///
+/// ```
+/// use together_inference::types::Rng;
+///
+/// /// Draws the highest number, always: the longest jitter there can be.
+/// #[derive(Debug)]
+/// struct Highest;
+///
+/// impl Rng for Highest {
+///     fn next_u64(&self) -> u64 {
+///         u64::MAX
+///     }
+/// }
+///
+/// assert!(Highest.next_f64() < 1.0);
+/// ```
 pub trait Rng: Send + Sync + fmt::Debug {
     /// The next 64 random bits.
     fn next_u64(&self) -> u64;
@@ -26,6 +42,16 @@ pub trait Rng: Send + Sync + fmt::Debug {
 }
 
 /// `SplitMix64` from a fixed seed: the same sequence every time.
+///
+/// For tests: ids that it gives repeat from one run to the next. Callers on several threads share one sequence.
+///
+/// ```
+/// use together_inference::types::{Rng, SeededRng};
+///
+/// let (one, other) = (SeededRng::new(7), SeededRng::new(7));
+/// assert_eq!(one.next_u64(), other.next_u64());
+/// assert_ne!(one.next_u64(), SeededRng::new(8).next_u64());
+/// ```
 #[derive(Debug)]
 pub struct SeededRng(AtomicU64);
 
@@ -50,6 +76,12 @@ impl Rng for SeededRng {
 }
 
 /// `SplitMix64` seeded by the operating system.
+///
+/// ```
+/// use together_inference::types::{Rng, SystemRng};
+///
+/// assert_ne!(SystemRng::default().next_u128(), SystemRng::default().next_u128());
+/// ```
 #[derive(Debug)]
 pub struct SystemRng(SeededRng);
 
