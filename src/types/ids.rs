@@ -160,7 +160,7 @@ impl RouteId {
     /// ```
     /// use together_inference::RouteId;
     ///
-    /// assert_eq!(RouteId::new("local", "qwen3-8b").upstream(), &"local".into());
+    /// assert_eq!(RouteId::new("local", "qwen3-8b").upstream().as_str(), "local");
     /// ```
     #[must_use]
     pub const fn upstream(&self) -> &UpstreamId {
