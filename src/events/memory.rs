@@ -83,6 +83,20 @@ impl MemoryQueue {
     }
 
     /// How many jobs wait or are leased, in all queues.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), together_inference::events::QueueError> {
+    /// use std::time::Duration;
+    /// use together_inference::events::{EventQueue, MemoryQueue, NewJob};
+    ///
+    /// let queue = MemoryQueue::default();
+    /// queue.push(NewJob::new("mail", "welcome", ().into())).await?;
+    /// queue.lease("mail", 1, Duration::from_secs(30)).await?;
+    /// assert_eq!(queue.len(), 1, "leased is not done");
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn len(&self) -> usize {
         self.lock().entries.len()

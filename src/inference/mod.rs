@@ -34,6 +34,25 @@ use crate::types::BoxError;
 
 /// Anything that answers inference requests: the service itself, given to those who must call a model from below (a
 /// judge, a verifier, a batch over realtime), or a stand-in in their tests.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), together_inference::types::BoxError> {
+/// use together_inference::{InferenceRequest, InferenceService, inference::Infer, testing::Together};
+///
+/// /// Whether a text is polite, by the word of whatever answers.
+/// async fn is_polite(judge: &dyn Infer, text: &str) -> Result<bool, together_inference::types::BoxError> {
+///     let ask = InferenceRequest::chat(text).system("Is this polite? Answer yes or no.");
+///     Ok(judge.infer(ask).await?.text().starts_with("yes"))
+/// }
+///
+/// let together = Together::new();
+/// together.on("please").reply("yes");
+/// let service = InferenceService::builder(together.client()).build()?;
+/// assert!(is_polite(&service, "A coffee, please.").await?);
+/// # Ok(())
+/// # }
+/// ```
 #[async_trait]
 pub trait Infer: Send + Sync + std::fmt::Debug {
     /// Answers one request.
