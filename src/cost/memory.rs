@@ -94,6 +94,7 @@ impl CostSink for MemoryCosts {
     async fn record(&self, page: &[CostRecord]) -> Result<(), SinkError> {
         let mut kept = self.lock();
         for record in page {
+            // A page that failed is offered again, and other sinks beside this one may be why it failed.
             if !kept.attempts.insert(record.attempt) {
                 continue;
             }

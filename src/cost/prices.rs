@@ -71,6 +71,7 @@ impl PriceBook {
     pub fn set(&self, route: &RouteId, price: Price, source: PriceSource) {
         let mut book = self.0.write().unwrap_or_else(PoisonError::into_inner);
         match book.get_mut(route) {
+            // A word that changes nothing is no new version: records of one price stay comparable.
             Some(stamp) if stamp.source > source || (stamp.price == price && stamp.source == source) => {}
             Some(stamp) => *stamp = PriceStamp { price, source, version: stamp.version + 1 },
             None => {

@@ -229,6 +229,7 @@ impl State {
     /// Leases the job until then, or buries it when its leases ran out too often.
     fn hand_out(&mut self, id: JobId, until: Instant, bound: usize) -> Option<Leased> {
         let entry = self.remove(id)?;
+        // Due and still leased: whoever had it was not heard of in time.
         let stalls = entry.stalls + u32::from(entry.leased);
         if stalls >= MAX_STALLS {
             return Some(Leased::Dead(self.bury(id, entry.job, "the lease ran out: its worker died or hung", bound)));

@@ -9,6 +9,7 @@ mod key;
 mod needs;
 mod request;
 mod response;
+mod selection;
 #[cfg(feature = "schema")]
 mod structured;
 mod validate;
@@ -26,8 +27,9 @@ pub use self::{
     decision::{Considered, Decision, Rejection},
     key::{CacheKey, Kind},
     needs::{JsonNeed, Needs},
-    request::{InferenceRequest, Input, ModelRef, Selection},
+    request::{InferenceRequest, Input},
     response::{Attempt, Bypass, InferenceResponse, Source, Timings},
+    selection::{ModelRef, Selection},
     validate::InvalidRequest,
 };
 use crate::types::BoxError;

@@ -5,10 +5,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{JsonNeed, Needs};
+use super::{JsonNeed, ModelRef, Needs, Selection};
 use crate::{
     client::{ChatInput, Content, JsonSchema, Message, Part, ResponseFormat, Tool, ToolChoice},
-    types::{ModelId, Priority, RouteId, SessionId, Task, Tenant, Tier, UpstreamId, Usd},
+    types::{Priority, SessionId, Task, Tenant, Tier, UpstreamId, Usd},
 };
 
 /// Tokens that an image may take, at most, where nothing is known of its size.
@@ -82,102 +82,6 @@ pub(super) struct Misfit {
 pub enum Input {
     /// A conversation.
     Chat(ChatInput),
-}
-
-/// Which models may serve a request.
-///
-/// ```
-/// use together_inference::InferenceRequest;
-///
-/// assert!(InferenceRequest::chat("hi").selection().is_any());
-/// let preferred = InferenceRequest::chat("hi").models(["zai-org/GLM-5.3", "Qwen/Qwen3.7-Max"]);
-/// assert_eq!(preferred.selection().named().len(), 2);
-/// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[non_exhaustive]
-pub enum Selection {
-    /// Whatever the router finds best.
-    #[default]
-    Any,
-    /// This one and no other.
-    Pin(ModelRef),
-    /// These, in this order.
-    Prefer(Vec<ModelRef>),
-}
-
-impl Selection {
-    /// Whether the router is free to choose.
-    #[must_use]
-    pub const fn is_any(&self) -> bool {
-        matches!(self, Self::Any)
-    }
-
-    /// The models named, in order of preference; empty if the router is free to choose.
-    #[must_use]
-    pub fn named(&self) -> &[ModelRef] {
-        match self {
-            Self::Any => &[],
-            Self::Pin(one) => std::slice::from_ref(one),
-            Self::Prefer(list) => list,
-        }
-    }
-}
-
-/// A model, on a certain upstream or on any.
-///
-/// ```
-/// use together_inference::{RouteId, inference::ModelRef};
-///
-/// let anywhere = ModelRef::from("qwen3-8b");
-/// let ours = ModelRef::from(RouteId::new("local", "qwen3-8b"));
-/// let theirs = RouteId::new("together", "qwen3-8b");
-/// assert!(anywhere.matches(&theirs) && !ours.matches(&theirs));
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct ModelRef {
-    /// Where, if it matters.
-    pub upstream: Option<UpstreamId>,
-    /// Which.
-    pub model: ModelId,
-}
-
-impl ModelRef {
-    /// Whether the route is this model.
-    #[must_use]
-    pub fn matches(&self, route: &RouteId) -> bool {
-        self.model == *route.model() && self.upstream.as_ref().is_none_or(|upstream| upstream == route.upstream())
-    }
-}
-
-impl From<&str> for ModelRef {
-    fn from(model: &str) -> Self {
-        ModelId::from(model).into()
-    }
-}
-
-impl From<String> for ModelRef {
-    fn from(model: String) -> Self {
-        ModelId::from(model).into()
-    }
-}
-
-impl From<ModelId> for ModelRef {
-    fn from(model: ModelId) -> Self {
-        Self { upstream: None, model }
-    }
-}
-
-impl From<&ModelId> for ModelRef {
-    fn from(model: &ModelId) -> Self {
-        model.clone().into()
-    }
-}
-
-impl From<RouteId> for ModelRef {
-    fn from(route: RouteId) -> Self {
-        Self { upstream: Some(route.upstream().clone()), model: route.model().clone() }
-    }
 }
 
 impl From<&str> for InferenceRequest {
@@ -834,6 +738,7 @@ impl InferenceRequest {
     /// Whether answers may be read from and written to a cache: `Err` says why not.
     pub(crate) fn cacheable(&self) -> Result<(), super::Bypass> {
         match (self.allow_cached, self.chat_ref().temperature) {
+            // Exactly 0: a little above it the next answer may be another one.
             (Some(true), _) | (None, Some(0.0)) => Ok(()),
             (Some(false), _) => Err(super::Bypass::Asked),
             (None, _) => Err(super::Bypass::Stochastic),

@@ -140,6 +140,7 @@ impl Lane {
                 place.ok().and_then(Result::ok).ok_or(Refused::TooLate)?
             }
         };
+        // The place first: a turn of the minute that was taken by a caller who then waits in vain would be lost.
         if let Some(ceiling) = &self.ceiling {
             self.under_ceiling(ceiling, deadline).await?;
         }
@@ -178,6 +179,8 @@ struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {
     fn enter(lane: &'a Lane) -> Result<Self, Refused> {
+        // Counted before it is known whether there is room, so that of two at a time one is refused; returning early
+        // drops `entered`, which takes the count back.
         let entered = Self(&lane.waiting);
         if lane.waiting.fetch_add(1, Ordering::AcqRel) >= lane.limits.max_waiting {
             return Err(Refused::Full);

@@ -232,6 +232,7 @@ fn rank_plain(table: &Table, ask: &RouteAsk<'_>) -> Result<Ranking, NoRoute> {
         Some(finished) => finished,
         None => finish(table, ask, key)?,
     };
+    // Longer than the shortest context: some of those routes have to be left out, by name.
     if tokens <= finished.tokens { Ok(finished.ranking) } else { rank::any(table, ask, tokens) }
 }
 
@@ -268,6 +269,7 @@ impl ModelRouter for CatalogRouter {
                 return changed(table, route, Registered::New);
             };
             let answer = Registered::Replaced(Box::new(before.clone()));
+            // Registering the same again must not forget the finished rankings.
             if *before == route { Ok((None, answer)) } else { changed(table, route, answer) }
         })
     }
@@ -279,6 +281,7 @@ impl ModelRouter for CatalogRouter {
                 RouteState::Retired { to: known } if to.is_none() || known.as_ref() == to => {
                     return Ok((None, Retired::Already));
                 }
+                // Out of use before, but with another replacement from now on.
                 RouteState::Retired { .. } => Retired::Already,
                 _ => Retired::Now,
             };

@@ -17,6 +17,7 @@ use crate::types::{ModelId, Price, Rate, RouteId, Task, Tier, UpstreamId};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ModelRoute {
+    // Not public: tables are sorted by it.
     pub(super) id: RouteId,
     /// What it is good for.
     pub tasks: Vec<Task>,

@@ -58,6 +58,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<ModelRoute>, CatalogError> {
     let mut routes: Vec<ModelRoute> = Vec::new();
     for (at, line) in lines {
         let route = Row::new(at, &header, line)?.route()?;
+        // A catalogue has some dozens of rows: looking through them costs less than an index.
         if routes.iter().any(|other| other.id() == route.id()) {
             return Err(error(at, "model", format!("{} stands above already", route.id())));
         }

@@ -68,6 +68,7 @@ const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 
 impl Rng for SeededRng {
     fn next_u64(&self) -> u64 {
+        // Each caller takes its own place in the sequence; nothing else depends on the order.
         let mut z = self.0.fetch_add(GOLDEN, Ordering::Relaxed).wrapping_add(GOLDEN);
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);

@@ -233,6 +233,7 @@ impl RequestId {
     /// ```
     #[must_use]
     pub const fn attempt(self, number: u8) -> AttemptId {
+        // Plus one, so that the first attempt does not have its request's number.
         AttemptId(self.0 ^ ((number as u128 + 1) << 120))
     }
 

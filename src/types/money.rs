@@ -86,6 +86,7 @@ impl Usd {
 ///
 /// [`ParseUsdError`] for anything else than digits with at most nine decimals, and for amounts over $9.2 billion.
 pub const fn parse_usd(text: &str) -> Result<Usd, ParseUsdError> {
+    // By hand, byte by byte: neither `?` nor `str::parse` may stand in a constant.
     let bytes = text.as_bytes();
     let mut at = if let [b'$', ..] = bytes { 1 } else { 0 };
     let (mut nanos, mut decimals, mut digits) = (0_i64, None::<u32>, 0_u32);

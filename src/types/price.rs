@@ -48,6 +48,7 @@ impl Rate {
     /// ```
     #[must_use]
     pub const fn per_million(dollars: Usd) -> Self {
+        // A price below nothing would let a budget grow by being used.
         let nanos = dollars.nanos();
         Self(if nanos < 0 { 0 } else { nanos.unsigned_abs() / 1_000 })
     }
@@ -180,6 +181,7 @@ impl Price {
     /// ```
     #[must_use]
     pub fn cost(&self, usage: &Usage) -> Usd {
+        // The provider's counts are not ours to trust: more cached tokens than there are must not go below zero.
         let cached = usage.cached.min(usage.prompt);
         let picos = self
             .input
@@ -199,6 +201,7 @@ impl Price {
     /// ```
     #[must_use]
     pub fn upper_bound(&self, prompt: u64, completion: u64) -> Usd {
+        // Nothing says that reading a cache is the cheaper one; the bound holds either way.
         let input = self.input.max(self.cached_input.unwrap_or(self.input));
         let at_most = Self { input, cached_input: None, output: self.output };
         at_most.cost(&Usage { prompt, completion, ..Usage::default() })
