@@ -23,7 +23,7 @@ use crate::{
         sse::{SseError, SseLimits, SseParser},
         transport::Body,
     },
-    types::ModelId,
+    types::{ModelId, later},
 };
 
 /// How long the end of the body is awaited after `[DONE]`, so that its connection can be used again.
@@ -109,7 +109,7 @@ impl ChatStream {
             progress: Progress::Open,
             answers,
             ended: 0,
-            timer: Box::pin(tokio::time::sleep_until(success.until.min(started + idle))),
+            timer: Box::pin(tokio::time::sleep_until(success.until.min(later(started, idle)))),
             waiting_since: None,
             idle,
             until: success.until,
@@ -282,7 +282,7 @@ impl ChatStream {
                 return Poll::Ready(Ok(false));
             }
             // The timer may have been set for an earlier wait: it is moved only when it fires.
-            let due = self.until.min(since + self.idle);
+            let due = self.until.min(later(since, self.idle));
             if due <= Instant::now() {
                 let what = if due < self.until { "no data event came" } else { "the stream is not complete" };
                 let error = late(what, since);
