@@ -73,6 +73,10 @@ impl HttpTransport {
                 builder = builder.tls_certs_merge(roots);
             }
         }
+        #[cfg(not(feature = "rustls"))]
+        if !config.roots.is_empty() {
+            return Err(Error::new(ErrorKind::Config, "root_certificates(..) needs the crate's feature `rustls`"));
+        }
         if loopback {
             builder = builder.no_proxy();
         }
