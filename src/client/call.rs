@@ -185,6 +185,11 @@ impl TogetherClient {
         &self.inner.host
     }
 
+    /// Where the API is: scheme, authority and path, without `/v1`. Two servers on one host differ in it.
+    pub(crate) fn base(&self) -> &str {
+        &self.inner.root
+    }
+
     /// Gets a path such as `/v1/models` that has no typed call here yet.
     ///
     /// # Errors
@@ -286,7 +291,7 @@ impl TogetherClient {
         }
         let mut request = http::Request::new(Body::from(call.body.clone()));
         *request.uri_mut() =
-            if call.path == chat::PATH { self.inner.chat_uri.clone() } else { uri(&self.inner.root, call.path)? };
+            if call.path == chat::PATH { self.inner.chat_uri.clone() } else { uri(self.base(), call.path)? };
         *request.method_mut() = call.method.clone();
         *request.headers_mut() = self.inner.headers.clone();
         Ok(request)
