@@ -1,6 +1,6 @@
 //! Values that servers write in several ways.
 
-use std::{borrow::Cow, fmt, marker::PhantomData};
+use std::{fmt, marker::PhantomData};
 
 use serde::{
     Deserialize, Deserializer,
@@ -80,10 +80,6 @@ impl<'de> Visitor<'de> for CountVisitor {
         Ok(None)
     }
 }
-
-/// A borrowed text; `Option<Cow<str>>` alone would always copy.
-#[derive(Deserialize)]
-pub(super) struct Text<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
 
 /// Reads a list that may be null. A longer one is an error: two bytes of JSON would become hundreds in memory.
 pub(super) fn at_most<'de, const MAX: usize, T, D>(deserializer: D) -> Result<Option<Vec<T>>, D::Error>

@@ -6,12 +6,12 @@ use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use serde_json::Value;
 
 use super::{
-    super::lenient::{Count, Text, at_most},
+    super::lenient::{Count, at_most},
     FunctionCall, ToolCall,
     response::{MAX_CHOICES, MAX_TOOL_CALLS, WireWarnings},
     usage::WireUsage,
 };
-use crate::types::{FinishReason, ModelId, Usage};
+use crate::types::{FinishReason, ModelId, Text, Usage};
 
 /// One chunk of a streamed completion.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -9,12 +9,12 @@ use serde_json::Value;
 use super::{
     super::{
         headers::RateLimits,
-        lenient::{Count, Text, at_most, whole},
+        lenient::{Count, at_most, whole},
     },
     Message, ToolCall,
     usage::WireUsage,
 };
-use crate::types::{FinishReason, ModelId, Role, Usage};
+use crate::types::{FinishReason, ModelId, Role, Text, Usage};
 
 /// A whole chat completion.
 ///
