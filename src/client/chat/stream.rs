@@ -20,7 +20,7 @@ use crate::{
         Error, ErrorKind, TogetherClient,
         call::{Success, late},
         error_body::error_in_success,
-        sse::{SseError, SseLimits, SseParser},
+        sse::{SseError, SseParser},
         transport::Body,
     },
     types::{ModelId, later},
@@ -85,7 +85,7 @@ impl ChatStream {
         answers: u32,
         first_token: Option<Instant>,
     ) -> Result<Self, Error> {
-        let (caps, idle, started) = (client.caps(), client.timeouts().idle, Instant::now());
+        let (idle, started) = (client.timeouts().idle, Instant::now());
         let (status, request_id) = (success.status, success.request_id());
         let is_json = success
             .headers
@@ -95,16 +95,10 @@ impl ChatStream {
             let raw = client.read_json(success).await?;
             return Err(not_a_stream(status, raw).with_request_id(request_id.as_deref()));
         }
-        let limits = SseLimits {
-            line: caps.sse_line_bytes,
-            event: caps.sse_event_bytes,
-            event_lines: caps.sse_event_lines,
-            stream: caps.stream_bytes,
-        };
         let mut stream = Self {
             client: client.clone(),
             body: success.body,
-            parser: SseParser::new(limits),
+            parser: SseParser::new(*client.caps()),
             ahead: VecDeque::new(),
             progress: Progress::Open,
             answers,
