@@ -8,6 +8,8 @@ use serde::{
 };
 use serde_json::{Number, Value};
 
+use crate::types::{FinishReason, Text};
+
 /// A count: a whole number, one written as a float or as text; anything else is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Count(pub(super) Option<u64>);
@@ -79,6 +81,12 @@ impl<'de> Visitor<'de> for CountVisitor {
         while list.next_element::<IgnoredAny>()?.is_some() {}
         Ok(None)
     }
+}
+
+/// Why an answer ended; some servers write "" on every chunk before its end.
+pub(super) fn finish_reason<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<FinishReason>, D::Error> {
+    let text = Option::<Text<'de>>::deserialize(deserializer)?;
+    Ok(text.filter(|text| !text.0.is_empty()).map(|text| FinishReason::from(&*text.0)))
 }
 
 /// Reads a list that may be null. A longer one is an error: two bytes of JSON would become hundreds in memory.

@@ -5,6 +5,7 @@ use http::HeaderValue;
 use together_inference::{
     client::{Body, ChatCompletion, Error, ErrorKind},
     testing::{ErrorShape, Fault, Together},
+    types::FinishReason,
 };
 
 use crate::{
@@ -15,6 +16,12 @@ use crate::{
 async fn answer_to(body: impl Into<Bytes>) -> Result<ChatCompletion, Error> {
     let body = body.into();
     answered(move || json(body.clone())).chat().create(&hello()).await
+}
+
+/// The answer of a stream of these events, without an end mark of its own.
+async fn stream_of_all(events: &[&str]) -> Result<ChatCompletion, Error> {
+    let piece = Bytes::from(events.iter().map(|data| format!("data: {data}\n\n")).collect::<String>());
+    collect(&answered(move || sse([piece.clone()]))).await
 }
 
 async fn stream_of(data: &str) -> Result<ChatCompletion, Error> {
@@ -215,4 +222,19 @@ async fn broken_utf8_is_a_typed_error_in_a_body_and_absent_in_a_header() {
     let error = answered(refused).chat().create(&hello()).await.unwrap_err();
     assert_eq!((error.kind(), error.request_id(), error.code()), (ErrorKind::InvalidRequest, None, Some("c")));
     assert_eq!(error.message(), "bad \u{fffd} byte");
+}
+
+#[tokio::test]
+async fn an_empty_finish_reason_is_none() {
+    let plain = answer_to(r#"{"choices":[{"message":{"content":"x"},"finish_reason":""}]}"#).await.unwrap();
+    assert_eq!(plain.choices[0].finish_reason, None);
+    let events = [
+        r#"{"choices":[{"index":0,"delta":{"content":"one "},"finish_reason":""}]}"#,
+        r#"{"choices":[{"index":0,"delta":{"content":"two"},"finish_reason":""}]}"#,
+        r#"{"choices":[{"index":0,"delta":{"content":""},"finish_reason":"stop"}]}"#,
+        "[DONE]",
+    ];
+    assert_eq!(stream_of_all(&events[..2]).await.unwrap_err().kind(), ErrorKind::Interrupted);
+    let whole = stream_of_all(&events).await.unwrap();
+    assert_eq!((whole.text(), &whole.choices[0].finish_reason), ("one two", &Some(FinishReason::Stop)));
 }

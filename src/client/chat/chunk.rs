@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use serde_json::Value;
 
 use super::{
-    super::lenient::{Count, at_most},
+    super::lenient::{Count, at_most, finish_reason},
     FunctionCall, ToolCall,
     response::{MAX_CHOICES, MAX_TOOL_CALLS, WireWarnings},
     usage::WireUsage,
@@ -156,6 +156,7 @@ struct WireChoice<'a> {
     index: Count,
     #[serde(borrow)]
     delta: Option<WireDelta<'a>>,
+    #[serde(default, deserialize_with = "finish_reason")]
     finish_reason: Option<FinishReason>,
     #[serde(default)]
     seed: Count,

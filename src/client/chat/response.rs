@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{
     super::{
         headers::RateLimits,
-        lenient::{Count, at_most, whole},
+        lenient::{Count, at_most, finish_reason, whole},
     },
     Message, ToolCall,
     usage::WireUsage,
@@ -141,6 +141,7 @@ struct WireChoice {
     #[serde(default)]
     index: Count,
     message: Option<WireMessage>,
+    #[serde(default, deserialize_with = "finish_reason")]
     finish_reason: Option<FinishReason>,
     #[serde(default)]
     seed: Count,
