@@ -46,6 +46,11 @@ impl FinishReason {
     pub const fn is_complete(&self) -> bool {
         matches!(self, Self::Stop | Self::Eos | Self::ToolCalls | Self::FunctionCall)
     }
+
+    /// Whether the server itself broke off.
+    pub(crate) fn is_error(&self) -> bool {
+        matches!(self, Self::Other(Unknown(text)) if **text == *"error")
+    }
 }
 
 impl From<&str> for FinishReason {

@@ -238,3 +238,99 @@ async fn an_empty_finish_reason_is_none() {
     let whole = stream_of_all(&events).await.unwrap();
     assert_eq!((whole.text(), &whole.choices[0].finish_reason), ("one two", &Some(FinishReason::Stop)));
 }
+
+const HALF: &str = r#"{"choices":[{"index":0,"delta":{"content":"half"}}]}"#;
+const END: &str = r#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#;
+
+#[tokio::test]
+async fn a_done_mark_before_the_finish_is_no_end() {
+    let reasoning = r#"{"choices":[{"index":0,"delta":{"reasoning":"hm"}}]}"#;
+    let role = r#"{"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}"#;
+    for events in [&[HALF, "[DONE]"][..], &[HALF, HALF, "[DONE]"], &[reasoning, "[DONE]"], &[role, "[DONE]"]] {
+        let error = stream_of_all(events).await.expect_err(events[0]);
+        assert_eq!((error.kind(), error.request_id()), (ErrorKind::Interrupted, Some("request-7")), "{events:?}");
+        assert!(error.may_be_billed() && error.is_retryable());
+    }
+    assert_eq!(stream_of_all(&[HALF, END, "[DONE]"]).await.unwrap().text(), "half");
+}
+
+#[tokio::test]
+async fn a_stream_of_several_answers_is_whole_when_each_has_ended() {
+    let one = r#"{"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"},{"index":1,"delta":{"content":"h"}}]}"#;
+    let two = r#"{"choices":[{"index":1,"delta":{"content":"i"},"finish_reason":"length"}]}"#;
+    for (events, whole) in
+        [(&[one, "[DONE]"][..], false), (&[one], false), (&[one, two, "[DONE]"], true), (&[one, two], true)]
+    {
+        let mut request = hello();
+        request.input_mut().n = Some(2);
+        let piece = Bytes::from(events.iter().map(|data| format!("data: {data}\n\n")).collect::<String>());
+        let client = answered(move || sse([piece.clone()]));
+        let outcome = client.chat().stream(&request).await.unwrap().collect().await;
+        match outcome {
+            Ok(answer) => assert!(whole && answer.choices[1].text() == "hi", "{events:?}"),
+            Err(error) => assert!(!whole && error.kind() == ErrorKind::Interrupted, "{events:?}: {error:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_event_named_error_is_one_and_other_names_are_ignored() {
+    for (data, kind, message) in [
+        (r#"{"error":{"message":"engine died","code":503}}"#, ErrorKind::Overloaded, "engine died"),
+        (r#"{"error":{"message":"engine died","type":"overloaded_error"}}"#, ErrorKind::Overloaded, "engine died"),
+        (r#"{"message":"engine died"}"#, ErrorKind::Server, "engine died"),
+        (r#"{"error":null}"#, ErrorKind::Server, ""),
+        ("engine died", ErrorKind::Server, "engine died"),
+    ] {
+        let named = format!("event: error\ndata: {data}\n\n");
+        for before in [String::new(), format!("data: {HALF}\n\n"), format!("data: {HALF}\n\ndata: {END}\n\n")] {
+            let piece = Bytes::from(format!("{before}{named}data: [DONE]\n\n"));
+            let error = collect(&answered(move || sse([piece.clone()]))).await.expect_err(data);
+            assert_eq!((error.kind(), error.status(), error.message()), (kind, Some(200), message), "{before}{named}");
+            assert_eq!(error.body(), data);
+        }
+    }
+    let ping = format!("event: ping\ndata: {{\"error\":\"x\"}}\n\ndata: {HALF}\n\ndata: {END}\n\n");
+    let piece = Bytes::from(format!("{ping}data: [DONE]\n\nevent: error\ndata: behind the end\n\n"));
+    assert_eq!(collect(&answered(move || sse([piece.clone()]))).await.unwrap().text(), "half");
+}
+
+#[tokio::test]
+async fn an_error_beside_choices_is_an_error() {
+    let plain = |error: &str| {
+        format!(
+            r#"{{"choices":[{{"message":{{"content":"half"}},"finish_reason":"stop"}}],"error":{error},
+               "usage":{{"prompt_tokens":1,"completion_tokens":1}}}}"#
+        )
+    };
+    let chunk = |error: &str| format!(r#"{{"choices":[{{"delta":{{"content":"x"}}}}],"error":{error}}}"#);
+    for (error, kind) in [
+        (r#"{"message":"engine died","code":503}"#, ErrorKind::Overloaded),
+        (r#""engine died""#, ErrorKind::Server),
+        (r#"["engine died"]"#, ErrorKind::Server),
+        ("true", ErrorKind::Server),
+        ("1", ErrorKind::Server),
+        ("{}", ErrorKind::Server),
+    ] {
+        let body = plain(error);
+        let failed = answer_to(body.clone()).await.expect_err(error);
+        assert_eq!((failed.kind(), failed.status(), &failed.body()[..]), (kind, Some(200), body.as_bytes()));
+        let failed = stream_of_all(&[&chunk(error), END, "[DONE]"]).await.expect_err(error);
+        assert_eq!((failed.kind(), failed.status()), (kind, Some(200)), "{error}");
+    }
+    for nothing in ["null", "false", "0", "0.0", "\"\"", "[]"] {
+        assert_eq!(answer_to(plain(nothing)).await.unwrap().text(), "half", "{nothing}");
+        assert_eq!(stream_of_all(&[&chunk(nothing), END]).await.unwrap().text(), "x", "{nothing}");
+    }
+}
+
+#[tokio::test]
+async fn a_model_that_stopped_with_an_error_has_not_answered() {
+    let plain = r#"{"choices":[{"message":{"content":"half"},"finish_reason":"error"}]}"#;
+    let ended = r#"{"choices":[{"index":0,"delta":{"content":""},"finish_reason":"error"}]}"#;
+    for error in [answer_to(plain).await.unwrap_err(), stream_of_all(&[HALF, ended, "[DONE]"]).await.unwrap_err()] {
+        assert_eq!((error.kind(), error.status()), (ErrorKind::Server, Some(200)));
+        assert_eq!((error.message(), error.request_id()), ("the model stopped with an error", Some("request-7")));
+        assert!(error.may_be_billed() && !error.body().is_empty());
+    }
+}

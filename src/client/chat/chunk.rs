@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use serde_json::Value;
 
 use super::{
-    super::lenient::{Count, at_most, finish_reason},
+    super::lenient::{Count, Truthy, at_most, finish_reason},
     FunctionCall, ToolCall,
     response::{MAX_CHOICES, MAX_TOOL_CALLS, WireWarnings},
     usage::WireUsage,
@@ -99,6 +99,11 @@ impl Delta {
             .any(|choice| filled(&choice.content) || filled(&choice.reasoning) || !choice.tool_calls.is_empty())
     }
 
+    /// Whether an answer ended by an error of the server.
+    pub(super) fn broke_off(&self) -> bool {
+        self.choices.iter().any(|choice| choice.finish_reason.as_ref().is_some_and(FinishReason::is_error))
+    }
+
     fn first(&self) -> Option<&ChoiceDelta> {
         self.choices.iter().find(|choice| choice.index == 0)
     }
@@ -136,6 +141,8 @@ struct WireChunk {
     choices: Option<Vec<ChoiceDelta>>,
     usage: Option<WireUsage>,
     warnings: Option<IgnoredAny>,
+    #[serde(default)]
+    error: Truthy,
 }
 
 #[derive(Deserialize)]
@@ -231,14 +238,19 @@ impl WireToolDelta<'_> {
     }
 }
 
-/// Parses the JSON of one chunk. The head is read only where `want_head` asks for it, or where it holds a warning.
-pub(super) fn parse_delta(data: &[u8], want_head: bool) -> Result<Delta, serde_json::Error> {
-    let WireChunk { choices, usage, warnings } = serde_json::from_slice(data)?;
+/// Parses the JSON of one chunk; `Ok(None)`: it holds an error, whatever else is in it.
+///
+/// The head is read only where `want_head` asks for it, or where it holds a warning.
+pub(super) fn parse_delta(data: &[u8], want_head: bool) -> Result<Option<Delta>, serde_json::Error> {
+    let WireChunk { choices, usage, warnings, error } = serde_json::from_slice(data)?;
+    if error.0 {
+        return Ok(None);
+    }
     let choices = choices.unwrap_or_default();
     let nested = || choices.iter().find_map(|choice| choice.usage);
     let usage = usage.and_then(WireUsage::into_usage).or_else(nested);
     let head = (want_head || warnings.is_some()).then(|| parse_head(data)).transpose()?;
-    Ok(Delta { choices, usage, head })
+    Ok(Some(Delta { choices, usage, head }))
 }
 
 fn parse_head(data: &[u8]) -> Result<Head, serde_json::Error> {

@@ -14,12 +14,12 @@ use bytes::Bytes;
 use futures_core::Stream;
 use tokio::time::{Instant, Sleep, timeout_at};
 
-use super::{ChatCompletion, Delta, Fold, chunk::parse_delta};
+use super::{ChatCompletion, Delta, Fold, broke_off, chunk::parse_delta};
 use crate::{
     client::{
         Error, ErrorKind, TogetherClient,
         call::{Success, late},
-        error_body::error_in_success,
+        error_body::{ErrorBody, error_in_success},
         sse::{SseError, SseParser},
         transport::Body,
     },
@@ -31,8 +31,8 @@ const LINGER: Duration = Duration::from_millis(100);
 
 /// The chunks of a completion as they arrive. Nothing is read ahead: a slow reader slows the server down.
 ///
-/// It ends with `None` after a whole answer; a stream that ends before its answer does is an
-/// [`Interrupted`](ErrorKind::Interrupted) error, never a shorter answer. Dropping it closes the connection.
+/// It ends with `None` after a whole answer; a stream that ends before every answer has a finish reason is an
+/// [`Interrupted`](ErrorKind::Interrupted) error, never a shorter answer, with `[DONE]` or without. Dropping it closes the connection.
 pub struct ChatStream {
     client: TogetherClient,
     body: Body,
@@ -183,11 +183,15 @@ impl ChatStream {
                 return Poll::Ready(None);
             }
             match self.parser.next_event() {
-                // Events of a name are not chunks of an answer; the official clients ignore them too.
-                Ok(Some(event)) if event.name.is_some() => {}
                 Ok(Some(event)) => {
-                    if let Some(item) = self.read_event(event.data) {
-                        return Poll::Ready(Some(item));
+                    let item = match event.name.as_deref() {
+                        None => self.read_event(event.data),
+                        Some("error") if self.progress != Progress::Done => Some(Err(self.told(event.data))),
+                        // Events of another name are not chunks of an answer; the official clients ignore them too.
+                        Some(_) => None,
+                    };
+                    if item.is_some() {
+                        return Poll::Ready(item);
                     }
                 }
                 Ok(None) => match ready!(self.poll_body(cx)) {
@@ -207,16 +211,13 @@ impl ChatStream {
         }
         self.waiting_since = None;
         if &data[..] == b"[DONE]" {
-            self.progress = Progress::Done;
-            self.timer.as_mut().reset(self.until.min(Instant::now() + LINGER));
-            return None;
+            return self.done().err().map(Err);
         }
         match parse_delta(&data, self.received == 0) {
-            Ok(delta) if delta.choices.is_empty() && delta.usage.is_none() => {
-                let inside = error_in_success(&data).map(|body| Error::inside_success(200, body, data));
-                inside.map(|error| Err(self.end(error)))
-            }
-            Ok(delta) => {
+            Ok(None) => Some(Err(self.told(data))),
+            Ok(Some(delta)) if delta.choices.is_empty() && delta.usage.is_none() => None,
+            Ok(Some(delta)) if delta.broke_off() => Some(Err(self.end(broke_off(data).with_status(200)))),
+            Ok(Some(delta)) => {
                 self.received += 1;
                 self.note_ends(&delta);
                 Some(Ok(delta))
@@ -227,6 +228,22 @@ impl ChatStream {
                 Some(Err(self.end(error)))
             }
         }
+    }
+
+    /// The end mark. It ends no answer that has not said why it ended: a gateway in front writes it after a cut, too.
+    fn done(&mut self) -> Result<(), Error> {
+        if self.progress == Progress::Open && self.received > 0 {
+            let message = format!("the stream was closed before its answer ended, after {} chunks", self.received);
+            return Err(self.fail(ErrorKind::Interrupted, message));
+        }
+        self.progress = Progress::Done;
+        self.timer.as_mut().reset(self.until.min(Instant::now() + LINGER));
+        Ok(())
+    }
+
+    /// Ends the stream with the error that the server tells in its middle.
+    fn told(&mut self, data: Bytes) -> Error {
+        self.end(Error::inside_success(200, ErrorBody::parse(&data), data))
     }
 
     fn note_ends(&mut self, delta: &Delta) {
@@ -266,14 +283,19 @@ impl ChatStream {
         }
     }
 
+    /// Ends the stream in order, although its body goes on.
+    fn close(&mut self) -> bool {
+        self.progress = Progress::Over;
+        self.body = Body::empty();
+        false
+    }
+
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Error>> {
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
         loop {
             ready!(self.timer.as_mut().poll(cx));
             if self.progress == Progress::Done {
-                self.progress = Progress::Over;
-                self.body = Body::empty();
-                return Poll::Ready(Ok(false));
+                return Poll::Ready(Ok(self.close()));
             }
             // The timer may have been set for an earlier wait: it is moved only when it fires.
             let due = self.until.min(later(since, self.idle));
