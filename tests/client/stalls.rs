@@ -211,3 +211,27 @@ async fn the_longest_durations_panic_nowhere() {
         client.chat().create_with(request.model(), request.input(), &options).await.unwrap();
     }
 }
+
+/// Scenario: every answer has ended, and the server neither sends `[DONE]` nor closes the connection.
+/// Expected: the stream ends well after a few seconds, and never later than its deadline; a late usage is waited for.
+#[tokio::test(start_paused = true)]
+async fn a_finished_stream_ends_without_its_done_mark() {
+    let open = |pause: Duration| {
+        faked(move |_| {
+            let head = good_sse().replace("data: [DONE]\n\n", "");
+            let usage = r#"data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":7}}"#;
+            let usage = stream::once(sleep(pause)).map(move |()| Ok(Bytes::from(format!("{usage}\n\n"))));
+            let comments = stream::repeat(()).then(|()| sleep(SECOND)).map(|()| Ok(Bytes::from_static(b": hm\n\n")));
+            let pieces = stream::iter([Ok(Bytes::from(head))]).chain(usage).chain(comments);
+            ready(Ok(response(200, "text/event-stream", Body::stream(pieces)))).boxed()
+        })
+    };
+    for (pause, deadline, total, took) in [(4, 600, 14, 9), (6, 600, 5, 5), (4, 2, 5, 2)] {
+        let (client, request, started) = (open(pause * SECOND).build().unwrap(), hello(), Instant::now());
+        let options = CallOptions::default().within(deadline * SECOND);
+        let stream = client.chat().stream_with(request.model(), request.input(), &options).await.unwrap();
+        let answer = stream.collect().await.unwrap();
+        assert_eq!((answer.text(), answer.usage.unwrap().total()), ("w0 w1 w2 ", total));
+        assert!(near(started.elapsed(), took * SECOND), "{:?}", started.elapsed());
+    }
+}

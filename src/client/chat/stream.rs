@@ -29,6 +29,9 @@ use crate::{
 /// How long the end of the body is awaited after `[DONE]`, so that its connection can be used again.
 const LINGER: Duration = Duration::from_millis(100);
 
+/// How long `[DONE]` or a late chunk of usage is awaited once every answer has ended: not every server sends them.
+const SILENCE: Duration = Duration::from_secs(5);
+
 /// The chunks of a completion as they arrive. Nothing is read ahead: a slow reader slows the server down.
 ///
 /// It ends with `None` after a whole answer; a stream that ends before every answer has a finish reason is an
@@ -58,7 +61,7 @@ pub struct ChatStream {
 enum Progress {
     /// No answer has ended yet.
     Open,
-    /// Every answer has ended: the end of the body is the end of the stream.
+    /// Every answer has ended: the end of the body is the end of the stream, and so is [`SILENCE`].
     Finished,
     /// `[DONE]` was seen; waiting for the body's end.
     Done,
@@ -250,8 +253,9 @@ impl ChatStream {
         for choice in delta.choices.iter().filter(|choice| choice.finish_reason.is_some()) {
             self.ended |= 1_u128.checked_shl(choice.index).unwrap_or(0);
         }
-        if self.ended.count_ones() >= self.answers {
+        if self.ended.count_ones() >= self.answers && self.progress == Progress::Open {
             self.progress = Progress::Finished;
+            self.timer.as_mut().reset(self.until.min(Instant::now() + SILENCE));
         }
     }
 
@@ -298,8 +302,12 @@ impl ChatStream {
                 return Poll::Ready(Ok(self.close()));
             }
             // The timer may have been set for an earlier wait: it is moved only when it fires.
-            let due = self.until.min(later(since, self.idle));
+            let finished = self.progress == Progress::Finished;
+            let due = self.until.min(later(since, if finished { self.idle.min(SILENCE) } else { self.idle }));
             if due <= Instant::now() {
+                if finished {
+                    return Poll::Ready(Ok(self.close()));
+                }
                 let what = if due < self.until { "no data event came" } else { "the stream is not complete" };
                 let error = late(what, since);
                 return Poll::Ready(Err(self.end(error)));
