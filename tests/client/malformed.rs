@@ -334,3 +334,45 @@ async fn a_model_that_stopped_with_an_error_has_not_answered() {
         assert!(error.may_be_billed() && !error.body().is_empty());
     }
 }
+
+fn calls(answer: &ChatCompletion) -> Vec<[&str; 4]> {
+    let calls = answer.choices.iter().flat_map(|choice| &choice.message.tool_calls);
+    calls.map(|call| [&*call.id, &*call.kind, call.name(), &*call.function.arguments]).collect()
+}
+
+#[tokio::test]
+async fn tool_calls_without_an_index_are_told_apart_by_their_ids() {
+    let chunk = |calls: &str| format!(r#"{{"choices":[{{"index":0,"delta":{{"tool_calls":[{calls}]}}}}]}}"#);
+    let [a, b, more, again] = [
+        r#"{"id":"a","function":{"name":"f","arguments":"{\"x\":"}}"#,
+        r#"{"id":"b","function":{"name":"g","arguments":"{\"y\":"}}"#,
+        r#"{"function":{"arguments":"1"}}"#,
+        r#"{"id":"b","index":null,"function":{"arguments":"}"}}"#,
+    ];
+    let both = chunk(&format!("{a},{more},{b}"));
+    for chunks in [vec![both, chunk(more), chunk(again)], [a, more, b, more, again].map(chunk).to_vec()] {
+        let events: Vec<&str> = chunks.iter().map(|chunk| &**chunk).chain([END, "[DONE]"]).collect();
+        let answer = stream_of_all(&events).await.unwrap();
+        assert_eq!(calls(&answer), [["a", "function", "f", "{\"x\":1"], ["b", "function", "g", "{\"y\":1}"]]);
+    }
+    let many: Vec<String> = (0..300).map(|id| chunk(&format!(r#"{{"id":"{id}","function":{{}}}}"#))).collect();
+    let events: Vec<&str> = many.iter().map(|chunk| &**chunk).chain([END]).collect();
+    assert_eq!(calls(&stream_of_all(&events).await.unwrap()).len(), 256);
+}
+
+#[tokio::test]
+async fn tool_calls_with_nulls_or_an_object_for_a_text_are_read() {
+    for (call, expected) in [
+        (r#"{"id":null,"type":"function","function":{"name":"f","arguments":"{}"}}"#, ["", "function", "f", "{}"]),
+        (r#"{"id":"a","type":null,"function":{"name":"f","arguments":"{}"}}"#, ["a", "function", "f", "{}"]),
+        (r#"{"id":"a","function":{"name":"f","arguments":null}}"#, ["a", "function", "f", ""]),
+        (r#"{"id":"a","function":{"name":null}}"#, ["a", "function", "", ""]),
+        (r#"{"id":"a","function":{"name":"f","arguments":{"x":[1]}}}"#, ["a", "function", "f", "{\"x\":[1]}"]),
+        (r#"{"id":"a","function":{"name":"f","arguments":"\u00e9"}}"#, ["a", "function", "f", "é"]),
+    ] {
+        let plain = answer_to(choice(&format!(r#""message":{{"content":null,"tool_calls":[{call}]}}"#))).await.unwrap();
+        assert_eq!(calls(&plain), [expected], "{call}");
+        let chunk = format!(r#"{{"choices":[{{"index":0,"delta":{{"tool_calls":[{call}]}}}}]}}"#);
+        assert_eq!(calls(&stream_of_all(&[&chunk, END]).await.unwrap()), [expected], "{call}");
+    }
+}

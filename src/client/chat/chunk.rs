@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use serde_json::Value;
 
 use super::{
-    super::lenient::{Count, Truthy, at_most, finish_reason},
+    super::lenient::{Count, JsonText, Truthy, at_most, finish_reason},
     FunctionCall, ToolCall,
     response::{MAX_CHOICES, MAX_TOOL_CALLS, WireWarnings},
     usage::WireUsage,
@@ -69,6 +69,8 @@ pub struct ToolCallDelta {
     pub name: Option<String>,
     /// JSON text to append.
     pub arguments: String,
+    /// The server did not say which call it belongs to.
+    unnumbered: bool,
 }
 
 impl Delta {
@@ -195,8 +197,8 @@ struct WireToolDelta<'a> {
 #[derive(Deserialize)]
 struct WireFunctionDelta<'a> {
     name: Option<String>,
-    #[serde(borrow)]
-    arguments: Option<Text<'a>>,
+    #[serde(default, borrow)]
+    arguments: JsonText<'a>,
 }
 
 impl<'de> Deserialize<'de> for ChoiceDelta {
@@ -228,12 +230,15 @@ impl WireChoice<'_> {
 
 impl WireToolDelta<'_> {
     fn into_delta(self) -> ToolCallDelta {
-        let (name, arguments) = self.function.map_or((None, None), |function| (function.name, function.arguments));
+        let (name, arguments) =
+            self.function.map_or_else(Default::default, |function| (function.name, function.arguments));
+        let index = self.index.small();
         ToolCallDelta {
-            index: self.index.small().unwrap_or(0),
+            index: index.unwrap_or(0),
+            unnumbered: index.is_none(),
             id: self.id,
             name,
-            arguments: arguments.map(|text| text.0.into_owned()).unwrap_or_default(),
+            arguments: arguments.0.into_owned(),
         }
     }
 }
@@ -261,6 +266,34 @@ fn parse_head(data: &[u8]) -> Result<Head, serde_json::Error> {
         created: wire.created.0,
         warnings: wire.warnings.into_messages(),
     })
+}
+
+/// Numbers the tool calls of servers that do not: each new id begins a call, a piece without one goes to the last.
+#[derive(Debug, Default)]
+pub(super) struct Numbering(Vec<(u32, Box<str>)>);
+
+impl Numbering {
+    pub(super) fn number(&mut self, delta: &mut Delta) {
+        for choice in &mut delta.choices {
+            for piece in choice.tool_calls.iter_mut().filter(|piece| piece.unnumbered) {
+                piece.index = self.index(choice.index, piece.id.as_deref().unwrap_or_default());
+            }
+        }
+    }
+
+    fn index(&mut self, answer: u32, id: &str) -> u32 {
+        let known = || self.0.iter().filter(|(of, _)| *of == answer);
+        let at = match known().position(|(_, known)| **known == *id) {
+            Some(at) => at,
+            None if id.is_empty() || self.0.len() >= MAX_TOOL_CALLS => known().count().saturating_sub(1),
+            None => {
+                let at = known().count();
+                self.0.push((answer, id.into()));
+                at
+            }
+        };
+        u32::try_from(at).unwrap_or(u32::MAX)
+    }
 }
 
 /// Joins a tool call's pieces.

@@ -14,7 +14,10 @@ use bytes::Bytes;
 use futures_core::Stream;
 use tokio::time::{Instant, Sleep, timeout_at};
 
-use super::{ChatCompletion, Delta, Fold, broke_off, chunk::parse_delta};
+use super::{
+    ChatCompletion, Delta, Fold, broke_off,
+    chunk::{Numbering, parse_delta},
+};
 use crate::{
     client::{
         Error, ErrorKind, TogetherClient,
@@ -43,6 +46,7 @@ pub struct ChatStream {
     /// Chunks that arrived before the stream was handed over: a role, and the first piece.
     ahead: VecDeque<Delta>,
     progress: Progress,
+    numbering: Numbering,
     /// Answers that were asked for, and a bit for each that has ended.
     answers: u32,
     ended: u128,
@@ -104,6 +108,7 @@ impl ChatStream {
             parser: SseParser::new(*client.caps()),
             ahead: VecDeque::new(),
             progress: Progress::Open,
+            numbering: Numbering::default(),
             answers,
             ended: 0,
             timer: Box::pin(tokio::time::sleep_until(success.until.min(later(started, idle)))),
@@ -220,8 +225,9 @@ impl ChatStream {
             Ok(None) => Some(Err(self.told(data))),
             Ok(Some(delta)) if delta.choices.is_empty() && delta.usage.is_none() => None,
             Ok(Some(delta)) if delta.broke_off() => Some(Err(self.end(broke_off(data).with_status(200)))),
-            Ok(Some(delta)) => {
+            Ok(Some(mut delta)) => {
                 self.received += 1;
+                self.numbering.number(&mut delta);
                 self.note_ends(&delta);
                 Some(Ok(delta))
             }
