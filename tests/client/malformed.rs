@@ -376,3 +376,48 @@ async fn tool_calls_with_nulls_or_an_object_for_a_text_are_read() {
         assert_eq!(calls(&stream_of_all(&[&chunk, END]).await.unwrap()), [expected], "{call}");
     }
 }
+
+#[tokio::test]
+async fn one_odd_row_does_not_cost_the_model_list() {
+    let list = async |row: &str| {
+        let body = format!(r#"[{row},{{"id":"b","context_length":8,"pricing":{{"input":1,"output":2}}}}]"#);
+        let models = answered(move || json(body.clone())).models().list().await.expect(row);
+        assert_eq!(
+            (models.last().unwrap().id.as_str(), models.last().unwrap().context_length),
+            ("b", Some(8)),
+            "{row}"
+        );
+        models
+    };
+    for (length, read) in [
+        ("131072.0", Some(131_072)),
+        ("\"131072\"", Some(131_072)),
+        ("-1", None),
+        ("1e12", None),
+        ("null", None),
+        ("\"long\"", None),
+        ("{}", None),
+    ] {
+        let models = list(&format!(r#"{{"id":"a","context_length":{length},"type":7,"license":{{}}}}"#)).await;
+        assert_eq!((models.len(), models[0].context_length, &models[0].kind), (2, read, &None), "{length}");
+    }
+    for (pricing, input) in [
+        (r#"{"input":"0.3","output":"$0.3","hourly":null}"#, Some(0.3)),
+        (r#"{"input":"free","output":[]}"#, None),
+        (r#"{"input":"inf"}"#, None),
+        ("\"cheap\"", None),
+        ("[1,2]", None),
+        ("null", None),
+    ] {
+        let models = list(&format!(r#"{{"id":"a","pricing":{pricing}}}"#)).await;
+        let read = models[0].pricing;
+        assert_eq!((models.len(), read.and_then(|pricing| pricing.input)), (2, input), "{pricing}");
+        assert_eq!(models[0].price().is_some(), input.is_some(), "{pricing}");
+    }
+    for nameless in [r#"{"id":null}"#, r#"{"id":""}"#, r#"{"id":7}"#, "{}", "null", "7", "[]"] {
+        assert_eq!(list(nameless).await.len(), 1, "{nameless}");
+    }
+    for none in ["null", "{}", "7", r#"{"data":7}"#, r#"{"error":"no"}"#] {
+        answered(move || json(none)).models().list().await.expect_err(none);
+    }
+}
