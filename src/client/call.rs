@@ -281,7 +281,7 @@ impl TogetherClient {
         };
         let (parts, body) = response?.into_parts();
         let success = Success { status: parts.status.as_u16(), headers: parts.headers, body, until };
-        if parts.status.is_success() { Ok(success) } else { Err(self.refused(success).await) }
+        if parts.status.is_success() { Ok(success) } else { Err(self.refused(success, call.model).await) }
     }
 
     fn request(&self, call: &Call<'_>) -> Result<http::Request<Body>, Error> {
@@ -298,13 +298,14 @@ impl TogetherClient {
     }
 
     /// Reads an error response: its hints, and as much of its body as is kept.
-    async fn refused(&self, success: Success) -> Error {
+    async fn refused(&self, success: Success, model: Option<&ModelId>) -> Error {
         let Inner { caps, clock, .. } = &*self.inner;
         let Success { status, headers, body, until } = success;
         let by = until.min(later(Instant::now(), self.inner.timeouts.idle));
         let body = read(body, caps.error_bytes, by).await.unwrap_or_else(|cut| cut.so_far);
         let error =
             if (300..400).contains(&status) { redirected(status, &headers) } else { Error::of_response(status, body) };
+        let error = if model.is_some_and(|model| error.misses(model)) { error.of_model() } else { error };
         error
             .with_status(status)
             .with_request_id(headers::request_id(&headers))

@@ -421,3 +421,31 @@ async fn one_odd_row_does_not_cost_the_model_list() {
         answered(move || json(none)).models().list().await.expect_err(none);
     }
 }
+
+#[tokio::test]
+async fn a_404_that_names_a_model_is_about_the_model() {
+    for (body, kind) in [
+        (
+            r#"{"object":"error","message":"The model `x` does not exist.","type":"NotFoundError","param":null,"code":404}"#,
+            ErrorKind::ModelNotAvailable,
+        ),
+        (
+            r#"{"error":{"message":"The model `x` does not exist.","type":"NotFoundError","param":"model","code":404}}"#,
+            ErrorKind::ModelNotAvailable,
+        ),
+        (r#"{"error":{"message":"The model is not here.","type":"NotFoundError"}}"#, ErrorKind::ModelNotAvailable),
+        (r#"{"error":"model 'zai-org/GLM-5.3' not found, pull it first"}"#, ErrorKind::ModelNotAvailable),
+        (r#"{"detail":"Not Found"}"#, ErrorKind::NotFound),
+        (r#"{"error":{"message":"no such path","type":"NotFoundError","code":404}}"#, ErrorKind::NotFound),
+        (r#"{"error":"no model of this name"}"#, ErrorKind::NotFound),
+        ("", ErrorKind::NotFound),
+    ] {
+        let client = answered(move || response(404, "application/json", Body::from(body)));
+        let plain = client.chat().create(&hello()).await.unwrap_err();
+        let stream = client.chat().stream(&hello()).await.map(drop).unwrap_err();
+        assert_eq!((plain.kind(), stream.kind(), plain.status()), (kind, kind, Some(404)), "{body}");
+        assert!(!plain.is_retryable() && !plain.may_be_billed());
+        let other = client.get::<serde_json::Value>("/v1/files/x").await.unwrap_err();
+        assert_eq!(other.kind(), ErrorKind::NotFound, "{body}");
+    }
+}
