@@ -190,6 +190,21 @@ impl Error {
         error
     }
 
+    /// Whether a 404 to a call of this model means the model and not the path: vLLM and its kin have no code for it.
+    pub(crate) fn misses(&self, model: &ModelId) -> bool {
+        let Inner { kind, code, message, .. } = &*self.0;
+        let by_code = matches!(code.as_deref(), Some("404" | "NotFoundError" | "not_found_error" | "not_found"));
+        *kind == ErrorKind::NotFound
+            && message.to_ascii_lowercase().contains("model")
+            && (by_code || message.contains(model.as_str()))
+    }
+
+    /// The same as an error of the model.
+    pub(crate) fn of_model(mut self) -> Self {
+        self.0.kind = ErrorKind::ModelNotAvailable;
+        self
+    }
+
     pub(crate) fn of_transport(error: TransportError) -> Self {
         let kind = match error.kind() {
             TransportErrorKind::Connect => ErrorKind::Connect,

@@ -16,11 +16,11 @@ use super::{
     state::State,
 };
 use crate::{
-    client::CallOptions,
+    client::{CallOptions, TogetherClient},
     cost::{CostRecord, PriceBook, PriceStamp},
     inference::{Attempt, CacheKey, InferenceRequest, InferenceResponse, Rejection, Source, Timings},
     router::{Candidate, NoRoute, Prices, Ranking, RouteAsk},
-    types::{AttemptId, Cost, Price, RequestId, RouteId, Usd},
+    types::{AttemptId, Cost, Price, RequestId, RouteId, Usd, later},
 };
 
 /// A valid request with its ranking. Owned, so that a detached leader can hold it.
@@ -49,7 +49,7 @@ impl State {
         let book = Book(&self.prices);
         let ask = RouteAsk::new(&request).with_prices(&book);
         let started = ask.now;
-        let deadline = started + request.deadline_of();
+        let deadline = later(started, request.deadline_of());
         let prompt_tokens_at_most = ask.prompt_tokens_at_most;
         let ranked = by(deadline, AssertUnwindSafe(self.router.rank(&ask)).catch_unwind());
         let ranking = match self.unless_stopped(pin!(async { Ok(ranked.await) })).await? {
@@ -88,7 +88,7 @@ impl State {
     /// What the answer of a plan is cached under: the question to the route that was chosen first.
     pub(super) fn key(&self, plan: &Plan) -> CacheKey {
         let route = plan.asked();
-        CacheKey::inference(&plan.request, route, self.client(route).map_or("", |client| client.host()))
+        CacheKey::inference(&plan.request, route, self.client(route).map_or("", TogetherClient::base))
     }
 }
 
@@ -114,7 +114,7 @@ impl Plan {
     /// each attempt has the whole time to a first token.
     pub(super) fn stream_options(&self) -> CallOptions {
         let options = self.options();
-        let first = self.request.first_token_of().and_then(|first| Instant::now().checked_add(first));
+        let first = self.request.first_token_of().map(|first| later(Instant::now(), first));
         let begins_by = first.map_or(self.deadline, |first| first.min(self.deadline));
         let deadline = options.deadline.filter(|_| self.request.names_deadline());
         CallOptions { deadline, ..options }.first_token(begins_by)

@@ -28,6 +28,8 @@ use crate::{
 const KEY: &str = "sk-canary-key";
 const PROMPT: &str = "canary-prompt";
 const ANSWER: &str = "canary-answer";
+/// The last chunk of a stream.
+const END: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
 
 /// Writes down every span and event of every level, with all fields.
 #[derive(Clone, Default)]
@@ -117,7 +119,7 @@ type Answering = fn() -> Answer;
 fn faults() -> Vec<(&'static str, Answering)> {
     vec![
         ("an answer", || Ok(json(completion()))),
-        ("a stream", || Ok(sse([Bytes::from(event(ANSWER)), "data: [DONE]\n\n".into()]))),
+        ("a stream", || Ok(sse([Bytes::from(event(ANSWER)), Bytes::from(END)]))),
         ("a cut stream", || Ok(sse([Bytes::from(event(ANSWER)), Bytes::from(&b"data: {"[..])]))),
         ("broken JSON", || Ok(json(format!("{{\"choices\":[{{\"message\":{{\"content\":\"{ANSWER}")))),
         ("wrong JSON", || Ok(json(completion().replace(&format!("\"{ANSWER}\""), &format!("{{\"{ANSWER}\":1}}"))))),
