@@ -233,7 +233,7 @@ fn copies_spellings_and_journeys_through_json_keep_the_key() {
 /// Takes one field over from another call.
 type Cross = fn(&mut Call, &Call);
 
-fn first<'a>(call: &'a mut Call) -> &'a mut Message {
+fn first(call: &mut Call) -> &mut Message {
     call.input_mut().messages.first_mut().unwrap()
 }
 
