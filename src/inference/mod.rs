@@ -7,6 +7,7 @@ mod decision;
 mod hash;
 mod key;
 mod needs;
+mod reading;
 mod request;
 mod response;
 mod selection;

@@ -46,10 +46,10 @@ impl State {
         if let Some(request) = Arc::get_mut(&mut request) {
             request.set_defaults();
         }
-        let started = Instant::now();
-        let deadline = started + request.deadline_of();
         let book = Book(&self.prices);
         let ask = RouteAsk::new(&request).with_prices(&book);
+        let started = ask.now;
+        let deadline = started + request.deadline_of();
         let prompt_tokens_at_most = ask.prompt_tokens_at_most;
         let ranked = by(deadline, AssertUnwindSafe(self.router.rank(&ask)).catch_unwind());
         let ranking = match self.unless_stopped(pin!(async { Ok(ranked.await) })).await? {
