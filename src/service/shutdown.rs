@@ -49,7 +49,7 @@ impl InferenceService {
                 left
             }
         };
-        state.recorder.ensure_running();
+        state.recorder.ensure_running(state);
         if !state.recorder.flush(Instant::now() + GRACE).await {
             tracing::warn!(records = state.recorder.waiting(), "the sinks did not take every cost record in time");
         }
@@ -63,7 +63,7 @@ impl InferenceService {
 
     /// Waits until every cost record so far was handed to the sinks, at most five seconds: `false` if not.
     pub async fn flush(&self) -> bool {
-        self.state.recorder.ensure_running();
+        self.state.recorder.ensure_running(&self.state);
         self.state.recorder.flush(Instant::now() + GRACE).await
     }
 }

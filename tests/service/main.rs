@@ -11,6 +11,7 @@ mod money_edges;
 mod panics;
 mod shape;
 mod shutdown;
+mod sinks;
 mod streams;
 #[cfg(feature = "schema")]
 mod typed;
