@@ -238,6 +238,7 @@ impl ServiceBuilder {
                 cancel: CancellationToken::new(),
                 closed: AtomicBool::new(false),
                 routes: RwLock::default(),
+                streams: Arc::default(),
                 alerts: AtomicUsize::new(0),
             }),
         })

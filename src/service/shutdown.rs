@@ -43,6 +43,7 @@ impl InferenceService {
             Err(_) => {
                 let left = state.calls.len();
                 state.cancel.cancel();
+                state.streams.cut();
                 if timeout(GRACE, state.over()).await.is_err() {
                     tracing::warn!(calls = state.calls.len(), "calls are still held after their cancellation");
                 }

@@ -23,6 +23,7 @@ use super::{
     error::{Error, ErrorKind},
     prompt::at_once,
     recorder::Recorder,
+    stream::LiveStreams,
 };
 use crate::{
     cache::{CacheEntry, CacheLayer, CacheValue},
@@ -69,6 +70,7 @@ pub(super) struct State {
     pub(super) cancel: CancellationToken,
     pub(super) closed: AtomicBool,
     pub(super) routes: RwLock<HashMap<RouteId, Arc<RouteState>>>,
+    pub(super) streams: Arc<LiveStreams>,
     /// Alerts on their way.
     pub(super) alerts: AtomicUsize,
 }

@@ -6,6 +6,7 @@ mod cache_policy;
 mod cancellation;
 mod coalescing;
 mod doubles;
+mod live;
 mod money;
 mod money_edges;
 mod panics;
