@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::{
     inference::InferenceRequest,
-    types::{AttemptId, BoxError, RouteId, SessionId, Tenant, Usd},
+    types::{AttemptId, BoxError, RouteId, SessionId, Tenant, Usd, later},
 };
 
 /// What a budget is about.
@@ -65,7 +65,8 @@ impl fmt::Display for Scope {
 #[async_trait]
 pub trait BudgetStore: Send + Sync + fmt::Debug {
     /// Sets the amount aside in every scope, or in none. It is never cut to what is left. A reservation that is not
-    /// settled by `expires` is given back.
+    /// settled by `expires` counts as spent at its whole amount, since nobody knows better, until
+    /// [`settle`](Self::settle) says what it really was.
     ///
     /// # Errors
     ///
@@ -80,8 +81,8 @@ pub trait BudgetStore: Send + Sync + fmt::Debug {
         false
     }
 
-    /// Replaces a reservation by what was really spent. Repeating it, or settling what was never reserved, changes
-    /// nothing.
+    /// Replaces a reservation by what was really spent, an expired one as well. Repeating it, or settling what was never
+    /// reserved, changes nothing.
     ///
     /// # Errors
     ///
@@ -148,10 +149,13 @@ impl OverBudget {
     }
 }
 
-/// The most reservations at a time.
+/// The most reservations at a time, expired ones that may still be settled included.
 const MAX_HELD: usize = 100_000;
 
 /// Budgets in this process: a fixed amount a scope, without windows, gone with the process.
+///
+/// A reservation that expires counts as spent at its amount until it is settled. Where there are 100,000 at a time, the
+/// expired ones stay spent for good.
 ///
 /// ```
 /// use together_inference::{cost::{MemoryBudgets, Scope}, usd};
@@ -180,6 +184,8 @@ struct Held {
     scopes: Vec<Scope>,
     amount: Usd,
     until: Instant,
+    /// Counted as spent already.
+    expired: bool,
 }
 
 impl MemoryBudgets {
@@ -205,7 +211,9 @@ impl MemoryBudgets {
     /// What is spent and what is reserved of a scope; `None` if it has no limit.
     #[must_use]
     pub fn used(&self, scope: &Scope) -> Option<(Usd, Usd)> {
-        self.lock().accounts.get(scope).map(|account| (account.spent, account.reserved))
+        let mut books = self.lock();
+        books.expire(Instant::now());
+        books.accounts.get(scope).map(|account| (account.spent, account.reserved))
     }
 
     fn lock(&self) -> MutexGuard<'_, Books> {
@@ -218,15 +226,24 @@ impl Books {
         let Some(held) = self.held.remove(&id) else { return };
         for scope in &held.scopes {
             if let Some(account) = self.accounts.get_mut(scope) {
-                account.reserved = account.reserved - held.amount;
+                let counted = if held.expired { &mut account.spent } else { &mut account.reserved };
+                *counted = *counted - held.amount;
                 account.spent += actual;
             }
         }
     }
 
-    fn release_expired(&mut self, now: Instant) {
-        let expired: Vec<_> = self.held.iter().filter(|(_, held)| held.until <= now).map(|(id, _)| *id).collect();
-        expired.into_iter().for_each(|id| self.release(id, Usd::ZERO));
+    /// Counts as spent what nobody settled in time.
+    fn expire(&mut self, now: Instant) {
+        for held in self.held.values_mut().filter(|held| !held.expired && held.until <= now) {
+            held.expired = true;
+            for scope in &held.scopes {
+                if let Some(account) = self.accounts.get_mut(scope) {
+                    account.reserved = account.reserved - held.amount;
+                    account.spent += held.amount;
+                }
+            }
+        }
     }
 
     fn check(&self, scopes: &[Scope], needed: Usd) -> Result<(), OverBudget> {
@@ -248,10 +265,11 @@ impl BudgetStore for MemoryBudgets {
         expires: Duration,
     ) -> Result<(), BudgetError> {
         let (mut books, now) = (self.lock(), Instant::now());
-        if books.check(scopes, amount).is_err() || books.held.len() >= MAX_HELD {
-            books.release_expired(now);
-        }
         books.check(scopes, amount)?;
+        if books.held.len() >= MAX_HELD {
+            books.expire(now);
+            books.held.retain(|_, held| !held.expired);
+        }
         if books.held.len() >= MAX_HELD {
             return Err(BudgetError::Store(format!("more than {MAX_HELD} reservations at a time").into()));
         }
@@ -261,7 +279,7 @@ impl BudgetStore for MemoryBudgets {
                 account.reserved += amount;
             }
         }
-        books.held.insert(id, Held { scopes: limited, amount, until: now + expires });
+        books.held.insert(id, Held { scopes: limited, amount, until: later(now, expires), expired: false });
         Ok(())
     }
 
@@ -296,7 +314,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn all_scopes_or_none_and_what_is_never_settled_returns() {
+    async fn all_scopes_or_none() {
         let acme = Scope::tenant("acme");
         let budgets = MemoryBudgets::new().limit(Scope::Global, usd!("10")).limit(acme.clone(), usd!("1"));
         let scopes = [Scope::Global, acme.clone()];
@@ -307,8 +325,42 @@ mod tests {
         };
         assert_eq!((over.scope, over.limit, over.used), (acme.clone(), usd!("1"), usd!("1")));
         assert_eq!(budgets.remaining(&Scope::Global), Some(usd!("9")), "a refused reservation takes nothing anywhere");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_never_settled_is_spent_until_it_is() {
+        let budgets = MemoryBudgets::new().limit(Scope::Global, usd!("1"));
+        let hold = Duration::from_secs(60);
+        let reserve = async |id, amount| budgets.reserve(AttemptId::new(id), &[Scope::Global], amount, hold).await;
+        reserve(1, usd!("0.75")).await.unwrap();
         tokio::time::advance(hold).await;
-        budgets.reserve(AttemptId::new(3), &scopes, usd!("1"), hold).await.unwrap();
-        assert_eq!(budgets.used(&acme), Some((Usd::ZERO, usd!("1"))));
+        assert!(reserve(2, usd!("0.5")).await.is_err(), "it may have been spent");
+        assert_eq!(budgets.used(&Scope::Global), Some((usd!("0.75"), Usd::ZERO)));
+        for actual in [usd!("0.25"), usd!("0.75")] {
+            assert!(budgets.settle_now(AttemptId::new(1), actual));
+            assert_eq!(budgets.used(&Scope::Global), Some((usd!("0.25"), Usd::ZERO)), "once");
+        }
+        reserve(2, usd!("0.75")).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reservation_may_be_for_ever() {
+        let budgets = MemoryBudgets::new().limit(Scope::Global, usd!("1"));
+        budgets.reserve(AttemptId::new(1), &[Scope::Global], usd!("1"), Duration::MAX).await.unwrap();
+        assert_eq!(budgets.used(&Scope::Global), Some((Usd::ZERO, usd!("1"))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn expired_reservations_make_room_for_new_ones_and_stay_spent() {
+        let budgets = MemoryBudgets::new().limit(Scope::Global, usd!("1000"));
+        let (cent, hold) = (usd!("0.001"), Duration::from_secs(60));
+        for id in 0..MAX_HELD as u128 {
+            budgets.reserve(AttemptId::new(id), &[Scope::Global], cent, hold).await.unwrap();
+        }
+        let next = AttemptId::new(MAX_HELD as u128);
+        assert!(matches!(budgets.reserve(next, &[Scope::Global], cent, hold).await, Err(BudgetError::Store(_))));
+        tokio::time::advance(hold).await;
+        budgets.reserve(next, &[Scope::Global], cent, hold).await.unwrap();
+        assert_eq!(budgets.used(&Scope::Global), Some((usd!("100"), cent)));
     }
 }

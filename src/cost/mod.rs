@@ -37,6 +37,7 @@ use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 
+pub(crate) use self::sinks::{PATIENCE, offer};
 pub use self::{
     budget::{BudgetError, BudgetStore, MemoryBudgets, OverBudget, Scope},
     memory::MemoryCosts,

@@ -1,8 +1,10 @@
 //! Sinks that pass records on: to `tracing`, to several sinks.
 
-use std::sync::Arc;
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use futures_util::{FutureExt, future::join_all};
+use tokio::time::timeout;
 
 use super::{CostRecord, CostSink, Intent, SinkError};
 
@@ -32,8 +34,14 @@ impl CostSink for TracingCosts {
     }
 }
 
-/// Several sinks as one: each gets every page. One that fails does not keep the page from the others; the page is then
-/// offered to all again.
+/// How long a sink may take for a page, or a budget store to settle.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Several sinks as one: each gets every page, all at the same time. One that fails, panics or takes longer than ten
+/// seconds does not keep the page from the others.
+///
+/// As a sink it then fails as a whole, and the page is offered to all again. A service knows its sinks apart: it offers
+/// the page again to those alone that did not take it, and goes on with the others.
 #[derive(Clone, Debug)]
 pub struct FanOut(Vec<Arc<dyn CostSink>>);
 
@@ -42,6 +50,10 @@ impl FanOut {
     #[must_use]
     pub const fn new(sinks: Vec<Arc<dyn CostSink>>) -> Self {
         Self(sinks)
+    }
+
+    pub(crate) fn sinks(&self) -> &[Arc<dyn CostSink>] {
+        &self.0
     }
 }
 
@@ -56,14 +68,20 @@ impl CostSink for FanOut {
     }
 
     async fn record(&self, page: &[CostRecord]) -> Result<(), SinkError> {
-        let mut failed = Ok(());
-        for sink in &self.0 {
-            failed = sink.record(page).await.and(failed);
-        }
-        failed
+        let offered = self.0.iter().map(|sink| offer(&**sink, page));
+        join_all(offered).await.into_iter().collect()
     }
 
     fn wants_intents(&self) -> bool {
         self.0.iter().any(CostSink::wants_intents)
+    }
+}
+
+/// Offers a page to one sink, once: what it does wrong is an error, never a panic, and within ten seconds.
+pub(crate) async fn offer(sink: &dyn CostSink, page: &[CostRecord]) -> Result<(), SinkError> {
+    match timeout(PATIENCE, AssertUnwindSafe(sink.record(page)).catch_unwind()).await {
+        Ok(Ok(taken)) => taken,
+        Ok(Err(_)) => Err(SinkError::new("it panicked")),
+        Err(_) => Err(SinkError::new("it took too long")),
     }
 }

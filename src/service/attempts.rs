@@ -194,7 +194,7 @@ impl State {
         if Instant::now() >= plan.deadline {
             return Err(Error::new(ErrorKind::DeadlineExceeded, "the deadline passed before an attempt could start"));
         }
-        let slot = self.recorder.slot().await;
+        let slot = self.recorder.slot(plan.deadline).await;
         let mut settlement = Settlement::new(self, plan, candidate, attempt, slot);
         check_cost(plan, candidate, settlement.at_most())?;
         if self.budget.is_some() {

@@ -2,7 +2,10 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, RwLock, atomic::AtomicBool},
+    sync::{
+        Arc, RwLock,
+        atomic::{AtomicBool, AtomicUsize},
+    },
 };
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -210,7 +213,7 @@ impl ServiceBuilder {
         }
         let sinks = if self.sinks.is_empty() { vec![Arc::new(TracingCosts) as Arc<dyn CostSink>] } else { self.sinks };
         let sinks = FanOut::new(sinks);
-        let recorder = Recorder::new(sinks.clone(), self.budget.clone());
+        let recorder = Recorder::new(&sinks, self.budget.clone());
         Ok(InferenceService {
             state: Arc::new(State {
                 upstreams: self.upstreams,
@@ -235,6 +238,8 @@ impl ServiceBuilder {
                 cancel: CancellationToken::new(),
                 closed: AtomicBool::new(false),
                 routes: RwLock::default(),
+                streams: Arc::default(),
+                alerts: AtomicUsize::new(0),
             }),
         })
     }

@@ -1,36 +1,46 @@
 //! The one task that hands records to the sinks and settles remote budgets.
 //!
 //! A slot in its queue is taken before money is spent, so that a slow sink slows admission down instead of losing
-//! records. The queue outlives the task: if the task's runtime ends, the next call starts another on its own.
+//! records. Each sink has a desk of its own: the fastest one sets the pace, the others may fall a whole queue behind, and
+//! one that fails or hangs holds up neither the others nor the budgets.
+//!
+//! The task lives on the runtime of the call that started it. The queue outlives it: if that runtime is dropped, the next
+//! call starts another task on its own, and nothing is lost. A runtime that is kept but not driven keeps the task as
+//! well: records then wait until it is driven again or dropped.
+
+mod desk;
 
 use std::{
     collections::VecDeque,
     panic::AssertUnwindSafe,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::join_all};
 use tokio::{
-    sync::{Mutex, mpsc, oneshot},
-    time::{Instant, timeout},
+    sync::{Notify, mpsc, oneshot},
+    time::{Instant, timeout, timeout_at},
 };
 
+use self::desk::{Desk, Entry, Mark, Page};
+use super::state::State;
 use crate::{
-    cost::{BudgetStore, CostRecord, CostSink, FanOut},
+    cost::{BudgetStore, CostRecord, FanOut, PATIENCE},
+    notify::AlertKind,
     types::{AttemptId, Usd},
 };
 
-/// Records that may wait for the sinks.
+/// Records that may wait for the sinks, and for one sink that has fallen behind the others.
 const QUEUE: usize = 4_096;
 /// Records that a sink gets at a time, at most.
 const PAGE: usize = 256;
 /// How long a call waits for a slot before it goes on without a record.
 const SLOT_WAIT: Duration = Duration::from_millis(100);
-/// How often a page is offered before it is given up, and the first pause between.
+/// How often a page is offered to a sink before it is given up, and the first pause between.
 const OFFERS: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -58,43 +68,30 @@ pub(super) struct Recorder {
 }
 
 struct Shared {
-    inbox: Mutex<Inbox>,
-    sinks: FanOut,
+    /// The queue's end. Held by the task that runs.
+    inbox: tokio::sync::Mutex<mpsc::Receiver<Item>>,
+    desks: Vec<Desk>,
     budget: Option<Arc<dyn BudgetStore>>,
+    /// What the budget store has still to settle.
+    dues: Mutex<VecDeque<Due>>,
+    came: Notify,
+    /// Told when a desk or the budgets made room.
+    moved: Notify,
     running: AtomicBool,
-    /// Records that no sink took.
-    lost: AtomicU64,
+    losses: Arc<Losses>,
 }
 
-/// The queue's end, with what was taken from it. It is not the task's own: what the sinks had not taken when the task's
-/// runtime ended is for the next task.
-struct Inbox {
-    queue: mpsc::Receiver<Item>,
-    budgets: VecDeque<(AttemptId, Usd)>,
-    records: Vec<CostRecord>,
-    flushed: Vec<oneshot::Sender<()>>,
+/// Records that no sink took.
+#[derive(Default)]
+struct Losses {
+    records: AtomicU64,
+    /// Who raises the alert.
+    state: OnceLock<Weak<State>>,
 }
 
-impl Inbox {
-    /// Takes what is there, at most a page, or waits for it: `false` when there will be nothing more.
-    async fn fill(&mut self) -> bool {
-        if !(self.budgets.is_empty() && self.records.is_empty() && self.flushed.is_empty()) {
-            return true;
-        }
-        let mut items = Vec::with_capacity(PAGE);
-        let taken = self.queue.recv_many(&mut items, PAGE).await;
-        for item in items {
-            match item {
-                Item::Record(settled) => {
-                    self.budgets.extend(settled.budget);
-                    self.records.push(settled.record);
-                }
-                Item::Settle(id, actual) => self.budgets.push_back((id, actual)),
-                Item::Flush(done) => self.flushed.push(done),
-            }
-        }
-        taken > 0
-    }
+enum Due {
+    Settle(AttemptId, Usd),
+    Mark(#[expect(dead_code, reason = "its drop is what it is for")] Arc<Mark>),
 }
 
 impl std::fmt::Debug for Recorder {
@@ -104,18 +101,27 @@ impl std::fmt::Debug for Recorder {
 }
 
 impl Recorder {
-    pub(super) fn new(sinks: FanOut, budget: Option<Arc<dyn BudgetStore>>) -> Self {
+    pub(super) fn new(sinks: &FanOut, budget: Option<Arc<dyn BudgetStore>>) -> Self {
         let (queue, receiver) = mpsc::channel(QUEUE);
-        let inbox = Inbox { queue: receiver, budgets: VecDeque::new(), records: Vec::new(), flushed: Vec::new() };
-        let (running, lost) = (AtomicBool::new(false), AtomicU64::new(0));
-        Self { queue, shared: Arc::new(Shared { inbox: Mutex::new(inbox), sinks, budget, running, lost }) }
+        let shared = Shared {
+            inbox: tokio::sync::Mutex::new(receiver),
+            desks: sinks.sinks().iter().map(|sink| Desk::new(Arc::clone(sink))).collect(),
+            budget,
+            dues: Mutex::default(),
+            came: Notify::new(),
+            moved: Notify::new(),
+            running: AtomicBool::new(false),
+            losses: Arc::default(),
+        };
+        Self { queue, shared: Arc::new(shared) }
     }
 
     /// Starts the task on this runtime unless one runs.
-    pub(super) fn ensure_running(&self) {
+    pub(super) fn ensure_running(&self, state: &Arc<State>) {
         if self.shared.running.load(Ordering::Acquire) || self.shared.running.swap(true, Ordering::AcqRel) {
             return;
         }
+        self.shared.losses.state.get_or_init(|| Arc::downgrade(state));
         let running = Running(Arc::clone(&self.shared));
         // Not counted among the calls that a shutdown waits for.
         let task = async move { running.0.run().await };
@@ -123,14 +129,16 @@ impl Recorder {
         drop(tokio::spawn(task));
     }
 
-    /// Takes a slot, waiting at most 100 ms. `None`: the call goes on without a record, which is counted.
-    pub(super) async fn slot(&self) -> Option<RecordSlot> {
+    /// Takes a slot, waiting at most 100 ms and never beyond `by`. `None`: the call goes on without a record, which is
+    /// counted, or it is too late for an attempt anyway.
+    pub(super) async fn slot(&self, by: Instant) -> Option<RecordSlot> {
         if let Ok(slot) = self.queue.clone().try_reserve_owned() {
             return Some(slot);
         }
-        let slot = timeout(SLOT_WAIT, self.queue.clone().reserve_owned()).await.ok().and_then(Result::ok);
-        if slot.is_none() {
-            self.lose(1);
+        let until = by.min(Instant::now() + SLOT_WAIT);
+        let slot = timeout_at(until, self.queue.clone().reserve_owned()).await.ok().and_then(Result::ok);
+        if slot.is_none() && until < by {
+            self.shared.losses.add(1);
         }
         slot
     }
@@ -139,31 +147,42 @@ impl Recorder {
     pub(super) fn offer(&self, record: CostRecord) {
         let item = Item::Record(Box::new(Settled { record, budget: None }));
         if self.queue.try_send(item).is_err() {
-            self.lose(1);
+            self.shared.losses.add(1);
         }
     }
 
-    fn lose(&self, records: u64) {
-        if self.shared.lost.fetch_add(records, Ordering::AcqRel) == 0 {
-            tracing::warn!("cost records are lost: the sinks do not keep up");
-        }
-    }
-
-    /// Waits until every record so far was handed to the sinks, or until `by`.
+    /// Waits until every record so far was handed to every sink, or given up, or until `by`.
     pub(super) async fn flush(&self, by: Instant) -> bool {
         let (done, flushed) = oneshot::channel();
         let flushing = async { self.queue.send(Item::Flush(done)).await.is_ok() && flushed.await.is_ok() };
-        tokio::time::timeout_at(by, flushing).await.unwrap_or(false)
+        timeout_at(by, flushing).await.unwrap_or(false)
     }
 
     /// Records that wait for the sinks.
     pub(super) fn waiting(&self) -> usize {
-        QUEUE - self.queue.capacity()
+        QUEUE - self.queue.capacity() + self.shared.desks.iter().map(Desk::waiting).max().unwrap_or_default()
     }
 
     /// Records that no sink took, or that found no room.
     pub(super) fn lost(&self) -> u64 {
-        self.shared.lost.load(Ordering::Acquire)
+        self.shared.losses.records.load(Ordering::Acquire)
+    }
+}
+
+impl Losses {
+    /// The first ones raise an alert.
+    fn add(&self, records: u64) {
+        if self.records.fetch_add(records, Ordering::AcqRel) > 0 {
+            return;
+        }
+        tracing::error!("cost records are lost: no sink took them, or the sinks do not keep up");
+        if let Some(state) = self.state.get().and_then(Weak::upgrade) {
+            state.alert(
+                AlertKind::LedgerGap,
+                "cost records",
+                "cost records are lost: the sinks fail or do not keep up",
+            );
+        }
     }
 }
 
@@ -177,55 +196,117 @@ impl Drop for Running {
 }
 
 impl Shared {
+    /// Everything at the same time, within one task.
     async fn run(&self) {
         let mut inbox = self.inbox.lock().await;
-        while inbox.fill().await {
-            // Each is taken out once it is done: doing one twice changes nothing, leaving one out would.
-            while let Some((id, actual)) = inbox.budgets.front().copied() {
+        let desks = join_all(self.desks.iter().map(|desk| desk.run(&self.moved)));
+        tokio::select! {
+            () = self.hand_out(&mut inbox) => {}
+            _ = desks => {}
+            () = self.settle_all() => {}
+        }
+    }
+
+    /// Hands what comes to every desk until there will be nothing more.
+    async fn hand_out(&self, inbox: &mut mpsc::Receiver<Item>) {
+        let mut items = Vec::with_capacity(PAGE);
+        loop {
+            while !self.has_room() {
+                self.moved.notified().await;
+            }
+            if inbox.recv_many(&mut items, PAGE).await == 0 {
+                break;
+            }
+            // No more waiting from here on: if the task ended in between, these would be gone.
+            let mut records = Vec::new();
+            for item in items.drain(..) {
+                match item {
+                    Item::Record(settled) => {
+                        records.push(settled.record);
+                        self.due(settled.budget.map(|(id, actual)| Due::Settle(id, actual)));
+                    }
+                    Item::Settle(id, actual) => self.due(Some(Due::Settle(id, actual))),
+                    Item::Flush(done) => {
+                        self.page(std::mem::take(&mut records));
+                        self.mark(done);
+                    }
+                }
+            }
+            self.page(records);
+        }
+        let (done, over) = oneshot::channel();
+        self.mark(done);
+        let _ = over.await;
+    }
+
+    /// Whether a desk keeps up, none that does not fail is far behind, and the budgets keep up.
+    fn has_room(&self) -> bool {
+        self.dues().len() < QUEUE
+            && (self.desks.is_empty() || self.desks.iter().any(Desk::keeps_up))
+            && self.desks.iter().all(Desk::holds_up_nobody)
+    }
+
+    fn page(&self, records: Vec<CostRecord>) {
+        if records.is_empty() {
+            return;
+        }
+        let losses = Arc::clone(&self.losses);
+        let page = Arc::new(Page::new(records, move |records| losses.add(records)));
+        self.desks.iter().for_each(|desk| desk.push(Entry::Page(Arc::clone(&page))));
+    }
+
+    fn mark(&self, done: oneshot::Sender<()>) {
+        let mark = Arc::new(Mark::new(done));
+        self.desks.iter().for_each(|desk| desk.push(Entry::Mark(Arc::clone(&mark))));
+        self.due(Some(Due::Mark(mark)));
+    }
+
+    fn dues(&self) -> MutexGuard<'_, VecDeque<Due>> {
+        self.dues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn due(&self, due: Option<Due>) {
+        self.dues().extend(due);
+        self.came.notify_one();
+    }
+
+    /// Settles what the store could not settle at once, one after another.
+    async fn settle_all(&self) {
+        loop {
+            let next = match self.dues().front() {
+                Some(Due::Settle(id, actual)) => Some(Some((*id, *actual))),
+                Some(Due::Mark(_)) => Some(None),
+                None => None,
+            };
+            let Some(next) = next else {
+                self.came.notified().await;
+                continue;
+            };
+            if let Some((id, actual)) = next {
                 self.settle(id, actual).await;
-                inbox.budgets.pop_front();
             }
-            self.hand_over(&inbox.records).await;
-            inbox.records.clear();
-            for done in inbox.flushed.drain(..) {
-                // Whoever asked may have given up waiting.
-                let _ = done.send(());
-            }
+            // Taken out once it is done: settling twice changes nothing, leaving one out would.
+            let done = self.dues().pop_front();
+            drop(done);
+            self.moved.notify_one();
         }
     }
 
     async fn settle(&self, id: AttemptId, actual: Usd) {
         let Some(store) = &self.budget else { return };
         let mut pause = PAUSE;
-        for _ in 0..OFFERS {
-            match AssertUnwindSafe(store.settle(id, actual)).catch_unwind().await {
-                Ok(Ok(())) => return,
-                Ok(Err(error)) => tracing::warn!(%error, "a budget could not be settled, trying again"),
-                Err(_) => tracing::warn!("the budget store panicked while settling"),
-            }
-            tokio::time::sleep(pause).await;
-            pause *= 2;
-        }
-    }
-
-    /// Offers a page until it is taken, with pauses, and gives it up after the last offer.
-    async fn hand_over(&self, page: &[CostRecord]) {
-        if page.is_empty() {
-            return;
-        }
-        let mut pause = PAUSE;
         for offer in 1..=OFFERS {
-            match AssertUnwindSafe(self.sinks.record(page)).catch_unwind().await {
-                Ok(Ok(())) => return,
-                Ok(Err(error)) => tracing::warn!(%error, offer, "cost records were refused"),
-                Err(_) => tracing::warn!(offer, "a cost sink panicked"),
+            match timeout(PATIENCE, AssertUnwindSafe(store.settle(id, actual)).catch_unwind()).await {
+                Ok(Ok(Ok(()))) => return,
+                Ok(Ok(Err(error))) => tracing::warn!(%error, offer, "a budget could not be settled"),
+                Ok(Err(_)) => tracing::warn!(offer, "the budget store panicked while settling"),
+                Err(_) => tracing::warn!(offer, "the budget store took too long to settle"),
             }
             if offer < OFFERS {
                 tokio::time::sleep(pause).await;
                 pause *= 2;
             }
         }
-        self.lost.fetch_add(page.len() as u64, Ordering::AcqRel);
-        tracing::error!(records = page.len(), "cost records were given up: no sink took them");
+        tracing::error!(%actual, "a budget was not settled: what was set aside counts as spent");
     }
 }

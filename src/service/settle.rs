@@ -141,6 +141,22 @@ impl Settlement {
         cost
     }
 
+    /// Ends because nobody waits for the answer any more: with what a stream has brought, else at the upper bound.
+    pub(super) fn cancelled(&mut self) -> Cost {
+        match (self.dispatched, self.so_far) {
+            (None, _) => {
+                self.never_sent(Ending::Cancelled);
+                Cost::Known(Usd::ZERO)
+            }
+            (Some(_), Some(usage)) => self.cut(usage, Ending::Cancelled),
+            (Some(_), None) => {
+                let at_most = self.at_most;
+                self.end(Usage::default(), UsageSource::UpperBound, None, at_most, Ending::Cancelled);
+                at_most
+            }
+        }
+    }
+
     fn cut(&mut self, usage: Usage, ending: Ending) -> Cost {
         let price = self.record.as_ref().and_then(|settled| settled.record.price);
         let cost = price.map_or(Cost::Unpriced, |price| Cost::Known(price.cost(&usage)));
@@ -215,15 +231,6 @@ impl Settlement {
 
 impl Drop for Settlement {
     fn drop(&mut self) {
-        match (self.dispatched, self.so_far) {
-            (None, _) => self.never_sent(Ending::Cancelled),
-            (Some(_), Some(usage)) => {
-                self.cut(usage, Ending::Cancelled);
-            }
-            (Some(_), None) => {
-                let at_most = self.at_most;
-                self.end(Usage::default(), UsageSource::UpperBound, None, at_most, Ending::Cancelled);
-            }
-        }
+        self.cancelled();
     }
 }

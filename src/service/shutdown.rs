@@ -43,13 +43,14 @@ impl InferenceService {
             Err(_) => {
                 let left = state.calls.len();
                 state.cancel.cancel();
+                state.streams.cut();
                 if timeout(GRACE, state.over()).await.is_err() {
                     tracing::warn!(calls = state.calls.len(), "calls are still held after their cancellation");
                 }
                 left
             }
         };
-        state.recorder.ensure_running();
+        state.recorder.ensure_running(state);
         if !state.recorder.flush(Instant::now() + GRACE).await {
             tracing::warn!(records = state.recorder.waiting(), "the sinks did not take every cost record in time");
         }
@@ -63,7 +64,7 @@ impl InferenceService {
 
     /// Waits until every cost record so far was handed to the sinks, at most five seconds: `false` if not.
     pub async fn flush(&self) -> bool {
-        self.state.recorder.ensure_running();
+        self.state.recorder.ensure_running(&self.state);
         self.state.recorder.flush(Instant::now() + GRACE).await
     }
 }

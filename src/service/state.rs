@@ -6,7 +6,7 @@ use std::{
     pin::pin,
     sync::{
         Arc, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -23,6 +23,7 @@ use super::{
     error::{Error, ErrorKind},
     prompt::at_once,
     recorder::Recorder,
+    stream::LiveStreams,
 };
 use crate::{
     cache::{CacheEntry, CacheLayer, CacheValue},
@@ -35,8 +36,12 @@ use crate::{
     types::{Clock, Cost, Rng, RouteId, UpstreamId, Usd},
 };
 
-/// A cache layer is a miss after this; an alert is given up.
+/// A cache layer is a miss after this.
 const PATIENCE: Duration = Duration::from_millis(250);
+/// An alert is given up after this: what a notifier may take.
+const ALERT_PATIENCE: Duration = Duration::from_secs(15);
+/// Alerts on their way at a time, at most.
+const MAX_ALERTS: usize = 64;
 
 /// The shared state of a service; tasks and calls in flight hold it.
 #[derive(Debug)]
@@ -65,6 +70,9 @@ pub(super) struct State {
     pub(super) cancel: CancellationToken,
     pub(super) closed: AtomicBool,
     pub(super) routes: RwLock<HashMap<RouteId, Arc<RouteState>>>,
+    pub(super) streams: Arc<LiveStreams>,
+    /// Alerts on their way.
+    pub(super) alerts: AtomicUsize,
 }
 
 /// What belongs to one route whatever call uses it.
@@ -159,7 +167,7 @@ impl State {
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::new(ErrorKind::ShuttingDown, "the service takes no more calls"));
         }
-        self.recorder.ensure_running();
+        self.recorder.ensure_running(self);
         Ok(token)
     }
 
@@ -228,15 +236,39 @@ impl State {
         }
     }
 
-    /// Tells whoever is to be told, in a task of its own: a notifier that hangs delays no call.
+    /// Tells whoever is to be told, in a task of its own: a notifier that hangs delays no call. A shutdown gives up at its
+    /// deadline what is still on its way.
     pub(super) fn alert(self: &Arc<Self>, kind: AlertKind, about: &str, title: &str) {
-        let (state, alert) = (Arc::clone(self), Alert::new(kind, about, title, self.clock.now()));
+        if in_runtime().is_err() {
+            return;
+        }
+        let under_way = UnderWay(Arc::clone(self));
+        if self.alerts.fetch_add(1, Ordering::AcqRel) >= MAX_ALERTS {
+            tracing::warn!(alert = kind.as_str(), about, "too many alerts are on their way; this one is not sent");
+            return;
+        }
+        let alert = Alert::new(kind, about, title, self.clock.now());
         self.tasks.spawn(async move {
-            let told = AssertUnwindSafe(state.notifier.notify(&alert)).catch_unwind();
-            if !matches!(timeout(PATIENCE, told).await, Ok(Ok(Ok(())))) {
+            let state = &under_way.0;
+            let told = timeout(ALERT_PATIENCE, AssertUnwindSafe(state.notifier.notify(&alert)).catch_unwind());
+            let told = tokio::select! {
+                biased;
+                told = told => matches!(told, Ok(Ok(Ok(())))),
+                () = state.cancel.cancelled() => false,
+            };
+            if !told {
                 tracing::warn!(alert = kind.as_str(), "an alert could not be delivered");
             }
         });
+    }
+}
+
+/// Counts an alert out, however its task ends.
+struct UnderWay(Arc<State>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.alerts.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -1,61 +1,71 @@
 //! An answer in pieces, settled at its end or at its drop.
 
+mod live;
+
 use std::{
     fmt,
-    future::{Future, poll_fn},
+    future::poll_fn,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use futures_core::Stream;
-use tokio_util::{sync::WaitForCancellationFutureOwned, task::task_tracker::TaskTrackerToken};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
+pub(super) use self::live::LiveStreams;
+use self::live::{Live, Open, Step};
 use super::{
     attempts::{Dispatched, settle},
     error::{Error, ErrorKind},
+    log,
     plan::Plan,
-    settle::Settlement,
     state::State,
 };
 use crate::{
-    client::{ChatCompletion, ChatStream, Delta, Fold, TogetherClient},
+    client::{ChatCompletion, Delta, Fold, TogetherClient},
     inference::{Attempt, Bypass, InferenceRequest, InferenceResponse, Source},
     types::{ModelId, Usage},
 };
 
 /// The pieces of an answer as they arrive.
 ///
-/// It holds everything that the call took, and gives it back at its end or when it is dropped: a dropped stream is
-/// recorded with the tokens that had arrived, closes its connection and frees its place. Nothing is read ahead, so that a
-/// slow reader slows the server down.
+/// It holds everything that the call took, and gives it back as soon as it ends or breaks, or when it is dropped: a
+/// dropped stream is recorded with the tokens that had arrived, closes its connection and frees its place. So is one that
+/// is not read when a shutdown's time is over. Nothing is read ahead, so that a slow reader slows the server down.
 ///
 /// [`next`](Self::next) needs no extension trait; the stream is also a [`futures_core::Stream`], `Send` and `'static`.
 pub struct InferenceStream {
-    stream: ChatStream,
-    fold: Option<Fold>,
-    settlement: Option<Settlement>,
+    /// `None` once it is over.
+    live: Option<Live>,
+    fold: Fold,
     /// Pieces that held something of an answer.
     pieces: u64,
     plan: Box<Plan>,
     attempts: Vec<Attempt>,
     first_token: Duration,
     outcome: Option<Result<InferenceResponse, Error>>,
-    cancelled: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// Counts the call among those that a shutdown waits for.
-    _in_flight: TaskTrackerToken,
 }
 
 impl fmt::Debug for InferenceStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("InferenceStream").field("stream", &self.stream).finish_non_exhaustive()
+        f.debug_struct("InferenceStream").field("pieces", &self.pieces).finish_non_exhaustive()
     }
 }
 
 impl State {
     /// Makes attempts until one has begun to answer.
     pub(super) async fn stream(
+        self: Arc<Self>,
+        request: Arc<InferenceRequest>,
+        in_flight: TaskTrackerToken,
+    ) -> Result<InferenceStream, Error> {
+        let opened = self.open(request, in_flight).await;
+        opened.inspect_err(|error| log(&Err(error.clone())))
+    }
+
+    async fn open(
         self: Arc<Self>,
         request: Arc<InferenceRequest>,
         in_flight: TaskTrackerToken,
@@ -68,17 +78,15 @@ impl State {
         let Dispatched { value, mut settlement, attempts } = self.dispatch(&plan, send).await?;
         settlement.first_token();
         settlement.progress(Usage { prompt: plan.request.prompt_tokens_counted(), ..Usage::default() });
+        let fold = Fold::new(settlement.route.id.model().clone());
         Ok(InferenceStream {
-            fold: Some(Fold::new(settlement.route.id.model().clone())),
-            stream: value,
-            settlement: Some(settlement),
+            live: Some(Live::new(Open { stream: value, settlement, in_flight }, &self.streams, &self.cancel)),
+            fold,
             pieces: 0,
             first_token: plan.started.elapsed(),
             plan,
             attempts,
             outcome: None,
-            cancelled: Box::pin(self.cancel.clone().cancelled_owned()),
-            _in_flight: in_flight,
         })
     }
 }
@@ -102,66 +110,68 @@ impl InferenceStream {
         self.outcome.take().unwrap_or_else(ended)
     }
 
-    /// The text so far.
+    /// The text so far, also after the stream broke.
     #[must_use]
     pub fn text(&self) -> &str {
-        self.fold.as_ref().map_or_else(
-            || match &self.outcome {
-                Some(Ok(reply)) => reply.text(),
-                _ => "",
-            },
-            Fold::text,
-        )
+        match &self.outcome {
+            Some(Ok(reply)) => reply.text(),
+            _ => self.fold.text(),
+        }
     }
 
     /// The model that answers, as far as known.
     #[must_use]
     pub fn model(&self) -> &ModelId {
-        self.fold.as_ref().map_or_else(|| self.plan.asked().model(), Fold::model)
-    }
-
-    fn received(&mut self, delta: &Delta) {
-        let (Some(fold), Some(settlement)) = (&mut self.fold, &mut self.settlement) else { return };
-        fold.push(delta);
-        self.pieces += u64::from(delta.has_content());
-        let counted = Usage {
-            prompt: self.plan.request.prompt_tokens_counted(),
-            // A piece is a token with most servers; those that send several at a time are counted by their bytes.
-            completion: self.pieces.max(fold.bytes().div_ceil(4)),
-            ..Usage::default()
-        };
-        settlement.progress(fold.usage().unwrap_or(counted));
+        match &self.outcome {
+            Some(Ok(reply)) => reply.model(),
+            _ => self.fold.model(),
+        }
     }
 
     /// The answer is whole.
-    fn ended(&mut self) {
-        let (Some(fold), Some(settlement)) = (self.fold.take(), self.settlement.take()) else { return };
-        let request_id = self.stream.request_id().map(Into::into);
+    fn ended(&mut self, open: Open) {
+        let Open { stream, settlement, in_flight } = open;
+        let request_id = stream.request_id().map(Into::into);
+        drop(stream);
+        let fold = std::mem::replace(&mut self.fold, Fold::new(settlement.route.id.model().clone()));
         let completion = ChatCompletion { request_id, ..fold.into_completion() };
         let attempts = std::mem::take(&mut self.attempts);
-        self.outcome = Some(settle(&self.plan, completion, settlement, attempts).map(|done| {
+        let outcome = settle(&self.plan, completion, settlement, attempts).map(|done| {
             let mut reply = self.plan.respond(&done, Source::Upstream(Bypass::Stream));
             reply.timings.first_token = Some(self.first_token);
             reply
-        }));
+        });
+        drop(in_flight);
+        self.over(outcome);
     }
 
-    fn broke(&mut self, error: Error) -> Error {
-        self.fold = None;
-        self.settlement = None;
-        self.outcome = Some(Err(error.clone()));
-        error
+    fn failed(&mut self, error: crate::client::Error, mut open: Open) {
+        let (route, took) = (open.settlement.route.id.clone(), open.settlement.elapsed());
+        let cost = open.settlement.failed(&error);
+        drop(open);
+        let attempt = Attempt { route, error: Some(error.kind()), status: error.status(), took, cost };
+        self.broke(Error::of_client(error).of_kind(ErrorKind::Interrupted), attempt);
     }
 
-    fn failed(&mut self, error: crate::client::Error) -> Error {
+    fn broke(&mut self, error: Error, attempt: Attempt) {
         let mut attempts = std::mem::take(&mut self.attempts);
-        if let Some(settlement) = &mut self.settlement {
-            let (route, took) = (settlement.route.id.clone(), settlement.elapsed());
-            let cost = settlement.failed(&error);
-            attempts.push(Attempt { route, error: Some(error.kind()), status: error.status(), took, cost });
+        attempts.push(attempt);
+        self.over(Err(error.with_attempts(attempts).with_decision(&self.plan.ranking.decision)));
+    }
+
+    /// One event a call, and nothing is held any more.
+    fn over(&mut self, outcome: Result<InferenceResponse, Error>) {
+        self.live = None;
+        log(&outcome);
+        self.outcome = Some(outcome);
+    }
+}
+
+impl Drop for InferenceStream {
+    fn drop(&mut self) {
+        if self.live.is_some() {
+            tracing::debug!(kind = "cancelled", attempts = self.attempts.len() + 1, "not answered");
         }
-        let error = Error::of_client(error).of_kind(ErrorKind::Interrupted).with_attempts(attempts);
-        self.broke(error.with_decision(&self.plan.ranking.decision))
     }
 }
 
@@ -169,30 +179,26 @@ impl Stream for InferenceStream {
     type Item = Result<Delta, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if self.outcome.is_some() {
-            return Poll::Ready(None);
+        let Self { live, fold, pieces, plan, .. } = &mut *self;
+        let Some(live) = live else { return Poll::Ready(None) };
+        let count = |delta: &Delta| {
+            fold.push(delta);
+            *pieces += u64::from(delta.has_content());
+            fold.usage().unwrap_or_else(|| Usage {
+                prompt: plan.request.prompt_tokens_counted(),
+                // A piece is a token with most servers; those that send several at a time are counted by their bytes.
+                completion: (*pieces).max(fold.bytes().div_ceil(4)),
+                ..Usage::default()
+            })
+        };
+        match ready!(live.poll(cx, count)) {
+            Step::Delta(delta) => return Poll::Ready(Some(Ok(delta))),
+            Step::Ended(open) => self.ended(*open),
+            Step::Failed(error, open) => self.failed(error, *open),
+            Step::Cut(attempt) => {
+                self.broke(Error::new(ErrorKind::ShuttingDown, "the service was shut down"), attempt);
+            }
         }
-        match Pin::new(&mut self.stream).poll_next(cx) {
-            Poll::Ready(Some(Ok(delta))) => {
-                self.received(&delta);
-                Poll::Ready(Some(Ok(delta)))
-            }
-            Poll::Ready(Some(Err(error))) => {
-                let error = self.failed(error);
-                Poll::Ready(Some(Err(error)))
-            }
-            Poll::Ready(None) => {
-                self.ended();
-                match &self.outcome {
-                    Some(Err(error)) => Poll::Ready(Some(Err(error.clone()))),
-                    _ => Poll::Ready(None),
-                }
-            }
-            Poll::Pending if self.cancelled.as_mut().poll(cx).is_ready() => {
-                let error = self.broke(Error::new(ErrorKind::ShuttingDown, "the service was shut down"));
-                Poll::Ready(Some(Err(error)))
-            }
-            Poll::Pending => Poll::Pending,
-        }
+        Poll::Ready(self.outcome.as_ref().and_then(|outcome| outcome.as_ref().err()).cloned().map(Err))
     }
 }

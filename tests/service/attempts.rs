@@ -216,14 +216,15 @@ async fn a_full_queue_of_records_does_not_let_an_attempt_start_too_late() {
     // Expected: the caller hears of it, nothing is sent; a patient caller is answered after 100 ms, counted as a gap.
     let (sim, gate) = (Together::new(), Arc::new(Semaphore::new(0)));
     let service = InferenceService::builder(sim.client()).cost_sink(Blocked(Arc::clone(&gate))).build().unwrap();
-    while service.health().records_waiting < 4_096 {
+    while service.health().records_waiting < 4_096 + 256 {
         service.complete(muse("fill").model(LARGE)).await.unwrap();
-        // Lets the sink take its first page, at which it then stays.
+        // Lets the sink take its first page, at which it then stays; more than a page is not put before it.
         tokio::task::yield_now().await;
     }
     let (calls, start) = (sim.calls(), Instant::now());
     let error = service.complete(muse("why?").model(LARGE).deadline(ms(50))).await.unwrap_err();
     assert_eq!((error.kind(), sim.calls()), (ErrorKind::DeadlineExceeded, calls), "{error}");
+    assert_eq!(start.elapsed(), ms(50));
     service.complete(muse("why?").model(LARGE)).await.unwrap();
     assert!(start.elapsed() <= ms(210), "{:?}", start.elapsed());
     assert!(service.health().records_lost >= 1);

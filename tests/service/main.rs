@@ -7,11 +7,13 @@ mod cancellation;
 mod ceilings;
 mod coalescing;
 mod doubles;
+mod live;
 mod money;
 mod money_edges;
 mod panics;
 mod shape;
 mod shutdown;
+mod sinks;
 mod streams;
 #[cfg(feature = "schema")]
 mod typed;

@@ -29,7 +29,7 @@ const SETTLED: &str = "settling replaces what was set aside by what was spent";
 const AGAIN: &str = "settling again changes nothing";
 const UNKNOWN: &str = "settling what was never set aside changes nothing";
 const AT_ONCE: &str = "settle_now that answers true has settled";
-const EXPIRES: &str = "what is not settled in time is given back";
+const EXPIRES: &str = "what is not settled in time counts as spent until it is settled";
 const GIVEN_UP: &str = "dropping a call harms none after it";
 const CROWD: &str = "of a thousand callers at the same time as many get money as there is";
 
@@ -97,7 +97,7 @@ pub async fn budget_store(store: &dyn BudgetStore, pace: Pace<'_>) -> Result<(),
     settling_again_is_nothing(&on(AGAIN, 7)).await?;
     settling_the_unknown_is_nothing(&on(UNKNOWN, 8)).await?;
     settled_now_is_settled(&on(AT_ONCE, 9)).await?;
-    expired_is_given_back(&on(EXPIRES, 10)).await?;
+    expired_is_spent_until_settled(&on(EXPIRES, 10)).await?;
     giving_up_harms_none(&on(GIVEN_UP, 11)).await?;
     a_crowd_shares(&on(CROWD, 12)).await
 }
@@ -271,7 +271,7 @@ async fn settled_now_is_settled(on: &On<'_>) -> Result<(), Failure> {
     on.used(cents(40)).await
 }
 
-async fn expired_is_given_back(on: &On<'_>) -> Result<(), Failure> {
+async fn expired_is_spent_until_settled(on: &On<'_>) -> Result<(), Failure> {
     let ask = async |n, amount, expires| on.ask(n, &[on.scope()], amount, expires).await;
     for (n, amount, expires) in [(1, cents(300), TICK * 2), (2, cents(100), LONG), (3, cents(100), TICK * 2)] {
         if ask(n, amount, expires).await?.is_some() {
@@ -284,8 +284,13 @@ async fn expired_is_given_back(on: &On<'_>) -> Result<(), Failure> {
     // What was settled in time stays spent.
     on.settle(3, cents(50)).await?;
     on.wait(2).await;
-    on.used(cents(150)).await?;
-    on.reserve(4, cents(350)).await
+    on.used(cents(450)).await?;
+    // The late word counts, once.
+    for actual in [20, 90] {
+        on.settle(1, cents(actual)).await?;
+        on.used(cents(170)).await?;
+    }
+    on.reserve(4, cents(330)).await
 }
 
 async fn giving_up_harms_none(on: &On<'_>) -> Result<(), Failure> {
@@ -293,6 +298,10 @@ async fn giving_up_harms_none(on: &On<'_>) -> Result<(), Failure> {
         begin_and_drop(on.store.reserve(on.id(n), &[on.scope()], cents(100), TICK));
     }
     on.wait(2).await;
+    // Whoever gives up says so, and may say so late.
+    for n in 1..4 {
+        on.settle(n, Usd::ZERO).await?;
+    }
     on.reserve(4, LIMIT).await?;
     begin_and_drop(on.store.settle(on.id(4), cents(100)));
     on.settle(4, cents(100)).await?;

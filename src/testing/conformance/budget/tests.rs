@@ -44,7 +44,8 @@ enum Fault {
     CreditsTheUnknown,
     PromisesToSettle,
     RefusesLateSettling,
-    NeverExpires,
+    GivesBackWhatExpired,
+    ForgetsWhatExpired,
     ExpiresWhatWasSpent,
     KeepsWhatWasGivenUp,
     LooksThenTakes,
@@ -93,8 +94,12 @@ impl Broken {
     fn used(&self, scope: &Scope) -> Usd {
         let now = Instant::now();
         let counts = |held: &&Held| {
-            let kept = if self.has(Fault::ExpiresWhatWasSpent) { held.until > now } else { held.settled };
-            held.scopes.contains(scope) && (kept || held.until > now || self.has(Fault::NeverExpires))
+            let kept = match self.fault {
+                Fault::ExpiresWhatWasSpent => !held.settled,
+                Fault::GivesBackWhatExpired => held.settled,
+                _ => true,
+            };
+            held.scopes.contains(scope) && (kept || held.until > now)
         };
         self.held().values().filter(counts).map(|held| held.amount).sum()
     }
@@ -125,6 +130,7 @@ impl Broken {
             settled: true,
         };
         match held.get_mut(&id) {
+            Some(held) if self.has(Fault::ForgetsWhatExpired) && held.until <= Instant::now() => {}
             Some(held) if !held.settled => {
                 held.settled = true;
                 held.amount = match self.fault {
@@ -159,8 +165,10 @@ impl BudgetStore for Broken {
             Fault::Panics if scopes.is_empty() => panic!("no scope"),
             Fault::LooksThenTakes => tokio::task::yield_now().await,
             Fault::KeepsWhatWasGivenUp if over.is_none() => {
-                self.take(id, &scopes, amount, LONG * 9);
+                let in_between = AttemptId::new(id.value() + 5_000);
+                self.take(in_between, &scopes, amount, LONG);
                 tokio::task::yield_now().await;
+                self.held().remove(&in_between);
             }
             _ => {}
         }
@@ -222,7 +230,8 @@ async fn every_broken_store_fails_at_the_promise_that_it_breaks() {
         (Fault::RefusesLateSettling, AGAIN),
         (Fault::CreditsTheUnknown, UNKNOWN),
         (Fault::PromisesToSettle, AT_ONCE),
-        (Fault::NeverExpires, EXPIRES),
+        (Fault::GivesBackWhatExpired, EXPIRES),
+        (Fault::ForgetsWhatExpired, EXPIRES),
         (Fault::ExpiresWhatWasSpent, EXPIRES),
         (Fault::KeepsWhatWasGivenUp, GIVEN_UP),
         (Fault::LooksThenTakes, CROWD),

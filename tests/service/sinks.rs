@@ -1,0 +1,189 @@
+//! Sinks and notifiers that fail, hang or take their time: they harm themselves alone.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use together_inference::{
+    InferenceService, Usd, async_trait,
+    cost::{BudgetError, BudgetStore, CostRecord, CostSink, MemoryBudgets, MemoryCosts, Scope, SinkError},
+    notify::{Alert, AlertKind, Notifier, NotifyError},
+    service::ErrorKind,
+    testing::{Fault, Together},
+    types::AttemptId,
+    usd,
+};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    doubles::{Fails, Remote},
+    world::{World, ms, muse, secs},
+};
+
+/// Takes nothing, and counts what it is offered.
+#[derive(Debug)]
+struct BadSink(Fails, Arc<AtomicU64>);
+
+#[async_trait]
+impl CostSink for BadSink {
+    async fn record(&self, _: &[CostRecord]) -> Result<(), SinkError> {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        match self.0 {
+            Fails::Errs => Err(SinkError::new("it fails on purpose")),
+            Fails::Panics => panic!("it panics on purpose"),
+            Fails::Hangs => std::future::pending().await,
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bad_sink_takes_nothing_from_a_good_one() {
+    // Scenario: a sink that fails, panics or hangs before a good one, and a budget that is settled by the same task.
+    // Expected: the good one has every record once and at once, the bad one is offered its page five times and given up;
+    // nothing is lost, for one has it.
+    for fails in [Fails::Errs, Fails::Panics, Fails::Hangs] {
+        let (sim, costs, offers) = (Together::new(), MemoryCosts::new(100), Arc::default());
+        let budgets = Arc::new(MemoryBudgets::new().limit(Scope::Global, usd!("1000")));
+        let service = InferenceService::builder(sim.client())
+            .cost_sink(BadSink(fails, Arc::clone(&offers)))
+            .cost_sink(costs.clone())
+            .budget(Remote(Arc::clone(&budgets)))
+            .build()
+            .unwrap();
+        for number in 1..=3 {
+            let reply = service.complete(muse("why?")).await.unwrap();
+            sleep(ms(1)).await;
+            assert_eq!(costs.records().len(), number, "{fails:?}");
+            assert!(reply.cost().charge() > Usd::ZERO);
+        }
+        assert_eq!(budgets.used(&Scope::Global).unwrap().1, Usd::ZERO, "{fails:?}");
+        assert!(offers.load(Ordering::SeqCst) == 1, "the good one did not wait for the bad one");
+        sleep(secs(200)).await;
+        assert!(service.flush().await);
+        assert_eq!(offers.load(Ordering::SeqCst), 10, "{fails:?}: one page, and one of the two that came meanwhile");
+        let health = service.health();
+        assert_eq!((health.records_lost, health.records_waiting, costs.records().len()), (0, 0, 3));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hanging_sink_that_falls_far_behind_stops_nothing() {
+    // Scenario: 10,000 calls beside a sink that hangs.
+    // Expected: the good one has all of them, and what is held for the hanging one is bounded.
+    let world = World::with(|builder| builder.cost_sink(BadSink(Fails::Hangs, Arc::default())));
+    for number in 0..10_000 {
+        world.service.complete(muse("why?").max_tokens(1)).await.unwrap();
+        if number % 10 == 0 {
+            sleep(ms(10)).await;
+        }
+    }
+    sleep(secs(1)).await;
+    let health = world.service.health();
+    assert_eq!((world.costs.records().len(), health.records_lost), (10_000, 0));
+    assert!(health.records_waiting <= 4_096 + 256, "{}", health.records_waiting);
+}
+
+/// Keeps the kinds of alerts, each after a while.
+#[derive(Debug)]
+struct SlowNotifier(Duration, Arc<std::sync::Mutex<Vec<AlertKind>>>);
+
+#[async_trait]
+impl Notifier for SlowNotifier {
+    async fn notify(&self, alert: &Alert) -> Result<(), NotifyError> {
+        sleep(self.0).await;
+        self.1.lock().unwrap().push(alert.kind());
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_call_waits_for_a_full_recorder_beyond_its_deadline_and_one_alert_is_raised() {
+    // Scenario: the only sink hangs; calls until the queue is full and longer.
+    // Expected: a call of 10 ms is over after 10 ms; the first gap raises one alert, the others none.
+    let (sim, alerts) = (Together::new(), Arc::default());
+    let service = InferenceService::builder(sim.client())
+        .cost_sink(BadSink(Fails::Hangs, Arc::default()))
+        .notifier(SlowNotifier(secs(1), Arc::clone(&alerts)))
+        .build()
+        .unwrap();
+    let mut calls = 0;
+    while service.health().records_lost == 0 {
+        service.complete(muse("why?").max_tokens(1)).await.unwrap();
+        calls += 1;
+        assert!(calls < 6_000, "nothing was lost");
+    }
+    let start = Instant::now();
+    let late = service.complete(muse("why?").deadline(ms(10))).await.unwrap_err();
+    assert_eq!((late.kind(), start.elapsed()), (ErrorKind::DeadlineExceeded, ms(10)));
+    assert_eq!(service.health().records_lost, 1, "an attempt that was not made has no record");
+    service.complete(muse("why?")).await.unwrap();
+    assert_eq!(service.health().records_lost, 2);
+    sleep(secs(2)).await;
+    assert_eq!(*alerts.lock().unwrap(), [AlertKind::LedgerGap]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_notifier_may_take_fifteen_seconds() {
+    for (takes, told) in [(ms(400), 3), (secs(14), 3), (secs(16), 0)] {
+        let alerts = Arc::default();
+        let world = World::with(|builder| builder.notifier(SlowNotifier(takes, Arc::clone(&alerts))));
+        world.sim.fail_next(3, Fault::status(401));
+        for _ in 0..3 {
+            world.service.complete(muse("why?")).await.unwrap_err();
+        }
+        sleep(secs(20)).await;
+        assert_eq!(alerts.lock().unwrap().len(), told, "{takes:?}");
+        world.at_rest().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn alerts_on_their_way_are_bounded_and_given_up_at_a_shutdown() {
+    let alerts = Arc::default();
+    let world = World::with(|builder| builder.notifier(SlowNotifier(secs(14), Arc::clone(&alerts))));
+    world.sim.fail_next(200, Fault::status(401));
+    for _ in 0..100 {
+        world.service.complete(muse("why?")).await.unwrap_err();
+    }
+    assert_eq!(world.service.health().in_flight, 64);
+    sleep(secs(15)).await;
+    assert_eq!(alerts.lock().unwrap().len(), 64);
+    world.service.complete(muse("why?")).await.unwrap_err();
+    let start = Instant::now();
+    let drained = world.service.shutdown(secs(1)).await;
+    assert_eq!((drained.cancelled, start.elapsed()), (0, secs(1)));
+    world.at_rest().await;
+}
+
+/// Reserves like any other, and never ends to settle.
+#[derive(Debug)]
+struct NeverSettles(MemoryBudgets, Arc<AtomicU64>);
+
+#[async_trait]
+impl BudgetStore for NeverSettles {
+    async fn reserve(&self, id: AttemptId, of: &[Scope], amount: Usd, expires: Duration) -> Result<(), BudgetError> {
+        self.0.reserve(id, of, amount, expires).await
+    }
+
+    async fn settle(&self, _: AttemptId, _: Usd) -> Result<(), BudgetError> {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        std::future::pending().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_budget_store_that_hangs_while_it_settles_takes_no_records() {
+    let (tries, budgets) = (Arc::default(), MemoryBudgets::new().limit(Scope::Global, usd!("1000")));
+    let world = World::with(|builder| builder.budget(NeverSettles(budgets, Arc::clone(&tries))));
+    world.service.complete(muse("why?")).await.unwrap();
+    sleep(ms(1)).await;
+    assert_eq!(world.costs.records().len(), 1);
+    assert!(!world.service.flush().await, "the budget is not settled");
+    sleep(secs(100)).await;
+    assert_eq!(tries.load(Ordering::SeqCst), 5);
+    assert!(world.service.flush().await, "it was given up");
+}
