@@ -22,14 +22,6 @@ pub trait Clock: Send + Sync + fmt::Debug {
     fn now(&self) -> SystemTime;
 }
 
-/// The longest wait there is: thirty years stand for ever, and no sum of times overflows.
-const EVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
-
-/// A moment so much later, at most thirty years.
-pub(crate) fn later(from: tokio::time::Instant, by: Duration) -> tokio::time::Instant {
-    from + by.min(EVER)
-}
-
 /// The operating system's clock.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;

@@ -11,7 +11,6 @@ mod task;
 mod usage;
 
 pub use chance::{Rng, SeededRng, SystemRng};
-pub(crate) use clock::later;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub(crate) use clock::{FOREVER, later};
 pub use ids::{AttemptId, ModelId, RequestId, RouteId, SessionId, Tenant, UpstreamId};
