@@ -130,7 +130,7 @@ impl fmt::Debug for ToolCallDelta {
             .field("id", &self.id)
             .field("name", &self.name)
             .field("arguments_bytes", &self.arguments.len())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
