@@ -338,8 +338,8 @@ impl Error {
 
     /// Whether the provider may bill this attempt: it may have run, as nothing says that it was refused.
     ///
-    /// An error status from the provider itself is a refusal and costs nothing. A gateway's 502, 504 or 52x, a time-out,
-    /// a cut connection and a broken success may all stand before an answer that was computed.
+    /// An error status from the provider itself is a refusal and costs nothing. A gateway's 502, 504 or 52x, a
+    /// time-out, a cut connection and a broken success may all stand before an answer that was computed.
     #[must_use]
     pub fn may_be_billed(&self) -> bool {
         match self.0.kind {

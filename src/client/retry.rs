@@ -143,8 +143,8 @@ const CAPACITY: i64 = 50;
 
 /// A token bucket that repeats are paid from: the AWS SDKs' standard rule with a capacity of 50.
 ///
-/// A repeat costs 5; a first attempt that succeeds returns 1, a repeat that succeeds returns its 5. When it is empty the
-/// original error is returned at once.
+/// A repeat costs 5; a first attempt that succeeds returns 1, a repeat that succeeds returns its 5. When it is empty
+/// the original error is returned at once.
 ///
 /// ```
 /// use together_inference::client::RetryBudget;

@@ -1,8 +1,8 @@
 //! The seam under [`TogetherClient`](crate::TogetherClient): one HTTP exchange.
 //!
 //! In production it is reqwest. Tests and offline examples put the simulator behind it, in memory, so that time-outs,
-//! retries and expiry run on virtual time. Everything above this trait (errors, retry, SSE, folding) is the same code in
-//! both cases.
+//! retries and expiry run on virtual time. Everything above this trait (errors, retry, SSE, folding) is the same code
+//! in both cases.
 
 use std::{
     fmt,

@@ -4,8 +4,8 @@ use std::{borrow::Cow, fmt};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A value that this version has no name for; [`as_str`](FinishReason::as_str) of its enum gives the text. It is opaque,
-/// so that naming the value later breaks nobody's `match`.
+/// A value that this version has no name for; [`as_str`](FinishReason::as_str) of its enum gives the text. It is
+/// opaque, so that naming the value later breaks nobody's `match`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Unknown(Box<str>);
 

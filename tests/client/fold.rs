@@ -33,7 +33,11 @@ fn simulator() -> Together {
 fn schema() -> ResponseFormat {
     let schema = json!({
         "type": "object",
-        "properties": {"name": {"type": "string"}, "age": {"type": "integer"}, "tags": {"type": "array", "items": {"type": "string"}}},
+        "properties": {
+            "name": {"type": "string"},
+            "age": {"type": "integer"},
+            "tags": {"type": "array", "items": {"type": "string"}},
+        },
         "required": ["name", "age", "tags"],
     });
     ResponseFormat::JsonSchema(JsonSchema::strict("person", schema))

@@ -256,7 +256,9 @@ async fn a_done_mark_before_the_finish_is_no_end() {
 
 #[tokio::test]
 async fn a_stream_of_several_answers_is_whole_when_each_has_ended() {
-    let one = r#"{"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"},{"index":1,"delta":{"content":"h"}}]}"#;
+    let one = r#"{"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"},
+        {"index":1,"delta":{"content":"h"}}]}"#;
+    let one = &*one.replace('\n', "");
     let two = r#"{"choices":[{"index":1,"delta":{"content":"i"},"finish_reason":"length"}]}"#;
     for (events, whole) in
         [(&[one, "[DONE]"][..], false), (&[one], false), (&[one, two, "[DONE]"], true), (&[one, two], true)]
@@ -426,11 +428,13 @@ async fn one_odd_row_does_not_cost_the_model_list() {
 async fn a_404_that_names_a_model_is_about_the_model() {
     for (body, kind) in [
         (
-            r#"{"object":"error","message":"The model `x` does not exist.","type":"NotFoundError","param":null,"code":404}"#,
+            r#"{"object":"error","message":"The model `x` does not exist.","type":"NotFoundError",
+               "param":null,"code":404}"#,
             ErrorKind::ModelNotAvailable,
         ),
         (
-            r#"{"error":{"message":"The model `x` does not exist.","type":"NotFoundError","param":"model","code":404}}"#,
+            r#"{"error":{"message":"The model `x` does not exist.","type":"NotFoundError",
+               "param":"model","code":404}}"#,
             ErrorKind::ModelNotAvailable,
         ),
         (r#"{"error":{"message":"The model is not here.","type":"NotFoundError"}}"#, ErrorKind::ModelNotAvailable),

@@ -134,7 +134,13 @@ fn response_format() -> impl Strategy<Value = ResponseFormat> {
 prop_compose! {
     fn input()(
         messages in vec(message(), 0..4),
-        numbers in (option::of(any::<u32>()), option::of(any::<i32>()), option::of(any::<u64>()), option::of(0..129_u32), option::of(0..21_u8)),
+        numbers in (
+            option::of(any::<u32>()),
+            option::of(any::<i32>()),
+            option::of(any::<u64>()),
+            option::of(0..129_u32),
+            option::of(0..21_u8),
+        ),
         floats in vec(option::of(decimal()), 6),
         logit_bias in btree_map("[0-9]{1,5}", decimal(), 0..3),
         stop in vec(text(), 0..3),

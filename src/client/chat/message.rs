@@ -286,7 +286,8 @@ impl ToolCall {
     ///
     /// # Errors
     ///
-    /// When the model's text is not JSON of that type. Models do get it wrong: answer with the error as the tool's result.
+    /// When the model's text is not JSON of that type. Models do get it wrong: answer with the error as the tool's
+    /// result.
     pub fn arguments<T: for<'de> Deserialize<'de>>(&self) -> Result<T, serde_json::Error> {
         serde_json::from_str(&self.function.arguments)
     }

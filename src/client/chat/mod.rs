@@ -45,7 +45,8 @@ impl<'a> Chat<'a> {
     ///
     /// # Errors
     ///
-    /// Any [`ErrorKind`]. A success without an answer in it (no JSON, no choices, an error inside a 200) is an error too.
+    /// Any [`ErrorKind`]. A success without an answer in it (no JSON, no choices, an error inside a 200) is an error
+    /// too.
     ///
     /// # Cancellation
     ///

@@ -38,7 +38,8 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// The chunks of a completion as they arrive. Nothing is read ahead: a slow reader slows the server down.
 ///
 /// It ends with `None` after a whole answer; a stream that ends before every answer has a finish reason is an
-/// [`Interrupted`](ErrorKind::Interrupted) error, never a shorter answer, with `[DONE]` or without. Dropping it closes the connection.
+/// [`Interrupted`](ErrorKind::Interrupted) error, never a shorter answer, with `[DONE]` or without. Dropping it closes
+/// the connection.
 pub struct ChatStream {
     client: TogetherClient,
     body: Body,
@@ -51,8 +52,8 @@ pub struct ChatStream {
     answers: u32,
     ended: u128,
     timer: Pin<Box<Sleep>>,
-    /// Since when a data event is awaited: the time that a slow reader takes is no silence of the server, and a comment is
-    /// no event. The clock is read only when there is something to wait for.
+    /// Since when a data event is awaited: the time that a slow reader takes is no silence of the server, and a comment
+    /// is no event. The clock is read only when there is something to wait for.
     waiting_since: Option<Instant>,
     idle: Duration,
     until: Instant,
