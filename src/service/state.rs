@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    panic::AssertUnwindSafe,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
     sync::{
         Arc, PoisonError, RwLock,
@@ -84,9 +84,16 @@ pub(super) struct RouteState {
     pub(super) counts: Counts,
 }
 
+/// Whether there is a runtime with time here. IO is the transport's own affair: a simulator needs none.
+///
+/// Tokio says whether there is a timer only by panicking where one is made without. To make one costs next to nothing, for
+/// it is registered at its first poll only; the panic is caught, and seen by the panic hook alone.
 pub(super) fn in_runtime() -> Result<(), Error> {
-    let runtime = tokio::runtime::Handle::try_current();
-    runtime.map(drop).map_err(|_| Error::new(ErrorKind::NoRuntime, "call the service inside a Tokio runtime"))
+    if tokio::runtime::Handle::try_current().is_err() {
+        return Err(Error::new(ErrorKind::NoRuntime, "call the service inside a Tokio runtime"));
+    }
+    let timer = catch_unwind(|| drop(tokio::time::sleep(Duration::ZERO)));
+    timer.map_err(|_| Error::new(ErrorKind::NoRuntime, "this Tokio runtime has no timer; build it with enable_all()"))
 }
 
 /// What a look-up in the cache brought.
