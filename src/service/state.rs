@@ -29,7 +29,7 @@ use crate::{
     cache::{CacheEntry, CacheLayer, CacheValue},
     client::{RetryBudget, RetryPolicy, TogetherClient},
     cost::{BudgetStore, CostRecord, Ending, FanOut, PriceBook, PriceSource, PriceStamp},
-    inference::{Answer, CacheKey},
+    inference::{Answer, CacheKey, InferenceRequest},
     limit::{Lane, Limits},
     notify::{Alert, AlertKind, Notifier},
     router::{Candidate, ModelRouter, Outcome},
@@ -238,6 +238,26 @@ impl State {
             Ok(Ok(Err(error))) => tracing::warn!(%error, "an answer could not be cached"),
             Ok(Err(_)) => tracing::warn!("the cache panicked while keeping an answer"),
             Err(_) => tracing::warn!("the cache took too long to keep an answer"),
+        }
+    }
+
+    /// Takes an answer to this request out of the cache again, once whoever brought it has put it there. `asked` is the
+    /// route that the router chose first for it. Whatever goes wrong costs another unusable hit.
+    #[cfg(feature = "schema")]
+    pub(super) async fn forget(&self, request: &InferenceRequest, asked: &RouteId) {
+        if request.cacheable().is_err() {
+            return;
+        }
+        let key = CacheKey::inference(request, asked, self.client(asked).map_or("", |client| client.host()));
+        let forgotten = async {
+            let _ = timeout(PATIENCE, self.slots.free(&key)).await;
+            timeout(PATIENCE, self.cache.remove(&key)).await
+        };
+        match AssertUnwindSafe(forgotten).catch_unwind().await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(error))) => tracing::warn!(%error, "an unusable answer could not be taken out of the cache"),
+            Ok(Err(_)) => tracing::warn!("the cache took too long to forget an unusable answer"),
+            Err(_) => tracing::warn!("the cache panicked while forgetting an unusable answer"),
         }
     }
 
