@@ -53,6 +53,7 @@ impl Slots {
     }
 
     /// Waits until whoever works for this key has left its slot.
+    #[cfg(feature = "schema")]
     pub(super) async fn free(&self, key: &CacheKey) {
         let seat = self.lock().get(key).cloned();
         if let Some(mut seat) = seat {

@@ -29,7 +29,7 @@ use crate::{
     cache::{CacheEntry, CacheLayer, CacheValue},
     client::{RetryBudget, RetryPolicy, TogetherClient},
     cost::{BudgetStore, CostRecord, Ending, FanOut, PriceBook, PriceSource, PriceStamp},
-    inference::{Answer, CacheKey, InferenceRequest},
+    inference::{Answer, CacheKey},
     limit::{Lane, Limits},
     notify::{Alert, AlertKind, Notifier},
     router::{Candidate, ModelRouter, Outcome},
@@ -244,7 +244,7 @@ impl State {
     /// Takes an answer to this request out of the cache again, once whoever brought it has put it there. `asked` is the
     /// route that the router chose first for it. Whatever goes wrong costs another unusable hit.
     #[cfg(feature = "schema")]
-    pub(super) async fn forget(&self, request: &InferenceRequest, asked: &RouteId) {
+    pub(super) async fn forget(&self, request: &crate::inference::InferenceRequest, asked: &RouteId) {
         if request.cacheable().is_err() {
             return;
         }
