@@ -60,6 +60,14 @@ pub enum BatchError {
 
 impl BatchError {
     /// Whether the same call may succeed later.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use together_inference::batch::BatchError;
+    ///
+    /// assert!(BatchError::Unresolved { after: Duration::from_secs(30) }.is_retryable());
+    /// assert!(!BatchError::NotFound { id: "batch_1".into() }.is_retryable());
+    /// ```
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {

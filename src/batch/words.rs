@@ -8,6 +8,14 @@ use super::BatchError;
 use crate::types::ModelId;
 
 /// Request lines that become one job: of one model, so that a refused model fails nothing else.
+///
+/// ```
+/// use together_inference::batch::{Chunk, ChunkBody};
+///
+/// let line = r#"{"custom_id":"1","body":{"messages":[{"role":"user","content":"hi"}]}}"#;
+/// let chunk = Chunk::new("labels-2026-08-01-0", "zai-org/GLM-5.3", 1, ChunkBody::Bytes(format!("{line}\n").into()));
+/// assert_eq!((&*chunk.endpoint, chunk.tried), ("/v1/chat/completions", None));
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Chunk {
@@ -32,6 +40,14 @@ impl Chunk {
     }
 
     /// Sets the path that every line goes to.
+    ///
+    /// ```
+    /// use together_inference::batch::{Chunk, ChunkBody};
+    ///
+    /// let body = ChunkBody::Bytes("{}\n".into());
+    /// let chunk = Chunk::new("old-1", "zai-org/GLM-5.3", 1, body).endpoint("/v1/completions");
+    /// assert_eq!(&*chunk.endpoint, "/v1/completions");
+    /// ```
     #[must_use]
     pub fn endpoint(mut self, path: impl Into<Box<str>>) -> Self {
         self.endpoint = path.into();
@@ -47,6 +63,14 @@ impl Chunk {
 }
 
 /// Where the lines of a chunk are: JSON Lines, each with its `custom_id`, as the provider wants them.
+///
+/// ```
+/// use together_inference::batch::ChunkBody;
+///
+/// assert_eq!(ChunkBody::Bytes("{}\n{}\n".into()).len(), 6);
+/// let part = ChunkBody::File { path: "labels.jsonl".into(), offset: 1_000_000, len: 500_000 };
+/// assert_eq!(part.len(), 500_000, "as declared: the file is not opened");
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ChunkBody {
@@ -81,6 +105,12 @@ impl ChunkBody {
 }
 
 /// A job as the provider names it.
+///
+/// ```
+/// use together_inference::batch::RemoteId;
+///
+/// assert_eq!(RemoteId::from("batch_1").as_str(), "batch_1");
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct RemoteId(Arc<str>);
 
@@ -111,6 +141,13 @@ impl fmt::Display for RemoteId {
 }
 
 /// How far a job is.
+///
+/// ```
+/// use together_inference::batch::Phase;
+///
+/// assert_eq!(Phase::from("IN_PROGRESS"), Phase::InProgress);
+/// assert_eq!(Phase::from("PAUSED"), Phase::Other("PAUSED".into()));
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Phase {
@@ -134,6 +171,13 @@ pub enum Phase {
 
 impl Phase {
     /// Whether the job has ended, and nothing about it changes any more.
+    ///
+    /// ```
+    /// use together_inference::batch::Phase;
+    ///
+    /// assert!(Phase::Cancelled.is_final() && !Phase::Cancelling.is_final());
+    /// assert!(!Phase::from("PAUSED").is_final(), "a word that is not known is taken to run");
+    /// ```
     #[must_use]
     pub const fn is_final(&self) -> bool {
         matches!(self, Self::Completed | Self::Failed | Self::Expired | Self::Cancelled)
@@ -157,6 +201,14 @@ impl From<&str> for Phase {
 }
 
 /// How a job stands.
+///
+/// ```
+/// use together_inference::batch::{Phase, RemoteStatus};
+///
+/// let mut status = RemoteStatus::new("batch_1".into(), Phase::InProgress);
+/// status.percent = Some(40.0);
+/// assert!(status.output_file.is_none() && !status.phase.is_final());
+/// ```
 #[derive(Clone, PartialEq, Debug)]
 #[non_exhaustive]
 pub struct RemoteStatus {
@@ -258,6 +310,16 @@ impl Default for Limits {
 
 impl Limits {
     /// Checks what a chunk says of itself: its path, lines and bytes.
+    ///
+    /// Lines are not read: their own length is not checked here.
+    ///
+    /// ```
+    /// use together_inference::batch::{BatchError, Chunk, ChunkBody, Limits};
+    ///
+    /// let body = ChunkBody::File { path: "labels.jsonl".into(), offset: 0, len: 200_000_000 };
+    /// let refused = Limits::default().admit(&Chunk::new("labels-1", "zai-org/GLM-5.3", 1_000, body));
+    /// assert!(matches!(refused, Err(BatchError::Limit { what: "bytes", most: 100_000_000, .. })));
+    /// ```
     ///
     /// # Errors
     ///

@@ -20,7 +20,8 @@
 //! impl CacheLayer for Remote {
 //!     async fn get(&self, key: &CacheKey) -> Result<Option<CacheEntry>, CacheError> {
 //!         let bytes = self.0.lock().map_err(|_| CacheError::new("poisoned"))?.get(&key.to_string()).cloned();
-//!         bytes.map(|bytes| CacheEntry::decode(key, &bytes, SystemTime::now())).transpose()
+//!         let entry = bytes.map(|bytes| CacheEntry::decode(key, &bytes, SystemTime::now())).transpose()?;
+//!         Ok(entry.filter(|entry| entry.is_fresh(tokio::time::Instant::now())))
 //!     }
 //!
 //!     async fn set(&self, key: &CacheKey, entry: CacheEntry) -> Result<(), CacheError> {

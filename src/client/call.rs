@@ -15,7 +15,7 @@ use super::{
     retry::{Replay, RetryBudget},
     transport::{Body, Transport},
 };
-use crate::types::{Clock, ModelId, Rng, Secret};
+use crate::types::{Clock, ModelId, Rng, Secret, later};
 
 /// A client of Together's API, or of any server that speaks the same. Cheap to clone; clones share the connection pool
 /// and the retry budget.
@@ -103,7 +103,7 @@ impl CallOptions {
     /// Sets the deadline, from now.
     #[must_use]
     pub fn within(self, time: Duration) -> Self {
-        self.deadline(Instant::now() + time)
+        self.deadline(later(Instant::now(), time))
     }
 
     /// Sets when a stream's first delta must have arrived.
@@ -185,6 +185,11 @@ impl TogetherClient {
         &self.inner.host
     }
 
+    /// Where the API is: scheme, authority and path, without `/v1`. Two servers on one host differ in it.
+    pub(crate) fn base(&self) -> &str {
+        &self.inner.root
+    }
+
     /// Gets a path such as `/v1/models` that has no typed call here yet.
     ///
     /// # Errors
@@ -252,7 +257,7 @@ impl TogetherClient {
                 Err(error) => self.redacted(error).with_model(call.model),
             };
             let Some(wait) = policy.wait(&error, call.replay, number, &**rng) else { return Err(error) };
-            let next = Instant::now() + wait;
+            let next = later(Instant::now(), wait);
             if options.deadline.is_some_and(|deadline| next >= deadline) || !budget.try_spend() {
                 return Err(error);
             }
@@ -265,18 +270,22 @@ impl TogetherClient {
     pub(super) async fn attempt(&self, call: &Call<'_>, options: CallOptions) -> Result<Success, Error> {
         let Inner { transport, timeouts, .. } = &*self.inner;
         let started = Instant::now();
-        let until = options.by(started + timeouts.total);
+        let until = options.by(later(started, timeouts.total));
         if until <= started {
             return Err(Error::new(ErrorKind::Timeout, "the deadline had passed before the request was sent"));
         }
         let first_byte = if call.stream { timeouts.stream_first_byte } else { timeouts.first_byte };
-        let headers_by = until.min(started + first_byte).min(options.first_token.unwrap_or(until));
+        let headers_by = until.min(later(started, first_byte)).min(options.first_token.unwrap_or(until));
         let Ok(response) = timeout_at(headers_by, transport.send(self.request(call)?)).await else {
             return Err(late("no response", started));
         };
         let (parts, body) = response?.into_parts();
         let success = Success { status: parts.status.as_u16(), headers: parts.headers, body, until };
-        if parts.status.is_success() { Ok(success) } else { Err(self.refused(success).await) }
+        if parts.status.is_success() {
+            return Ok(success);
+        }
+        // Failures are rare: their future is not to be part of every call's.
+        Err(Box::pin(self.refused(success, call.model)).await)
     }
 
     fn request(&self, call: &Call<'_>) -> Result<http::Request<Body>, Error> {
@@ -286,20 +295,21 @@ impl TogetherClient {
         }
         let mut request = http::Request::new(Body::from(call.body.clone()));
         *request.uri_mut() =
-            if call.path == chat::PATH { self.inner.chat_uri.clone() } else { uri(&self.inner.root, call.path)? };
+            if call.path == chat::PATH { self.inner.chat_uri.clone() } else { uri(self.base(), call.path)? };
         *request.method_mut() = call.method.clone();
         *request.headers_mut() = self.inner.headers.clone();
         Ok(request)
     }
 
     /// Reads an error response: its hints, and as much of its body as is kept.
-    async fn refused(&self, success: Success) -> Error {
+    async fn refused(&self, success: Success, model: Option<&ModelId>) -> Error {
         let Inner { caps, clock, .. } = &*self.inner;
         let Success { status, headers, body, until } = success;
-        let by = until.min(Instant::now() + self.inner.timeouts.idle);
+        let by = until.min(later(Instant::now(), self.inner.timeouts.idle));
         let body = read(body, caps.error_bytes, by).await.unwrap_or_else(|cut| cut.so_far);
         let error =
             if (300..400).contains(&status) { redirected(status, &headers) } else { Error::of_response(status, body) };
+        let error = if model.is_some_and(|model| error.misses(model)) { error.of_model() } else { error };
         error
             .with_status(status)
             .with_request_id(headers::request_id(&headers))
@@ -311,7 +321,7 @@ impl TogetherClient {
         let Success { status, body, until, headers } = success;
         let started = Instant::now();
         let cap = self.inner.caps.json_bytes;
-        let by = until.min(started + self.inner.timeouts.idle);
+        let by = until.min(later(started, self.inner.timeouts.idle));
         read(body, cap, by).await.map_err(|cut| {
             match cut.why {
                 Why::TooLarge => Error::new(ErrorKind::TooLarge, format!("the body is over {cap} bytes")),
@@ -325,6 +335,11 @@ impl TogetherClient {
     /// The error without the key, should the server have echoed it.
     pub(super) fn redacted(&self, error: Error) -> Error {
         error.without(self.inner.key.expose())
+    }
+
+    /// The longest that an attempt may take.
+    pub(crate) fn longest_attempt(&self) -> Duration {
+        self.inner.timeouts.total
     }
 
     pub(super) fn caps(&self) -> &Caps {

@@ -183,7 +183,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Trusts these PEM certificates, one or several, besides the platform's roots.
+    /// Trusts these PEM certificates, one or several, besides the platform's roots. Without the feature `rustls` the
+    /// client is then not built.
     #[must_use]
     pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.roots.push(pem.into());

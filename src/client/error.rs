@@ -15,8 +15,11 @@ const KEPT_BYTES: usize = 64 << 10;
 
 /// A failed call: [`kind`](Self::kind) says what failed; status, code, message, request id and raw body are kept.
 ///
-/// One word in size. Its `Display` says what to do next where there is something to do; neither `Display` nor `Debug`
-/// shows the key, the request or the raw body.
+/// One word in size. Its `Display` says what to do next where there is something to do.
+///
+/// It is fit for logs: `Display` and `Debug` show the status, the kind, our own words, the provider's code (where it is
+/// an identifier), the model and the request id. They show neither the key nor any text of the provider's, which may
+/// quote the prompt: that is in [`message`](Self::message) and [`body`](Self::body), for those who ask.
 pub struct Error(Box<Inner>);
 
 struct Inner {
@@ -24,6 +27,8 @@ struct Inner {
     status: Option<u16>,
     code: Option<Box<str>>,
     message: Box<str>,
+    /// The message is not the provider's, which may quote the prompt.
+    ours: bool,
     model: Option<ModelId>,
     request_id: Option<Box<str>>,
     retry_after: Option<Duration>,
@@ -145,12 +150,14 @@ impl ErrorKind {
 }
 
 impl Error {
+    /// An error with a message of our own, fit for logs.
     pub(crate) fn new(kind: ErrorKind, message: impl Into<Box<str>>) -> Self {
         Self(Box::new(Inner {
             kind,
             status: None,
             code: None,
             message: message.into(),
+            ours: true,
             model: None,
             request_id: None,
             retry_after: None,
@@ -183,11 +190,27 @@ impl Error {
     fn of_body(by_status: ErrorKind, status: u16, parsed: ErrorBody, body: Bytes) -> Self {
         let kind = refine(by_status, &parsed);
         let mut error = Self::new(kind, parsed.message.unwrap_or_default());
+        error.0.ours = false;
         error.0.status = Some(status);
         error.0.code = parsed.code.or(parsed.kind).map(Into::into);
-        error.0.request_id = parsed.id.map(Into::into);
+        error.0.request_id = parsed.id.filter(|id| is_identifier(id)).map(Into::into);
         error.0.body = body;
         error
+    }
+
+    /// Whether a 404 to a call of this model means the model and not the path: vLLM and its kin have no code for it.
+    pub(crate) fn misses(&self, model: &ModelId) -> bool {
+        let Inner { kind, code, message, .. } = &*self.0;
+        let by_code = matches!(code.as_deref(), Some("404" | "NotFoundError" | "not_found_error" | "not_found"));
+        *kind == ErrorKind::NotFound
+            && message.to_ascii_lowercase().contains("model")
+            && (by_code || message.contains(model.as_str()))
+    }
+
+    /// The same as an error of the model.
+    pub(crate) fn of_model(mut self) -> Self {
+        self.0.kind = ErrorKind::ModelNotAvailable;
+        self
     }
 
     pub(crate) fn of_transport(error: TransportError) -> Self {
@@ -261,13 +284,13 @@ impl Error {
         self.0.status
     }
 
-    /// The provider's code, such as `model_not_available`.
+    /// The provider's code, such as `model_not_available`. `Display` shows it only if it is an identifier.
     #[must_use]
     pub fn code(&self) -> Option<&str> {
         self.0.code.as_deref()
     }
 
-    /// The provider's message, or ours where no response came.
+    /// The provider's message, or ours where it sent none. The provider's may quote the request: do not log it unasked.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.0.message
@@ -365,24 +388,46 @@ fn refine(by_status: ErrorKind, body: &ErrorBody) -> ErrorKind {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { kind, status, message, model, request_id, .. } = &*self.0;
+        let Inner { kind, status, model, request_id, .. } = &*self.0;
         match status {
             Some(status) => write!(f, "{status} {}", kind.as_str())?,
             None => f.write_str(kind.as_str())?,
         }
-        if !message.is_empty() {
-            write!(f, ": {}", clip(message, 300))?;
+        let withheld = (self.own_message().is_none() && !self.message().is_empty()).then_some(WITHHELD);
+        for (at, text) in [self.own_message(), kind.advice().or(withheld)].into_iter().flatten().enumerate() {
+            write!(f, "{} {text}", if at == 0 { ":" } else { ";" })?;
         }
-        if let Some(advice) = kind.advice() {
-            write!(f, "; {advice}")?;
+        let code = self.shown_code().filter(|code| *code != kind.as_str());
+        let details =
+            [("model", model.as_ref().map(ModelId::as_str)), ("code", code), ("request", request_id.as_deref())];
+        let mut open = " (";
+        for (name, value) in details.into_iter().filter_map(|(name, value)| Some((name, value?))) {
+            write!(f, "{open}{name} {value}")?;
+            open = ", ";
         }
-        match (model, request_id) {
-            (Some(model), Some(id)) => write!(f, " (model {model}, request {id})"),
-            (Some(model), None) => write!(f, " (model {model})"),
-            (None, Some(id)) => write!(f, " (request {id})"),
-            (None, None) => Ok(()),
-        }
+        if open == ", " { f.write_str(")") } else { Ok(()) }
     }
+}
+
+impl Error {
+    /// The message as far as it may be shown unasked.
+    fn own_message(&self) -> Option<&str> {
+        let Inner { message, ours, .. } = &*self.0;
+        (*ours && !message.is_empty()).then(|| clip(message, 300))
+    }
+
+    fn shown_code(&self) -> Option<&str> {
+        self.code().filter(|code| is_identifier(code))
+    }
+}
+
+/// Said where nothing else helps.
+const WITHHELD: &str = "message() has the provider's words";
+
+/// Whether the text is a name and not a sentence, so that it quotes nothing.
+fn is_identifier(text: &str) -> bool {
+    let part = |byte: &u8| byte.is_ascii_alphanumeric() || b"_.-".contains(byte);
+    text.len() <= 64 && text.as_bytes().iter().all(part)
 }
 
 /// The first bytes of a text, cut between characters.
@@ -395,13 +440,13 @@ fn clip(text: &str, bytes: usize) -> &str {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { kind, status, code, message, model, request_id, retry_after, should_retry, body, source } =
-            &*self.0;
+        let Inner { kind, status, message, model, request_id, retry_after, should_retry, body, source, .. } = &*self.0;
         f.debug_struct("Error")
             .field("kind", kind)
             .field("status", status)
-            .field("code", code)
-            .field("message", &clip(message, 300))
+            .field("code", &self.shown_code())
+            .field("message", &self.own_message())
+            .field("message_bytes", &message.len())
             .field("model", model)
             .field("request_id", request_id)
             .field("retry_after", retry_after)

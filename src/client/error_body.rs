@@ -26,12 +26,8 @@ pub(crate) struct ErrorBody {
     pub(crate) kind: Option<String>,
     /// The code, for example `model_not_available`; a number is turned into text.
     pub(crate) code: Option<String>,
-    /// The request's parameter that is at fault.
-    pub(crate) param: Option<String>,
     /// The provider's id of the failed request.
     pub(crate) id: Option<String>,
-    /// The file that has the same content (409 to an upload).
-    pub(crate) file_id: Option<String>,
 }
 
 impl ErrorBody {
@@ -69,9 +65,7 @@ struct Fields {
     kind: Scalar,
     error_type: Scalar,
     code: Scalar,
-    param: Scalar,
     id: Scalar,
-    file_id: Scalar,
 }
 
 impl Fields {
@@ -95,9 +89,7 @@ impl From<Fields> for ErrorBody {
             // `error_type` first: the documentation puts the kind of a rate limit there, `type` may be more general.
             kind: pick(|fields| &mut fields.error_type).or_else(|| pick(|fields| &mut fields.kind)),
             code: pick(|fields| &mut fields.code),
-            param: pick(|fields| &mut fields.param),
             id: pick(|fields| &mut fields.id),
-            file_id: pick(|fields| &mut fields.file_id),
             message: inner.message().or_else(|| outer.message()),
         }
     }
@@ -284,10 +276,10 @@ mod tests {
 
     use super::*;
 
-    /// message, kind, code, param, id, file id
-    fn fields(body: &str) -> [Option<String>; 6] {
-        let ErrorBody { message, kind, code, param, id, file_id } = ErrorBody::parse(body.as_bytes());
-        [message, kind, code, param, id, file_id]
+    /// message, kind, code, id
+    fn fields(body: &str) -> [Option<String>; 4] {
+        let ErrorBody { message, kind, code, id } = ErrorBody::parse(body.as_bytes());
+        [message, kind, code, id]
     }
 
     fn message(body: &str) -> Option<String> {
@@ -301,19 +293,18 @@ mod tests {
     #[test]
     fn every_shape_of_together_is_read() {
         for (body, expected) in [
-            (r#"{"error":{"message":"m","type":"t","param":"p","code":"c"}}"#, ["m", "t", "c", "p", "", ""]),
-            (r#"{"id":"i","error":{"message":"m","type":"t","param":null,"code":"c"}}"#, ["m", "t", "c", "", "i", ""]),
-            (r#"{"error":"m"}"#, ["m", "", "", "", "", ""]),
-            (r#"{"message":"m"}"#, ["m", "", "", "", "", ""]),
-            (r#"{"detail":"m"}"#, ["m", "", "", "", "", ""]),
-            (r#"{"detail":["a",{"loc":["body"],"msg":"b","type":"x"},7]}"#, ["a; b", "", "", "", "", ""]),
-            (r#"{"detail":{"message":"m"}}"#, ["m", "", "", "", "", ""]),
-            (r#"{"file_id":"file-1"}"#, ["", "", "", "", "", "file-1"]),
-            (r#"{"error":{"message":"m","code":429}}"#, ["m", "", "429", "", "", ""]),
-            (r#"{"error":{"message":"m"},"error_type":"e","code":-1.5}"#, ["m", "e", "-1.5", "", "", ""]),
-            (r#"{"error":{"type":"t","error_type":"e"},"message":"m"}"#, ["m", "e", "", "", "", ""]),
-            (r#"{"error":{"id":"i","detail":"m"},"type":"t"}"#, ["m", "t", "", "", "i", ""]),
-            (r#""m""#, ["m", "", "", "", "", ""]),
+            (r#"{"error":{"message":"m","type":"t","param":"p","code":"c"}}"#, ["m", "t", "c", ""]),
+            (r#"{"id":"i","error":{"message":"m","type":"t","param":null,"code":"c"}}"#, ["m", "t", "c", "i"]),
+            (r#"{"error":"m"}"#, ["m", "", "", ""]),
+            (r#"{"message":"m"}"#, ["m", "", "", ""]),
+            (r#"{"detail":"m"}"#, ["m", "", "", ""]),
+            (r#"{"detail":["a",{"loc":["body"],"msg":"b","type":"x"},7]}"#, ["a; b", "", "", ""]),
+            (r#"{"detail":{"message":"m"}}"#, ["m", "", "", ""]),
+            (r#"{"error":{"message":"m","code":429}}"#, ["m", "", "429", ""]),
+            (r#"{"error":{"message":"m"},"error_type":"e","code":-1.5}"#, ["m", "e", "-1.5", ""]),
+            (r#"{"error":{"type":"t","error_type":"e"},"message":"m"}"#, ["m", "e", "", ""]),
+            (r#"{"error":{"id":"i","detail":"m"},"type":"t"}"#, ["m", "t", "", "i"]),
+            (r#""m""#, ["m", "", "", ""]),
         ] {
             assert_eq!(fields(body), some(expected), "{body}");
         }
@@ -321,8 +312,8 @@ mod tests {
 
     #[test]
     fn a_field_of_the_wrong_type_does_not_cost_the_others() {
-        let body = r#"{"error":{"message":{"a":[1]},"type":["t"],"code":true,"param":"p"},"message":"m","id":{}}"#;
-        assert_eq!(fields(body), some(["m", "", "", "p", "", ""]));
+        let body = r#"{"error":{"message":{"a":[1]},"type":["t"],"code":"c"},"message":"m","id":{}}"#;
+        assert_eq!(fields(body), some(["m", "", "c", ""]));
         let broken = ErrorBody::parse(b"{\"error\":{\"message\":\"a\xFFb\",\"code\":\"c\"}}");
         assert_eq!((broken.message.as_deref(), broken.code.as_deref()), (Some("a\u{fffd}b"), Some("c")));
         for body in ["null", "{}", "[]", "7", "true", "", " ", r#"{"error":null}"#, r#"{"error":{}}"#, "\0\u{fffd}"] {
@@ -387,7 +378,7 @@ mod tests {
             assert_eq!(error_in_success(bomb.as_bytes()), None);
         }
         let skipped = format!(r#"{{"error":{{"message":{},"code":"c"}}}}"#, nested("[", "]"));
-        assert_eq!(fields(&skipped), some(["", "", "c", "", "", ""]));
+        assert_eq!(fields(&skipped), some(["", "", "c", ""]));
         let ignored = format!(r#"{{"error":"m","choices":{},"n":1e400}}"#, nested("[", "]"));
         assert_eq!(error_in_success(ignored.as_bytes()).unwrap().message.as_deref(), Some("m"));
         let list = format!(r#"{{"error":[{}"x"]}}"#, "0,\"y\",".repeat(1_000_000));

@@ -12,6 +12,7 @@ use super::{
     error::{Error, ErrorKind, chain},
     transport::{Body, Transport, TransportError, TransportErrorKind},
 };
+use crate::types::FOREVER;
 
 /// One reqwest client, with its pool.
 #[derive(Debug)]
@@ -54,8 +55,8 @@ impl HttpTransport {
             .no_brotli()
             .no_zstd()
             .no_deflate()
-            .connect_timeout(config.timeouts.connect)
-            .pool_idle_timeout(config.timeouts.pool_idle)
+            .connect_timeout(config.timeouts.connect.min(FOREVER))
+            .pool_idle_timeout(config.timeouts.pool_idle.min(FOREVER))
             .tcp_nodelay(true);
         #[cfg(feature = "rustls")]
         {
@@ -71,6 +72,10 @@ impl HttpTransport {
             if !roots.is_empty() {
                 builder = builder.tls_certs_merge(roots);
             }
+        }
+        #[cfg(not(feature = "rustls"))]
+        if !config.roots.is_empty() {
+            return Err(Error::new(ErrorKind::Config, "root_certificates(..) needs the crate's feature `rustls`"));
         }
         if loopback {
             builder = builder.no_proxy();

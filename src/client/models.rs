@@ -3,7 +3,7 @@
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-use super::{Error, TogetherClient};
+use super::{Error, TogetherClient, lenient::Count};
 use crate::types::{ModelId, Price, Rate};
 
 /// The model list of a client: [`TogetherClient::models`].
@@ -27,7 +27,7 @@ impl<'a> Models<'a> {
     }
 }
 
-/// Both forms: Together's bare array and `OpenAI`'s `{"data": [...]}`.
+/// Both forms: Together's bare array and `OpenAI`'s `{"data": [...]}`. A row without an id is left out.
 struct ModelList(Vec<Model>);
 
 impl<'de> Deserialize<'de> for ModelList {
@@ -36,33 +36,35 @@ impl<'de> Deserialize<'de> for ModelList {
             Value::Object(mut map) => map.remove("data").unwrap_or_default(),
             list => list,
         };
-        Vec::deserialize(list).map(Self).map_err(serde::de::Error::custom)
+        let rows: Vec<Value> = Vec::deserialize(list).map_err(serde::de::Error::custom)?;
+        let models = rows.into_iter().filter_map(|row| Model::deserialize(row).ok());
+        Ok(Self(models.filter(|model| !model.id.as_str().is_empty()).collect()))
     }
 }
 
-/// A model as the API lists it.
+/// A model as the API lists it. A field that is not of its type counts as absent, but for the id.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Model {
     /// Its id.
     pub id: ModelId,
     /// `chat`, `language`, `code`, `image`, `embedding`, `moderation`, `rerank`, … (open).
-    #[serde(rename = "type", default)]
+    #[serde(rename = "type", default, deserialize_with = "text")]
     pub kind: Option<String>,
     /// The name for people.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text")]
     pub display_name: Option<String>,
     /// Who made it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text")]
     pub organization: Option<String>,
     /// The licence's name.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text")]
     pub license: Option<String>,
     /// Tokens of prompt and answer together.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "small_count")]
     pub context_length: Option<u32>,
     /// Prices; a zero means "not said here".
-    #[serde(default)]
+    #[serde(default, deserialize_with = "pricing")]
     pub pricing: Option<Pricing>,
 }
 
@@ -71,17 +73,43 @@ pub struct Model {
 #[non_exhaustive]
 pub struct Pricing {
     /// Prompt.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "dollars")]
     pub input: Option<f64>,
     /// Completion.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "dollars")]
     pub output: Option<f64>,
     /// Prompt tokens from the provider's cache.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "dollars")]
     pub cached_input: Option<f64>,
     /// Per hour, of a dedicated endpoint.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "dollars")]
     pub hourly: Option<f64>,
+}
+
+fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(match Value::deserialize(deserializer)? {
+        Value::String(text) => Some(text),
+        _ => None,
+    })
+}
+
+fn small_count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    Count::deserialize(deserializer).map(Count::small)
+}
+
+/// A number, or one written as text.
+fn dollars<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    let dollars = match Value::deserialize(deserializer)? {
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => text.trim().trim_start_matches('$').parse().ok(),
+        _ => None,
+    };
+    Ok(dollars.filter(|dollars| dollars.is_finite()))
+}
+
+fn pricing<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Pricing>, D::Error> {
+    let value = Value::deserialize(deserializer)?;
+    Ok(if value.is_object() { Pricing::deserialize(value).ok() } else { None })
 }
 
 impl Model {

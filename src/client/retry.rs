@@ -20,7 +20,7 @@ use super::{
     Error,
     error::{ErrorKind, Sent},
 };
-use crate::types::Rng;
+use crate::types::{FOREVER, Rng};
 
 /// What a failure says about a repeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,7 +111,7 @@ impl RetryPolicy {
         }
         match error.retry_after() {
             Some(hint) if hint > self.max_hint => None,
-            Some(hint) if !hint.is_zero() => Some(hint.mul_f64(rng.next_f64().mul_add(0.1, 1.0))),
+            Some(hint) if !hint.is_zero() => Some(hint.min(FOREVER).mul_f64(rng.next_f64().mul_add(0.1, 1.0))),
             _ => Some(self.backoff(attempt, rng)),
         }
     }

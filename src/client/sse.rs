@@ -12,24 +12,7 @@ use std::{collections::VecDeque, mem};
 
 use bytes::{Buf as _, Bytes};
 
-/// How much a stream may hold; whatever is above is an [`SseError`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct SseLimits {
-    /// Bytes of a line, without its end.
-    pub(crate) line: usize,
-    /// Bytes of an event's data, joining newlines included.
-    pub(crate) event: usize,
-    /// Lines of an event, comments not counted.
-    pub(crate) event_lines: usize,
-    /// Bytes of the stream, all counted.
-    pub(crate) stream: usize,
-}
-
-impl Default for SseLimits {
-    fn default() -> Self {
-        Self { line: 1 << 20, event: 1 << 20, event_lines: 10_000, stream: 32 << 20 }
-    }
-}
+use super::Caps;
 
 /// One event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -72,10 +55,10 @@ pub(crate) enum SseError {
 /// An incremental parser: [`feed`](Self::feed) a chunk, then take events until there is none.
 #[derive(Debug)]
 pub(crate) struct SseParser {
-    limits: SseLimits,
+    caps: Caps,
     /// Fed and not yet scanned.
     chunks: VecDeque<Bytes>,
-    /// The beginning of a line whose end has not come, at most `limits.line` bytes.
+    /// The beginning of a line whose end has not come, at most `caps.sse_line_bytes` bytes.
     carry: Vec<u8>,
     /// The last line ended with CR: an LF right behind belongs to it.
     after_cr: bool,
@@ -89,9 +72,9 @@ pub(crate) struct SseParser {
 
 impl SseParser {
     /// A parser at the beginning of a stream.
-    pub(crate) fn new(limits: SseLimits) -> Self {
+    pub(crate) fn new(caps: Caps) -> Self {
         Self {
-            limits,
+            caps,
             chunks: VecDeque::new(),
             carry: Vec::new(),
             after_cr: false,
@@ -138,7 +121,7 @@ impl SseParser {
     fn advance(&mut self) -> Result<Option<SseEvent>, SseError> {
         while let Some(line) = self.next_line()? {
             if !line.is_empty() {
-                self.event.add(&line, &self.limits)?;
+                self.event.add(&line, &self.caps)?;
             } else if let Some(event) = mem::take(&mut self.event).dispatch() {
                 return Ok(Some(event));
             }
@@ -148,7 +131,7 @@ impl SseParser {
 
     /// The next complete line without its end.
     fn next_line(&mut self) -> Result<Option<Bytes>, SseError> {
-        let SseLimits { line: line_limit, stream: stream_limit, .. } = self.limits;
+        let Caps { sse_line_bytes: line_limit, stream_bytes: stream_limit, .. } = self.caps;
         while let Some(chunk) = self.chunks.front_mut() {
             if chunk.is_empty() {
                 self.chunks.pop_front();
@@ -216,18 +199,18 @@ enum Data {
 }
 
 impl PartialEvent {
-    fn add(&mut self, line: &Bytes, limits: &SseLimits) -> Result<(), SseError> {
+    fn add(&mut self, line: &Bytes, caps: &Caps) -> Result<(), SseError> {
         if line.starts_with(b":") {
             return Ok(());
         }
         self.lines += 1;
-        if self.lines > limits.event_lines {
-            return Err(SseError::TooManyLines { limit: limits.event_lines });
+        if self.lines > caps.sse_event_lines {
+            return Err(SseError::TooManyLines { limit: caps.sse_event_lines });
         }
         if let Some(value) = field(line, b"data") {
             self.data.push(line.slice_ref(value));
-            if self.data.len() > limits.event {
-                return Err(SseError::EventTooLarge { limit: limits.event });
+            if self.data.len() > caps.sse_event_bytes {
+                return Err(SseError::EventTooLarge { limit: caps.sse_event_bytes });
             }
         } else if let Some(name) = field(line, b"event") {
             self.name = match name {
@@ -293,8 +276,8 @@ mod tests {
 
     type Outcome = Result<(Vec<SseEvent>, bool), SseError>;
 
-    fn parse<'a>(limits: SseLimits, chunks: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
-        let mut parser = SseParser::new(limits);
+    fn parse<'a>(caps: Caps, chunks: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
+        let mut parser = SseParser::new(caps);
         let mut events = Vec::new();
         for chunk in chunks {
             parser.feed(Bytes::copy_from_slice(chunk));
@@ -305,8 +288,18 @@ mod tests {
         Ok((events, parser.finish()))
     }
 
+    fn bounds(line: usize, event: usize, lines: usize, stream: usize) -> Caps {
+        Caps {
+            sse_line_bytes: line,
+            sse_event_bytes: event,
+            sse_event_lines: lines,
+            stream_bytes: stream,
+            ..Caps::default()
+        }
+    }
+
     fn whole(stream: &[u8]) -> Vec<SseEvent> {
-        parse(SseLimits::default(), [stream]).unwrap().0
+        parse(Caps::default(), [stream]).unwrap().0
     }
 
     fn event(name: Option<&str>, data: &str) -> SseEvent {
@@ -345,10 +338,10 @@ mod tests {
                 assert!(expected.len() >= 4 && expected.last() == Some(&event(None, "[DONE]")));
                 for cut in 0..=stream.len() {
                     let (head, tail) = stream.split_at(cut);
-                    let outcome = parse(SseLimits::default(), [head, tail]);
+                    let outcome = parse(Caps::default(), [head, tail]);
                     assert_eq!(outcome, Ok((expected.clone(), false)), "cut at {cut} with {ending:?}");
                 }
-                assert_eq!(parse(SseLimits::default(), stream.chunks(1)), Ok((expected, false)));
+                assert_eq!(parse(Caps::default(), stream.chunks(1)), Ok((expected, false)));
             }
         }
     }
@@ -370,7 +363,7 @@ mod tests {
     #[test]
     fn an_event_on_one_line_is_a_slice_of_its_chunk() {
         let chunk = Bytes::from_static(b"data: one\n\nevent: n\ndata: two\n\ndata: thr");
-        let mut parser = SseParser::new(SseLimits::default());
+        let mut parser = SseParser::new(Caps::default());
         parser.feed(chunk.clone());
         for text in ["one", "two"] {
             let data = parser.next_event().unwrap().unwrap().data;
@@ -384,34 +377,38 @@ mod tests {
     #[test]
     fn what_is_left_at_the_end_is_told_but_not_dispatched() {
         for (stream, left) in [("", false), ("data: x\n\n", false), ("data: x\r\n\r", false), ("data: x\n", true)] {
-            assert_eq!(parse(SseLimits::default(), [stream.as_bytes()]).unwrap().1, left, "{stream:?}");
+            assert_eq!(parse(Caps::default(), [stream.as_bytes()]).unwrap().1, left, "{stream:?}");
         }
-        assert_eq!(parse(SseLimits::default(), [b"data: x".as_slice()]), Ok((vec![], true)));
-        assert_eq!(parse(SseLimits::default(), [b": comment\n".as_slice()]), Ok((vec![], false)));
+        assert_eq!(parse(Caps::default(), [b"data: x".as_slice()]), Ok((vec![], true)));
+        assert_eq!(parse(Caps::default(), [b": comment\n".as_slice()]), Ok((vec![], false)));
     }
 
     /// Rescanning or recopying the carried line would take minutes: a mebibyte comes byte by byte.
     #[test]
     fn a_line_without_end_fails_at_its_bound_after_linear_work() {
-        let limits = SseLimits::default();
-        let mut parser = SseParser::new(limits);
-        for fed in 1..=limits.line + 1 {
+        let caps = Caps::default();
+        let mut parser = SseParser::new(caps);
+        for fed in 1..=caps.sse_line_bytes + 1 {
             parser.feed(Bytes::from_static(b"a"));
-            let expected = if fed > limits.line { Err(SseError::LineTooLong { limit: limits.line }) } else { Ok(None) };
+            let expected = if fed > caps.sse_line_bytes {
+                Err(SseError::LineTooLong { limit: caps.sse_line_bytes })
+            } else {
+                Ok(None)
+            };
             assert_eq!(parser.next_event(), expected);
         }
         parser.feed(Bytes::from_static(b"\n\ndata: x\n\n"));
         assert!(parser.next_event().is_err(), "an error must last");
         let huge = vec![b'a'; 40 << 20];
-        assert_eq!(parse(limits, [huge.as_slice()]), Err(SseError::LineTooLong { limit: limits.line }));
+        assert_eq!(parse(caps, [huge.as_slice()]), Err(SseError::LineTooLong { limit: caps.sse_line_bytes }));
     }
 
     #[test]
     fn every_bound_is_exact() {
-        let limits = SseLimits { line: 10, event: 8, event_lines: 3, stream: 30 };
+        let caps = bounds(10, 8, 3, 30);
         let outcome = |stream: &str| {
-            let outcome = parse(limits, [stream.as_bytes()]).map(|(events, _)| events.len());
-            assert_eq!(parse(limits, stream.as_bytes().chunks(1)).map(|(events, _)| events.len()), outcome);
+            let outcome = parse(caps, [stream.as_bytes()]).map(|(events, _)| events.len());
+            assert_eq!(parse(caps, stream.as_bytes().chunks(1)).map(|(events, _)| events.len()), outcome);
             outcome
         };
         assert_eq!(outcome("data: 1234\n\n"), Ok(1));
@@ -426,13 +423,13 @@ mod tests {
 
     #[test]
     fn empty_data_lines_and_comments_are_bounded() {
-        let limits = SseLimits::default();
+        let caps = Caps::default();
         let lines = "data:\n".repeat(100_000);
-        assert_eq!(parse(limits, lines.as_bytes().chunks(4096)), Err(SseError::TooManyLines { limit: 10_000 }));
+        assert_eq!(parse(caps, lines.as_bytes().chunks(4096)), Err(SseError::TooManyLines { limit: 10_000 }));
         let comments = ": keep-alive\n".repeat(1_000_000);
-        assert_eq!(parse(limits, comments.as_bytes().chunks(16_384)), Ok((vec![], false)));
+        assert_eq!(parse(caps, comments.as_bytes().chunks(16_384)), Ok((vec![], false)));
         let more = [comments.as_bytes(); 3];
-        assert_eq!(parse(limits, more), Err(SseError::StreamTooLarge { limit: limits.stream }));
+        assert_eq!(parse(caps, more), Err(SseError::StreamTooLarge { limit: caps.stream_bytes }));
     }
 
     proptest! {
@@ -452,7 +449,7 @@ mod tests {
                 rest = tail;
                 if rest.is_empty() { break; }
             }
-            prop_assert_eq!(parse(SseLimits::default(), chunks).unwrap().0, reference(&stream));
+            prop_assert_eq!(parse(Caps::default(), chunks).unwrap().0, reference(&stream));
         }
 
         #[test]
@@ -460,9 +457,9 @@ mod tests {
             stream in vec(select(b"data:event \r\n\xEF\xBB\xBFx".to_vec()), 0..80),
             cut in 0_usize..80,
         ) {
-            let limits = SseLimits { line: 9, event: 7, event_lines: 2, stream: 40 };
+            let caps = bounds(9, 7, 2, 40);
             let (head, tail) = stream.split_at(cut.min(stream.len()));
-            prop_assert_eq!(parse(limits, [head, tail]), parse(limits, [stream.as_slice()]));
+            prop_assert_eq!(parse(caps, [head, tail]), parse(caps, [stream.as_slice()]));
         }
     }
 }

@@ -1,8 +1,8 @@
 //! What calls cost: records, prices, budgets.
 //!
-//! Every dispatched attempt becomes exactly one [`CostRecord`], whatever happens to it: answered, failed, cancelled, cut.
-//! Cache hits and coalesced followers get a record of $0 that says what they saved. Records go to [`CostSink`]s from one
-//! task of the service, in pages.
+//! Every dispatched attempt becomes exactly one [`CostRecord`], whatever happens to it: answered, failed, cancelled,
+//! cut. Cache hits and coalesced followers get a record of $0 that says what they saved. Records go to [`CostSink`]s
+//! from one task of the service, in pages.
 //!
 //! # Why records and not counters
 //!
@@ -64,6 +64,21 @@ pub trait CostSink: Send + Sync + fmt::Debug {
     /// Takes a page of records, in the order in which attempts ended. A page that failed is offered again: taking a
     /// record twice must have the effect of once, by [`CostRecord::attempt`].
     ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), together_inference::cost::SinkError> {
+    /// use std::time::SystemTime;
+    /// use together_inference::{RouteId, cost::{CostRecord, CostSink, MemoryCosts}, types::RequestId};
+    ///
+    /// let (costs, call) = (MemoryCosts::default(), RequestId::new(7));
+    /// let page = [CostRecord::new(call.attempt(0), call, RouteId::new("local", "m"), SystemTime::now())];
+    /// costs.record(&page).await?;
+    /// costs.record(&page).await?;
+    /// assert_eq!(costs.records().len(), 1, "offered twice, kept once");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`SinkError`]; answers do not wait for it.
@@ -76,6 +91,12 @@ pub trait CostSink: Send + Sync + fmt::Debug {
 }
 
 /// A sink could not take records.
+///
+/// ```
+/// use together_inference::cost::SinkError;
+///
+/// assert_eq!(SinkError::new("the disk is full").to_string(), "the cost sink failed: the disk is full");
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[error("the cost sink failed: {0}")]
 pub struct SinkError(#[source] BoxError);

@@ -8,6 +8,12 @@ use std::{
 use crate::types::{Price, RouteId};
 
 /// Whose word a price is; a later one wins.
+///
+/// ```
+/// use together_inference::cost::PriceSource;
+///
+/// assert!(PriceSource::User > PriceSource::ModelList && PriceSource::ModelList > PriceSource::Catalogue);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum PriceSource {
@@ -48,9 +54,24 @@ pub struct PriceBook(RwLock<HashMap<RouteId, PriceStamp>>);
 
 impl PriceBook {
     /// Sets a route's price, unless a stronger word stands.
+    ///
+    /// An equally strong word replaces it.
+    ///
+    /// ```
+    /// use together_inference::{Price, RouteId, cost::{PriceBook, PriceSource}, usd};
+    ///
+    /// let (book, route) = (PriceBook::default(), RouteId::new("together", "m"));
+    /// let price = |dollars| Price::per_million(dollars, dollars);
+    /// book.set(&route, price(usd!("1")), PriceSource::ModelList);
+    /// book.set(&route, price(usd!("1")), PriceSource::ModelList);
+    /// assert_eq!(book.get(&route).map(|stamp| stamp.version), Some(1), "no change, no version");
+    /// book.set(&route, price(usd!("2")), PriceSource::ModelList);
+    /// assert_eq!(book.get(&route).map(|stamp| stamp.version), Some(2));
+    /// ```
     pub fn set(&self, route: &RouteId, price: Price, source: PriceSource) {
         let mut book = self.0.write().unwrap_or_else(PoisonError::into_inner);
         match book.get_mut(route) {
+            // A word that changes nothing is no new version: records of one price stay comparable.
             Some(stamp) if stamp.source > source || (stamp.price == price && stamp.source == source) => {}
             Some(stamp) => *stamp = PriceStamp { price, source, version: stamp.version + 1 },
             None => {
@@ -60,6 +81,12 @@ impl PriceBook {
     }
 
     /// The price of a route, if anybody said one.
+    ///
+    /// ```
+    /// use together_inference::{RouteId, cost::PriceBook};
+    ///
+    /// assert_eq!(PriceBook::default().get(&RouteId::new("local", "m")), None, "not known, which is not free");
+    /// ```
     #[must_use]
     pub fn get(&self, route: &RouteId) -> Option<PriceStamp> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(route).copied()

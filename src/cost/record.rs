@@ -45,15 +45,16 @@ pub struct CostRecord {
     pub task: Task,
     /// How urgent.
     pub priority: Priority,
-    /// Where it went; for a hit, where the answer once came from.
+    /// Where this attempt went. After a fallback each attempt has a record of its own with its own route, so that it is
+    /// not always the one that the router chose first. For a hit or a follower, where the answer came from.
     pub route: RouteId,
     /// The model that answered, by the provider's word.
     pub served: Option<ModelId>,
-    /// Tokens.
+    /// Tokens; none for a hit or a follower.
     pub usage: Usage,
     /// Where the token counts come from.
     pub usage_source: UsageSource,
-    /// What it cost.
+    /// What it cost: exact, bounded, or of no known price. $0 for a hit or a follower.
     pub cost: Cost,
     /// What a hit or a follower did not have to pay.
     pub saved: Cost,
@@ -68,6 +69,13 @@ pub struct CostRecord {
 }
 
 /// How an attempt ended.
+///
+/// ```
+/// use together_inference::{client::ErrorKind, cost::Ending};
+///
+/// assert_eq!(Ending::Failed(ErrorKind::Overloaded).as_str(), "failed");
+/// assert_eq!(Ending::Hit.as_str(), "hit");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Ending {
@@ -85,6 +93,16 @@ pub enum Ending {
 
 impl Intent {
     /// An attempt that nobody in particular is about to make.
+    ///
+    /// ```
+    /// use std::time::SystemTime;
+    /// use together_inference::{Cost, RouteId, cost::Intent, types::RequestId, usd};
+    ///
+    /// let attempt = RequestId::new(7).attempt(0);
+    /// let at_most = Cost::Unknown { at_most: usd!("0.02") };
+    /// let intent = Intent::new(attempt, RouteId::new("together", "m"), at_most, SystemTime::now());
+    /// assert_eq!(intent.at_most.charge(), usd!("0.02"));
+    /// ```
     #[must_use]
     pub const fn new(attempt: AttemptId, route: RouteId, at_most: Cost, at: SystemTime) -> Self {
         Self { attempt, route, tenant: None, at_most, at }
@@ -130,6 +148,17 @@ impl CostRecord {
     }
 
     /// The model that was billed: the one that answered, or the one that was asked.
+    ///
+    /// ```
+    /// use std::time::SystemTime;
+    /// use together_inference::{RouteId, cost::CostRecord, types::RequestId};
+    ///
+    /// let call = RequestId::new(7);
+    /// let mut record = CostRecord::new(call.attempt(0), call, RouteId::new("together", "old"), SystemTime::now());
+    /// assert_eq!(record.model(), &"old");
+    /// record.served = Some("new".into()); // a silent redirect
+    /// assert_eq!(record.model(), &"new");
+    /// ```
     #[must_use]
     pub fn model(&self) -> &ModelId {
         self.served.as_ref().unwrap_or_else(|| self.route.model())

@@ -58,6 +58,15 @@ pub struct NewJob {
 
 impl NewJob {
     /// A job with the default policy.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use together_inference::events::NewJob;
+    ///
+    /// let job = NewJob::new("mail", "welcome", serde_json::json!({ "user": 7 }));
+    /// assert_eq!((&*job.queue, &*job.kind, job.delay), ("mail", "welcome", Duration::ZERO));
+    /// assert_eq!(job.dedupe, None);
+    /// ```
     pub fn new(queue: impl Into<Box<str>>, kind: impl Into<Box<str>>, payload: Value) -> Self {
         Self {
             queue: queue.into(),
@@ -71,6 +80,19 @@ impl NewJob {
     }
 
     /// Refuses a second job of this key in the same queue.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), together_inference::events::QueueError> {
+    /// use together_inference::events::{EventQueue, MemoryQueue, NewJob, Pushed};
+    ///
+    /// let queue = MemoryQueue::default();
+    /// let job = || NewJob::new("mail", "welcome", ().into()).dedupe("welcome-7");
+    /// assert!(matches!(queue.push(job()).await?, Pushed::New(_)));
+    /// assert_eq!(queue.push(job()).await?, Pushed::Duplicate);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn dedupe(mut self, key: impl Into<Box<str>>) -> Self {
         self.dedupe = Some(key.into());
@@ -78,6 +100,22 @@ impl NewJob {
     }
 
     /// Sets how often it may fail; 0 counts as 1.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), together_inference::events::QueueError> {
+    /// use std::time::Duration;
+    /// use together_inference::events::{EventQueue, Fate, Leased, MemoryQueue, NewJob};
+    ///
+    /// let queue = MemoryQueue::default();
+    /// queue.push(NewJob::new("mail", "welcome", ().into()).max_attempts(1)).await?;
+    /// for job in queue.lease("mail", 1, Duration::from_secs(30)).await?.into_iter().filter_map(Leased::job) {
+    ///     assert_eq!(queue.retry(&job.lease, "no such address").await?, Fate::Dead);
+    /// }
+    /// assert_eq!(queue.dead().len(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.max_attempts = attempts.max(1);
@@ -85,6 +123,14 @@ impl NewJob {
     }
 
     /// Sets how long it rests after its first failure; doubled after each, at most [`MAX_DELAY`].
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use together_inference::events::{NewJob, retry_delay};
+    ///
+    /// let job = NewJob::new("mail", "welcome", ().into()).backoff(Duration::from_secs(60));
+    /// assert_eq!([0, 1].map(|failures| retry_delay(job.backoff, failures).as_secs()), [60, 120]);
+    /// ```
     #[must_use]
     pub const fn backoff(mut self, first: Duration) -> Self {
         self.backoff = first;
@@ -100,6 +146,13 @@ impl NewJob {
 }
 
 /// A job's number, rising in the order of pushes and never used twice: the idempotency key for what a handler calls.
+///
+/// ```
+/// use together_inference::events::JobId;
+///
+/// assert!(JobId::new(7) < JobId::new(8));
+/// assert_eq!(format!("charge-{}", JobId::new(7)), "charge-7");
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct JobId(u64);
 
@@ -124,6 +177,19 @@ impl fmt::Display for JobId {
 }
 
 /// What became of a push.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), together_inference::events::QueueError> {
+/// use together_inference::events::{EventQueue, MemoryQueue, NewJob, Pushed};
+///
+/// match MemoryQueue::default().push(NewJob::new("mail", "welcome", ().into())).await? {
+///     Pushed::New(id) => assert!(id.get() > 0),
+///     Pushed::Duplicate => unreachable!("it has no key"),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Pushed {
     /// The job was added.
@@ -133,6 +199,24 @@ pub enum Pushed {
 }
 
 /// The right to work on a job for a while.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), together_inference::events::QueueError> {
+/// use std::time::Duration;
+/// use together_inference::events::{EventQueue, Leased, MemoryQueue, NewJob};
+///
+/// let (queue, hold) = (MemoryQueue::default(), Duration::from_secs(30));
+/// queue.push(NewJob::new("mail", "welcome", ().into())).await?;
+/// let slow = queue.lease("mail", 1, hold).await?.into_iter().find_map(Leased::job).ok_or("due").unwrap();
+/// tokio::time::advance(hold).await;
+/// let next = queue.lease("mail", 1, hold).await?.into_iter().find_map(Leased::job).ok_or("due").unwrap();
+/// assert_eq!(next.lease.job(), slow.lease.job());
+/// assert!(next.lease.token() > slow.lease.token());
+/// assert!(queue.ack(&slow.lease).await.is_err(), "it is somebody else's by now");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Lease {
     job: JobId,
@@ -141,6 +225,13 @@ pub struct Lease {
 
 impl Lease {
     /// A lease as a queue gives it out.
+    ///
+    /// ```
+    /// use together_inference::events::{JobId, Lease};
+    ///
+    /// let lease = Lease::new(JobId::new(7), 2);
+    /// assert_eq!((lease.job().get(), lease.token()), (7, 2));
+    /// ```
     #[must_use]
     pub const fn new(job: JobId, token: u64) -> Self {
         Self { job, token }
@@ -170,6 +261,13 @@ pub enum Leased {
 
 impl Leased {
     /// The job, if it is to be run.
+    ///
+    /// ```
+    /// use together_inference::events::{DeadJob, JobId, Leased};
+    ///
+    /// let dead = DeadJob::new(JobId::new(7), "welcome", ().into(), "3 workers were lost with it");
+    /// assert_eq!(Leased::Dead(dead).job(), None);
+    /// ```
     #[must_use]
     pub fn job(self) -> Option<Job> {
         match self {
@@ -220,6 +318,14 @@ impl DeadJob {
 }
 
 /// What became of a failed job.
+///
+/// ```
+/// use std::time::Duration;
+/// use together_inference::events::{Fate, retry_delay};
+///
+/// let first = Fate::Again { after: retry_delay(Duration::from_secs(5), 0) };
+/// assert_eq!(first, Fate::Again { after: Duration::from_secs(5) });
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fate {
     /// It is due again after this time.

@@ -83,6 +83,20 @@ impl MemoryQueue {
     }
 
     /// How many jobs wait or are leased, in all queues.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), together_inference::events::QueueError> {
+    /// use std::time::Duration;
+    /// use together_inference::events::{EventQueue, MemoryQueue, NewJob};
+    ///
+    /// let queue = MemoryQueue::default();
+    /// queue.push(NewJob::new("mail", "welcome", ().into())).await?;
+    /// queue.lease("mail", 1, Duration::from_secs(30)).await?;
+    /// assert_eq!(queue.len(), 1, "leased is not done");
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn len(&self) -> usize {
         self.lock().entries.len()
@@ -215,6 +229,7 @@ impl State {
     /// Leases the job until then, or buries it when its leases ran out too often.
     fn hand_out(&mut self, id: JobId, until: Instant, bound: usize) -> Option<Leased> {
         let entry = self.remove(id)?;
+        // Due and still leased: whoever had it was not heard of in time.
         let stalls = entry.stalls + u32::from(entry.leased);
         if stalls >= MAX_STALLS {
             return Some(Leased::Dead(self.bury(id, entry.job, "the lease ran out: its worker died or hung", bound)));

@@ -112,6 +112,19 @@ use crate::types::BoxError;
 pub trait EventQueue: Send + Sync + fmt::Debug {
     /// Adds a job; when this returns it is kept as well as the queue keeps anything.
     ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), together_inference::events::QueueError> {
+    /// use together_inference::events::{EventQueue, MemoryQueue, NewJob, QueueError};
+    ///
+    /// let queue = MemoryQueue::bounded(1);
+    /// queue.push(NewJob::new("mail", "welcome", ().into())).await?;
+    /// let full = queue.push(NewJob::new("mail", "welcome", ().into())).await;
+    /// assert!(matches!(full, Err(QueueError::Full { bound: 1 })));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`QueueError::Full`] when the queue is bounded and full, [`QueueError::Store`] when its store fails.
@@ -129,6 +142,25 @@ pub trait EventQueue: Send + Sync + fmt::Debug {
     async fn lease(&self, queue: &str, n: usize, hold: Duration) -> Result<Vec<Leased>, QueueError>;
 
     /// Makes the lease end `hold` from now. Call it at a third of the hold, and stop the work when it is lost.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), together_inference::events::QueueError> {
+    /// use std::time::Duration;
+    /// use together_inference::events::{EventQueue, Leased, MemoryQueue, NewJob};
+    ///
+    /// let (queue, hold) = (MemoryQueue::default(), Duration::from_secs(30));
+    /// queue.push(NewJob::new("reports", "yearly", ().into())).await?;
+    /// for job in queue.lease("reports", 1, hold).await?.into_iter().filter_map(Leased::job) {
+    ///     for _ in 0..9 {
+    ///         tokio::time::advance(hold / 3).await; // a third of the work
+    ///         queue.extend(&job.lease, hold).await?;
+    ///     }
+    ///     queue.ack(&job.lease).await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -152,12 +184,44 @@ pub trait EventQueue: Send + Sync + fmt::Debug {
 
     /// Gives up a job that no repeat can save.
     ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), together_inference::events::QueueError> {
+    /// use std::time::Duration;
+    /// use together_inference::events::{EventQueue, Leased, MemoryQueue, NewJob};
+    ///
+    /// let queue = MemoryQueue::default();
+    /// queue.push(NewJob::new("mail", "sing", ().into())).await?;
+    /// for job in queue.lease("mail", 1, Duration::from_secs(30)).await?.into_iter().filter_map(Leased::job) {
+    ///     queue.bury(&job.lease, "no handler for this kind").await?;
+    /// }
+    /// assert_eq!(&*queue.dead()[0].last_error, "no handler for this kind");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`QueueError::LeaseLost`] when the job is somebody else's or ended, [`QueueError::Store`] when the store fails.
     async fn bury(&self, lease: &Lease, error: &str) -> Result<(), QueueError>;
 
     /// Gives a job back unharmed, due at once: neither a failure nor a stall. For a worker that shuts down.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), together_inference::events::QueueError> {
+    /// use std::time::Duration;
+    /// use together_inference::events::{EventQueue, Leased, MemoryQueue, NewJob};
+    ///
+    /// let (queue, hold) = (MemoryQueue::default(), Duration::from_secs(30));
+    /// queue.push(NewJob::new("mail", "welcome", ().into())).await?;
+    /// for job in queue.lease("mail", 1, hold).await?.into_iter().filter_map(Leased::job) {
+    ///     queue.release(&job.lease).await?;
+    /// }
+    /// assert_eq!(queue.lease("mail", 1, hold).await?.len(), 1, "due at once");
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -220,6 +284,13 @@ pub enum QueueError {
 
 impl QueueError {
     /// Whether the same call may succeed later. A lost lease never comes back.
+    ///
+    /// ```
+    /// use together_inference::events::{JobId, QueueError};
+    ///
+    /// assert!(QueueError::Full { bound: 10_000 }.is_retryable());
+    /// assert!(!QueueError::LeaseLost { job: JobId::new(7) }.is_retryable());
+    /// ```
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         !matches!(self, Self::LeaseLost { .. })

@@ -1,6 +1,6 @@
 //! What a model said: immutable, shared by cache, followers and caller.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -11,11 +11,19 @@ use crate::{
 };
 
 /// An answer. Never copied on a cache hit: everybody holds the same one.
+///
+/// ```
+/// use together_inference::inference::Answer;
+///
+/// let answer = Answer::chat("5 days", "zai-org/GLM-5.3");
+/// assert_eq!((answer.served.as_str(), answer.text()), ("zai-org/GLM-5.3", "5 days"));
+/// assert!(!format!("{answer:?}").contains("5 days"), "what is logged shows no text");
+/// ```
 #[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Answer {
     /// What was produced.
-    pub output: Output,
+    pub output: Arc<Output>,
     /// The model that produced it, by the provider's word.
     pub served: ModelId,
     /// Tokens, reported or counted; the response says which.
@@ -65,7 +73,7 @@ impl Answer {
             logprobs: None,
         };
         Self {
-            output: Output::Chat(vec![choice]),
+            output: Arc::new(Output::Chat(vec![choice])),
             served: served.into(),
             usage: Usage::default(),
             usage_reported: false,
@@ -78,7 +86,7 @@ impl Answer {
         Self {
             usage: completion.usage.unwrap_or(counted),
             usage_reported: completion.usage.is_some(),
-            output: Output::Chat(completion.choices),
+            output: Arc::new(Output::Chat(completion.choices)),
             served: completion.model,
             raw: completion.raw,
         }
@@ -87,7 +95,7 @@ impl Answer {
     /// All answers.
     #[must_use]
     pub fn choices(&self) -> &[Choice] {
-        let Output::Chat(choices) = &self.output;
+        let Output::Chat(choices) = &*self.output;
         choices
     }
 
@@ -121,6 +129,19 @@ impl Answer {
     }
 
     /// Whether every answer is whole: not cut, not filtered, not empty. Only whole answers are cached.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{FinishReason, InferenceRequest, InferenceService, testing::Together};
+    ///
+    /// let service = InferenceService::builder(Together::new().client()).build()?;
+    /// let reply = service.complete(InferenceRequest::chat("Why is the sky blue?").max_tokens(2)).await?;
+    /// assert_eq!(reply.finish(), Some(&FinishReason::Length));
+    /// assert!(!reply.answer.is_complete());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn is_complete(&self) -> bool {
         let whole = |choice: &Choice| {
@@ -131,6 +152,13 @@ impl Answer {
     }
 
     /// Whether nothing was said: no text and no tool call.
+    ///
+    /// ```
+    /// use together_inference::inference::Answer;
+    ///
+    /// assert!(Answer::chat("", "m").is_empty());
+    /// assert!(!Answer::chat("5 days", "m").is_empty());
+    /// ```
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.choices().iter().all(|choice| choice.text().is_empty() && choice.message.tool_calls.is_empty())
@@ -142,6 +170,13 @@ impl Answer {
     }
 
     /// Bytes in memory, about: what a cache weighs.
+    ///
+    /// ```
+    /// use together_inference::inference::Answer;
+    ///
+    /// let (short, long) = (Answer::chat("5 days", "m"), Answer::chat("5 days ".repeat(1_000), "m"));
+    /// assert!(long.weight() - short.weight() > 6_000);
+    /// ```
     #[must_use]
     pub fn weight(&self) -> usize {
         let choices: usize =
@@ -169,7 +204,16 @@ struct StoredChoice {
 }
 
 impl Answer {
-    /// The answer as JSON, for layers that leave the process. The provider's raw JSON and log probabilities are not kept.
+    /// The answer as JSON, for layers that leave the process. The provider's raw JSON and log probabilities are not
+    /// kept.
+    ///
+    /// ```
+    /// use together_inference::inference::Answer;
+    ///
+    /// let answer = Answer::chat("5 days", "zai-org/GLM-5.3");
+    /// assert_eq!(Answer::from_json(&answer.to_json()?)?, answer);
+    /// # Ok::<(), serde_json::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -191,6 +235,12 @@ impl Answer {
 
     /// Reads what [`to_json`](Self::to_json) wrote.
     ///
+    /// ```
+    /// use together_inference::inference::Answer;
+    ///
+    /// assert!(Answer::from_json(b"null").is_err());
+    /// ```
+    ///
     /// # Errors
     ///
     /// When it is something else.
@@ -204,7 +254,7 @@ impl Answer {
             logprobs: None,
         });
         Ok(Self {
-            output: Output::Chat(choices.collect()),
+            output: Arc::new(Output::Chat(choices.collect())),
             served: stored.served,
             usage: stored.usage,
             usage_reported: stored.usage_reported,

@@ -7,6 +7,19 @@ use crate::types::{Priority, RouteId, Task, Tier, Usd};
 /// The router's reasons for one ranking.
 ///
 /// `{}` is one line, `{:#}` a table of every route that was considered.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), together_inference::router::NoRoute> {
+/// use together_inference::{InferenceRequest, router::{CatalogRouter, ModelRouter, RouteAsk}};
+///
+/// let request = InferenceRequest::chat("What is in it?").image_url("https://acme.example/cat.png");
+/// let ranking = CatalogRouter::builtin().rank(&RouteAsk::new(&request)).await?;
+/// assert_eq!(ranking.decision.to_string().lines().count(), 1);
+/// assert!(format!("{:#}", ranking.decision).contains("out: does not read pictures"));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Decision {
@@ -41,6 +54,14 @@ pub struct Considered {
 }
 
 /// Why a route cannot serve a request.
+///
+/// ```
+/// use together_inference::inference::Rejection;
+///
+/// let why = Rejection::Context { needed: 40_000, available: 32_768 };
+/// assert_eq!(why.to_string(), "context of 32768 tokens, 40000 needed");
+/// assert_eq!(Rejection::Other("on fire".into()).to_string(), "on fire");
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Rejection {
@@ -105,6 +126,13 @@ impl fmt::Display for Rejection {
 
 impl Decision {
     /// A decision of a router of one's own.
+    ///
+    /// ```
+    /// use together_inference::{Priority, Task, Tier, inference::Decision};
+    ///
+    /// let decision = Decision::new("ours", Task::Chat, Priority::Standard, Tier::Mid, "the only one");
+    /// assert!(decision.ranked.is_empty(), "the fields are public; fill in what was considered");
+    /// ```
     pub fn new(
         policy: impl Into<Box<str>>,
         task: Task,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{InferenceRequest, Input, ModelRef, Selection, hash::FieldHasher};
+use super::{InferenceRequest, Input, JsonNeed, ModelRef, Needs, Selection, hash::FieldHasher};
 use crate::{
     client::{
         ChatInput, Content, Function, FunctionCall, JsonSchema, Message, Part, ResponseFormat, Tool, ToolCall,
@@ -93,9 +93,10 @@ impl CacheKey {
             deadline: _,
             first_token: _,
             deferrable: _,
-            max_cost: _,
+            // What may answer: a model that is good enough or cheap enough for one caller is not for another.
+            max_cost,
+            needs,
             tags: _,
-            needs: _,
             misfit: _,
         } = request;
         let mut hash = hasher(tenant.as_ref());
@@ -104,6 +105,8 @@ impl CacheKey {
         hash.text(route.model().as_str());
         hash.selection(model);
         hash.some_text(upstream.as_ref().map(UpstreamId::as_str));
+        hash.some(*max_cost, |hash, most| hash.number(most.nanos().cast_unsigned()));
+        hash.needs(*needs);
         match input {
             Input::Chat(input) => hash.chat(input),
         }
@@ -162,6 +165,17 @@ fn finish(hash: FieldHasher, kind: Kind, tenant: Option<&Tenant>) -> CacheKey {
 
 /// The fields of a request.
 impl FieldHasher {
+    fn needs(&mut self, needs: Needs) {
+        let Needs { context, tools, vision, json, reasoning } = needs;
+        self.number(u64::from(context));
+        self.tag(u8::from(tools) | u8::from(vision) << 1 | u8::from(reasoning) << 2);
+        self.tag(match json {
+            JsonNeed::None => 0,
+            JsonNeed::Object => 1,
+            JsonNeed::Schema => 2,
+        });
+    }
+
     fn selection(&mut self, selection: &Selection) {
         self.tag(match selection {
             Selection::Any => 0,
@@ -365,9 +379,9 @@ mod tests {
             CacheKey::of_bytes(Kind::Embedding, None, b"text"),
         ];
         let known = [
-            "ti:infer:0000000000000000:79f2b927b3067acaaf9897029ded508bdfb2f63a6769ea4dd46a3754325d3446",
-            "ti:infer:bb7fdb40e0deec73:41ecc236c4a4312226dce8fe861b5b8268f24120b66c71a8434a1000c769ea01",
-            "ti:infer:0000000000000000:a6e81dfe9fc608d0e434e7184c9b8a387170bf2390d30b444004abf945b277cf",
+            "ti:infer:0000000000000000:bbae7f0e6ef132225304e222fdd2f86095af3c306f7f47d40862710e696f0bd6",
+            "ti:infer:bb7fdb40e0deec73:917b0778488c7adc950f8801d69d77f99704c271702080ab56b7e21ff13858ad",
+            "ti:infer:0000000000000000:266cc78be8619927680239935448ba9738ce1d8551a112eb156d7a84a637fbe5",
             "ti:embed:0000000000000000:6afdd1cf98040f7064950b35f4e0005d38b574620cb7c69c6872fa722e376d3c",
         ];
         assert_eq!(keys.map(|key| key.to_string()), known);

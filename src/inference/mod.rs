@@ -7,11 +7,17 @@ mod decision;
 mod hash;
 mod key;
 mod needs;
+mod reading;
 mod request;
 mod response;
+mod selection;
 #[cfg(feature = "schema")]
 mod structured;
 mod validate;
+
+#[cfg(test)]
+#[path = "key_tests.rs"]
+mod property_tests;
 
 use async_trait::async_trait;
 
@@ -22,14 +28,34 @@ pub use self::{
     decision::{Considered, Decision, Rejection},
     key::{CacheKey, Kind},
     needs::{JsonNeed, Needs},
-    request::{InferenceRequest, Input, ModelRef, Selection},
+    request::{InferenceRequest, Input},
     response::{Attempt, Bypass, InferenceResponse, Source, Timings},
+    selection::{ModelRef, Selection},
     validate::InvalidRequest,
 };
 use crate::types::BoxError;
 
 /// Anything that answers inference requests: the service itself, given to those who must call a model from below (a
 /// judge, a verifier, a batch over realtime), or a stand-in in their tests.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), together_inference::types::BoxError> {
+/// use together_inference::{InferenceRequest, InferenceService, inference::Infer, testing::Together};
+///
+/// /// Whether a text is polite, by the word of whatever answers.
+/// async fn is_polite(judge: &dyn Infer, text: &str) -> Result<bool, together_inference::types::BoxError> {
+///     let ask = InferenceRequest::chat(text).system("Is this polite? Answer yes or no.");
+///     Ok(judge.infer(ask).await?.text().starts_with("yes"))
+/// }
+///
+/// let together = Together::new();
+/// together.on("please").reply("yes");
+/// let service = InferenceService::builder(together.client()).build()?;
+/// assert!(is_polite(&service, "A coffee, please.").await?);
+/// # Ok(())
+/// # }
+/// ```
 #[async_trait]
 pub trait Infer: Send + Sync + std::fmt::Debug {
     /// Answers one request.

@@ -3,6 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 /// Whether the answer must be JSON.
+///
+/// ```
+/// use together_inference::inference::JsonNeed;
+///
+/// assert!(JsonNeed::Schema > JsonNeed::Object && JsonNeed::Object > JsonNeed::None, "the stronger demand is greater");
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum JsonNeed {
@@ -16,6 +22,15 @@ pub enum JsonNeed {
 }
 
 /// What a model must be able to do to serve a request. Derived from the request; a caller may add more.
+///
+/// ```
+/// use together_inference::{InferenceRequest, inference::Needs};
+///
+/// let request = InferenceRequest::chat("What is in it?").image_url("https://acme.example/cat.png");
+/// assert_eq!(request.needs_of(), Needs::none().vision());
+/// // What the request cannot show is added by the caller.
+/// assert!(request.needs(Needs::none().reasoning()).needs_of().reasoning);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Needs {
@@ -39,6 +54,15 @@ impl Needs {
     }
 
     /// Demands at least this many tokens of context.
+    ///
+    /// For a conversation that is going to grow: prompt and answer of this request are counted anyway.
+    ///
+    /// ```
+    /// use together_inference::{InferenceRequest, inference::Needs};
+    ///
+    /// let first_turn = InferenceRequest::chat("Here is the first of 40 files.").needs(Needs::none().context(500_000));
+    /// assert_eq!(first_turn.needs_of().context, 500_000);
+    /// ```
     #[must_use]
     pub const fn context(mut self, tokens: u32) -> Self {
         self.context = tokens;
@@ -74,6 +98,15 @@ impl Needs {
     }
 
     /// Both demands at once.
+    ///
+    /// The longer context, the stricter JSON, and every ability that either demands.
+    ///
+    /// ```
+    /// use together_inference::inference::{JsonNeed, Needs};
+    ///
+    /// let both = Needs::none().context(8_000).json(JsonNeed::Object).and(Needs::none().context(32_000).tools());
+    /// assert_eq!(both, Needs::none().context(32_000).json(JsonNeed::Object).tools());
+    /// ```
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self {

@@ -11,6 +11,23 @@ use crate::{
 /// What the service answers: the answer itself, and how it came about for this caller.
 ///
 /// `{reply}` is the text.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use together_inference::{InferenceRequest, InferenceService, testing::Together};
+///
+/// let together = Together::new();
+/// together.on("refund").reply("5 days");
+/// let service = InferenceService::builder(together.client()).build()?;
+///
+/// let reply = service.complete(InferenceRequest::chat("How long does a refund take?")).await?;
+/// assert_eq!(reply.to_string(), "5 days");
+/// assert_eq!(reply.cost().known().map(|cost| cost.nanos()), Some(together.bill().nano_usd));
+/// assert_eq!(reply.attempts.len(), 1);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct InferenceResponse {
@@ -43,6 +60,13 @@ pub struct InferenceResponse {
 }
 
 /// Where an answer came from.
+///
+/// ```
+/// use together_inference::inference::{Bypass, Source};
+///
+/// assert_eq!(Source::Upstream(Bypass::Stochastic).to_string(), "upstream (stochastic)");
+/// assert!(Source::Miss.is_upstream() && !Source::Coalesced.is_upstream());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Source {
@@ -139,6 +163,20 @@ impl InferenceResponse {
     }
 
     /// The assistant's turn: append it to the conversation for the next one.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{InferenceRequest, InferenceService, testing::Together};
+    ///
+    /// let service = InferenceService::builder(Together::new().client()).build()?;
+    /// let first = InferenceRequest::chat("2 + 2?");
+    /// let reply = service.complete(&first).await?;
+    /// let next = first.messages(reply.message().cloned()).user("And twice that?");
+    /// assert_eq!(next.chat_ref().messages.len(), 3);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn message(&self) -> Option<&Message> {
         self.answer.choices().first().map(|choice| &choice.message)
@@ -187,12 +225,39 @@ impl InferenceResponse {
     }
 
     /// Why this model: one line, or the whole table as `{:#}`.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{InferenceRequest, InferenceService, Priority, testing::Together};
+    ///
+    /// let service = InferenceService::builder(Together::new().client()).build()?;
+    /// let reply = service.complete(InferenceRequest::chat("hi").priority(Priority::Batch)).await?;
+    /// assert!(reply.decision().to_string().contains("small"), "{:#}", reply.decision());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn decision(&self) -> &Decision {
         &self.decision
     }
 
     /// Whether another route answered than the one chosen first.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{InferenceRequest, InferenceService, testing::Together};
+    ///
+    /// let together = Together::new();
+    /// let service = InferenceService::builder(together.client()).build()?;
+    /// let first = service.complete("hi").await?;
+    /// together.overload(first.model().as_str());
+    /// let second = service.complete("hi").await?;
+    /// assert!(!first.fell_back() && second.fell_back());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn fell_back(&self) -> bool {
         self.asked != self.route

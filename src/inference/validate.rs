@@ -103,13 +103,14 @@ fn check_names(input: &ChatInput) -> Checked {
     if matches!(&input.response_format, Some(ResponseFormat::JsonSchema(schema)) if !is_name(&schema.name)) {
         return refuse("json_schema", "the schema's name must be 1 to 64 letters, digits, _ or -");
     }
-    // The wire's own fields: an extra of that name would stand twice in the JSON.
-    for reserved in ["model", "messages", "stream", "stream_options"] {
-        if input.extra.contains_key(reserved) {
-            return refuse("extra", format!("{reserved} is set by the client itself"));
+    // An extra of a known name would stand twice in the JSON, behind the back of what reads the typed field.
+    let doubled = |name: &&String| ChatInput::is_typed(name) || (*name == "reasoning" && input.reasoning.is_some());
+    match input.extra.keys().find(doubled) {
+        Some(name) => {
+            refuse("extra", format!("{name} has a setter or field of its own, or is set by the client itself"))
         }
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// NaN is in no range.
@@ -155,6 +156,8 @@ mod tests {
             ("tools", ask().tool(Tool::function("two words", "", serde_json::json!({})))),
             ("json_schema", ask().json_schema("", serde_json::json!({}))),
             ("extra", ask().extra("model", "other")),
+            ("extra", ask().max_tokens(5).extra("max_tokens", 100_000)),
+            ("extra", ask().extra("n", 5)),
         ];
         for (field, request) in bad {
             assert_eq!(request.validate().unwrap_err().field, field, "{request:?}");

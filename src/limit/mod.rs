@@ -27,6 +27,18 @@ use tokio::{
 use self::ceiling::Ceiling;
 
 /// The bounds of a route.
+///
+/// ```
+/// use std::num::NonZeroU32;
+/// use together_inference::{InferenceService, limit::Limits, testing::Together};
+///
+/// let eight = NonZeroU32::new(8).ok_or("not zero")?;
+/// let limits = Limits::default().concurrency(eight).max_waiting(100);
+/// let service = InferenceService::builder(Together::new().client()).limits(limits).build()?;
+/// # let _ = service;
+/// assert_eq!((limits.concurrency.get(), limits.requests_per_minute), (8, None));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
@@ -53,6 +65,17 @@ impl Limits {
     }
 
     /// Sets how many attempts go out a minute.
+    ///
+    /// As many may go out at once; then one place comes free every minute divided by that number.
+    ///
+    /// ```
+    /// use std::num::NonZeroU32;
+    /// use together_inference::limit::Limits;
+    ///
+    /// let sixty = NonZeroU32::new(60);
+    /// let limits = sixty.map(|sixty| Limits::default().requests_per_minute(sixty));
+    /// assert_eq!(limits.and_then(|limits| limits.requests_per_minute), sixty);
+    /// ```
     #[must_use]
     pub const fn requests_per_minute(mut self, attempts: NonZeroU32) -> Self {
         self.requests_per_minute = Some(attempts);
@@ -60,6 +83,12 @@ impl Limits {
     }
 
     /// Sets how many callers may wait at a time.
+    ///
+    /// ```
+    /// use together_inference::limit::Limits;
+    ///
+    /// assert_eq!(Limits::default().max_waiting(0).max_waiting, 0, "nobody waits: refused at once");
+    /// ```
     #[must_use]
     pub const fn max_waiting(mut self, callers: usize) -> Self {
         self.max_waiting = callers;
@@ -111,6 +140,7 @@ impl Lane {
                 place.ok().and_then(Result::ok).ok_or(Refused::TooLate)?
             }
         };
+        // The place first: a turn of the minute that was taken by a caller who then waits in vain would be lost.
         if let Some(ceiling) = &self.ceiling {
             self.under_ceiling(ceiling, deadline).await?;
         }
@@ -149,6 +179,8 @@ struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {
     fn enter(lane: &'a Lane) -> Result<Self, Refused> {
+        // Counted before it is known whether there is room, so that of two at a time one is refused; returning early
+        // drops `entered`, which takes the count back.
         let entered = Self(&lane.waiting);
         if lane.waiting.fetch_add(1, Ordering::AcqRel) >= lane.limits.max_waiting {
             return Err(Refused::Full);

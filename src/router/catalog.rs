@@ -58,6 +58,18 @@ pub struct CatalogRouter {
 }
 
 /// How the attempts on a route ended so far.
+///
+/// ```
+/// use std::time::Duration;
+/// use tokio::time::Instant;
+/// use together_inference::{RouteId, Usage, router::{CatalogRouter, ModelRoute, ModelRouter, Observation, Outcome}};
+///
+/// let router = CatalogRouter::empty().with(ModelRoute::new("local", "m"));
+/// let route = RouteId::new("local", "m");
+/// let answered = Outcome::Answered(Usage::default());
+/// router.observe(&Observation::new(route.clone(), Instant::now(), Duration::from_millis(300), answered));
+/// assert_eq!(router.seen(&route).map(|seen| (seen.answered, seen.failed)), Some((1, 0)));
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Seen {
@@ -72,6 +84,13 @@ pub struct Seen {
 impl CatalogRouter {
     /// The shipped catalogue: Together AI's models and prices as of [`snapshot_date`](Self::snapshot_date). What an
     /// upstream says of itself is newer and should be registered over it.
+    ///
+    /// ```
+    /// use together_inference::{RouteId, router::{CatalogRouter, ModelRouter}};
+    ///
+    /// let flagship = RouteId::new("together", "zai-org/GLM-5.3");
+    /// assert!(CatalogRouter::builtin().routes().iter().any(|route| *route.id() == flagship));
+    /// ```
     #[must_use]
     pub fn builtin() -> Self {
         // That the shipped text parses is a test; without its routes the router still says what it lacks.
@@ -79,6 +98,12 @@ impl CatalogRouter {
     }
 
     /// No routes, to add one's own.
+    ///
+    /// ```
+    /// use together_inference::router::{CatalogRouter, ModelRouter};
+    ///
+    /// assert!(CatalogRouter::empty().routes().is_empty());
+    /// ```
     #[must_use]
     pub fn empty() -> Self {
         Self::default()
@@ -111,6 +136,12 @@ impl CatalogRouter {
     }
 
     /// When the shipped catalogue was gathered, as `YYYY-MM-DD`.
+    ///
+    /// ```
+    /// use together_inference::router::CatalogRouter;
+    ///
+    /// assert_eq!(CatalogRouter::snapshot_date().len(), "2026-11-24".len());
+    /// ```
     #[must_use]
     pub const fn snapshot_date() -> &'static str {
         snapshot::DATE
@@ -121,12 +152,31 @@ impl CatalogRouter {
     }
 
     /// Adds a route, or replaces the one of the same id.
+    ///
+    /// What was seen of a replaced route is kept. Nothing is checked here, unlike in
+    /// [`register`](ModelRouter::register).
+    ///
+    /// ```
+    /// use together_inference::{Tier, router::{CatalogRouter, ModelRoute, ModelRouter}};
+    ///
+    /// let local = || ModelRoute::new("local", "qwen3-8b");
+    /// let router = CatalogRouter::empty().with(local()).with(local().tier(Tier::Small));
+    /// assert_eq!(router.routes(), [local().tier(Tier::Small)]);
+    /// ```
     #[must_use]
     pub fn with(self, route: ModelRoute) -> Self {
         Self::of(self.table().with(route))
     }
 
     /// How the attempts on a route ended so far; `None` if the catalogue does not know it.
+    ///
+    /// ```
+    /// use together_inference::{RouteId, router::{CatalogRouter, ModelRoute, Seen}};
+    ///
+    /// let router = CatalogRouter::empty().with(ModelRoute::new("local", "m"));
+    /// assert_eq!(router.seen(&RouteId::new("local", "m")), Some(Seen::default()));
+    /// assert_eq!(router.seen(&RouteId::new("local", "other")), None);
+    /// ```
     #[must_use]
     pub fn seen(&self, route: &RouteId) -> Option<Seen> {
         let [answered, failed, cancelled] = self.table().entry(route)?.counts.read();
@@ -182,6 +232,7 @@ fn rank_plain(table: &Table, ask: &RouteAsk<'_>) -> Result<Ranking, NoRoute> {
         Some(finished) => finished,
         None => finish(table, ask, key)?,
     };
+    // Longer than the shortest context: some of those routes have to be left out, by name.
     if tokens <= finished.tokens { Ok(finished.ranking) } else { rank::any(table, ask, tokens) }
 }
 
@@ -218,6 +269,7 @@ impl ModelRouter for CatalogRouter {
                 return changed(table, route, Registered::New);
             };
             let answer = Registered::Replaced(Box::new(before.clone()));
+            // Registering the same again must not forget the finished rankings.
             if *before == route { Ok((None, answer)) } else { changed(table, route, answer) }
         })
     }
@@ -229,6 +281,7 @@ impl ModelRouter for CatalogRouter {
                 RouteState::Retired { to: known } if to.is_none() || known.as_ref() == to => {
                     return Ok((None, Retired::Already));
                 }
+                // Out of use before, but with another replacement from now on.
                 RouteState::Retired { .. } => Retired::Already,
                 _ => Retired::Now,
             };

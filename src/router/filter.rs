@@ -1,9 +1,9 @@
 //! What a request demands of a route, and by what name one that falls short is left out.
 
-use super::{Known, RouteAsk, RouteLimits, RouteState, table::Row};
+use super::{Known, Prices, RouteAsk, RouteLimits, RouteState, table::Row};
 use crate::{
     inference::{JsonNeed, Needs, Rejection},
-    types::{Task, Tier, UpstreamId, Usd},
+    types::{Price, Task, Tier, UpstreamId, Usd},
 };
 
 /// Tokens of an answer that a ceiling is checked against where the request sets no `max_tokens`.
@@ -38,6 +38,7 @@ pub(super) struct Demand<'a> {
     context: u64,
     /// Tokens, in and out, that a ceiling is checked against.
     billed: (u64, u64),
+    prices: Option<&'a dyn Prices>,
 }
 
 /// One demand; a route is left out at the first that stops it.
@@ -78,7 +79,12 @@ impl<'a> Demand<'a> {
             upstream: ask.request.upstream_of(),
             context: tokens.max(u64::from(ask.needs.context)),
             billed: (ask.prompt_tokens_at_most, answer),
+            prices: ask.prices,
         }
+    }
+
+    fn price(&self, row: &Row) -> Option<Price> {
+        self.prices.and_then(|prices| prices.price(row.id())).or(row.route.price)
     }
 
     /// Why the route cannot serve the request, if so.
@@ -150,7 +156,7 @@ impl Hurdle {
             Self::Json => lacks(needs.json == JsonNeed::Schema, can.json_schema, Rejection::NoJsonSchema),
             Self::Reasoning => lacks(needs.reasoning, can.reasoning, Rejection::NoReasoning),
             Self::Context => too_long(demand.context, row),
-            Self::Cost => demand.limits.max_cost.and_then(|most| too_dear(demand.billed, most, row)),
+            Self::Cost => demand.limits.max_cost.and_then(|most| too_dear(demand.billed, most, demand.price(row))),
         }
     }
 
@@ -174,8 +180,8 @@ fn too_long(needed: u64, row: &Row) -> Option<Rejection> {
     (needed > u64::from(available)).then_some(Rejection::Context { needed, available })
 }
 
-fn too_dear((prompt, answer): (u64, u64), most: Usd, row: &Row) -> Option<Rejection> {
-    let Some(price) = row.route.price else { return Some(Rejection::Unpriced) };
+fn too_dear((prompt, answer): (u64, u64), most: Usd, price: Option<Price>) -> Option<Rejection> {
+    let Some(price) = price else { return Some(Rejection::Unpriced) };
     let at_most = price.upper_bound(prompt, answer);
     (at_most > most).then_some(Rejection::Cost { at_most })
 }

@@ -6,8 +6,8 @@
 //!
 //! # Why a ranking and not one choice
 //!
-//! A fallback chain written by hand is right for the day it was written. A ranking is made for each request from what is
-//! known now, so that the second choice is as fit as the first, and says why.
+//! A fallback chain written by hand is right for the day it was written. A ranking is made for each request from what
+//! is known now, so that the second choice is as fit as the first, and says why.
 //!
 //! # A router of one's own
 //!
@@ -70,6 +70,19 @@ pub trait ModelRouter: Send + Sync + fmt::Debug {
     /// Must be the same for the same request while nothing was learned: identical requests share one answer, and a
     /// router that draws lots would scatter them.
     ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), together_inference::router::NoRoute> {
+    /// use together_inference::{InferenceRequest, Priority, router::{CatalogRouter, ModelRouter, RouteAsk}};
+    ///
+    /// let request = InferenceRequest::chat("Why is the sky blue?").priority(Priority::Batch);
+    /// let ranking = CatalogRouter::builtin().rank(&RouteAsk::new(&request)).await?;
+    /// println!("{:#}", ranking.decision);
+    /// assert!(ranking.candidates.len() > 1, "the first choice, and what to fall back to");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`NoRoute`], with every route that was left out and why.
@@ -87,7 +100,17 @@ pub trait ModelRouter: Send + Sync + fmt::Debug {
         }
     }
 
-    /// Adds a route, or replaces the one of the same id and task.
+    /// Adds a route, or replaces the one of the same [id](ModelRoute::id) with all its tasks.
+    ///
+    /// ```
+    /// use together_inference::router::{CatalogRouter, ModelRoute, ModelRouter, Registered};
+    ///
+    /// let router = CatalogRouter::empty();
+    /// let route = ModelRoute::new("local", "qwen3-8b");
+    /// assert_eq!(router.register(route.clone())?, Registered::New);
+    /// assert_eq!(router.register(route.clone().context(8_192))?, Registered::Replaced(Box::new(route)));
+    /// # Ok::<(), together_inference::router::RouterError>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -98,6 +121,16 @@ pub trait ModelRouter: Send + Sync + fmt::Debug {
 
     /// Takes a route out of use; requests that pin it go to `to`, if one is named. Repeating it changes nothing.
     ///
+    /// ```
+    /// use together_inference::{RouteId, router::{CatalogRouter, ModelRoute, ModelRouter, Retired}};
+    ///
+    /// let router = CatalogRouter::empty().with(ModelRoute::new("local", "old"));
+    /// let old = RouteId::new("local", "old");
+    /// assert_eq!(router.retire(&old, None)?, Retired::Now);
+    /// assert_eq!(router.retire(&old, None)?, Retired::Already);
+    /// # Ok::<(), together_inference::router::RouterError>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`RouterError`] when the router's routes are fixed or the replacement leads back to the route.
@@ -106,6 +139,13 @@ pub trait ModelRouter: Send + Sync + fmt::Debug {
     }
 
     /// The routes that it knows, for price books and reports.
+    ///
+    /// ```
+    /// use together_inference::{Task, router::{CatalogRouter, ModelRouter}};
+    ///
+    /// let routes = CatalogRouter::builtin().routes();
+    /// assert!(routes.iter().filter(|route| route.tasks.contains(&Task::Code)).all(|route| route.price.is_some()));
+    /// ```
     fn routes(&self) -> Vec<ModelRoute> {
         self.inner().map_or_else(Vec::new, ModelRouter::routes)
     }
@@ -140,6 +180,15 @@ impl<T: ModelRouter + ?Sized> ModelRouter for Arc<T> {
 }
 
 /// What a router is asked.
+///
+/// ```
+/// use together_inference::{InferenceRequest, Priority, Tier, router::{RouteAsk, RouteLimits}};
+///
+/// let request = InferenceRequest::chat("hi").priority(Priority::Realtime);
+/// let ask = RouteAsk::new(&request);
+/// assert_eq!(ask.tier(), Tier::Large);
+/// assert_eq!(ask.with_limits(RouteLimits::default().tier(Tier::Mid)).tier(), Tier::Mid);
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct RouteAsk<'a> {
@@ -151,8 +200,16 @@ pub struct RouteAsk<'a> {
     pub prompt_tokens_at_most: u64,
     /// Narrower bounds than the request's own.
     pub limits: RouteLimits,
+    /// What the asker knows of prices: the application's own and the provider's current ones.
+    pub prices: Option<&'a dyn Prices>,
     /// When it is asked.
     pub now: Instant,
+}
+
+/// Prices from outside the router, which win over its own.
+pub trait Prices: Send + Sync + fmt::Debug {
+    /// The price of a route, if it is known.
+    fn price(&self, route: &RouteId) -> Option<Price>;
 }
 
 impl<'a> RouteAsk<'a> {
@@ -164,11 +221,27 @@ impl<'a> RouteAsk<'a> {
             needs: request.needs_of(),
             prompt_tokens_at_most: request.prompt_tokens_at_most(),
             limits: RouteLimits { max_cost: request.max_cost_of(), ..RouteLimits::default() },
+            prices: None,
             now: Instant::now(),
         }
     }
 
+    /// The same question, with what the asker knows of prices.
+    #[must_use]
+    pub const fn with_prices(mut self, prices: &'a dyn Prices) -> Self {
+        self.prices = Some(prices);
+        self
+    }
+
     /// The same question within narrower bounds. Bounds never widen.
+    ///
+    /// ```
+    /// use together_inference::{InferenceRequest, router::{RouteAsk, RouteLimits}, usd};
+    ///
+    /// let request = InferenceRequest::chat("hi").max_cost(usd!("0.01"));
+    /// let wider = RouteAsk::new(&request).with_limits(RouteLimits::default().max_cost(usd!("1.00")));
+    /// assert_eq!(wider.limits.max_cost, Some(usd!("0.01")));
+    /// ```
     #[must_use]
     pub fn with_limits(&self, limits: RouteLimits) -> Self {
         Self { limits: self.limits.clone().and(limits), ..self.clone() }
@@ -200,6 +273,14 @@ impl<'a> RouteAsk<'a> {
     }
 
     /// The most tokens that prompt and answer can have together; without `max_tokens` the prompt alone.
+    ///
+    /// ```
+    /// use together_inference::{InferenceRequest, router::RouteAsk};
+    ///
+    /// let request = InferenceRequest::chat("hello").max_tokens(100);
+    /// // Five bytes, sixteen for the turn, and the answer.
+    /// assert_eq!(RouteAsk::new(&request).tokens_at_most(), 5 + 16 + 100);
+    /// ```
     #[must_use]
     pub fn tokens_at_most(&self) -> u64 {
         self.prompt_tokens_at_most + self.request.chat_ref().max_tokens.map_or(0, u64::from)
@@ -207,6 +288,14 @@ impl<'a> RouteAsk<'a> {
 }
 
 /// Bounds on the routes that may be chosen.
+///
+/// ```
+/// use together_inference::{Tier, router::RouteLimits, usd};
+///
+/// let free_users = RouteLimits::default().tier(Tier::Small).max_cost(usd!("0.001")).deny(["acme/beta"]);
+/// assert!(!free_users.admits(&"acme/beta".into()));
+/// assert!(free_users.admits(&"acme/stable".into()));
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct RouteLimits {
@@ -235,7 +324,15 @@ impl RouteLimits {
         self
     }
 
-    /// Only these models, among those allowed so far.
+    /// Only these models; a second call replaces the first. To narrow a list, use [`and`](Self::and).
+    ///
+    /// ```
+    /// use together_inference::router::RouteLimits;
+    ///
+    /// let limits = RouteLimits::default().allow(["a", "b"]);
+    /// assert!(limits.admits(&"a".into()) && !limits.admits(&"c".into()));
+    /// assert!(RouteLimits::default().admits(&"c".into()), "no list is no bound");
+    /// ```
     #[must_use]
     pub fn allow<M: Into<ModelId>>(mut self, models: impl IntoIterator<Item = M>) -> Self {
         self.allow = models.into_iter().map(Into::into).collect();
@@ -243,6 +340,13 @@ impl RouteLimits {
     }
 
     /// None of these models either.
+    ///
+    /// ```
+    /// use together_inference::router::RouteLimits;
+    ///
+    /// let limits = RouteLimits::default().deny(["a"]).deny(["b"]);
+    /// assert!(!limits.admits(&"a".into()) && !limits.admits(&"b".into()));
+    /// ```
     #[must_use]
     pub fn deny<M: Into<ModelId>>(mut self, models: impl IntoIterator<Item = M>) -> Self {
         self.deny.extend(models.into_iter().map(Into::into));
@@ -250,6 +354,17 @@ impl RouteLimits {
     }
 
     /// Both bounds at once.
+    ///
+    /// The lower tier, the lower cost, what both allow and neither denies.
+    ///
+    /// ```
+    /// use together_inference::{Tier, router::RouteLimits};
+    ///
+    /// let (one, other) = (RouteLimits::default().allow(["a", "b"]), RouteLimits::default().allow(["b", "c"]));
+    /// let both = one.tier(Tier::Mid).and(other.tier(Tier::Large));
+    /// assert_eq!(both.tier, Some(Tier::Mid));
+    /// assert_eq!(["a", "b", "c"].map(|model| both.admits(&model.into())), [false, true, false]);
+    /// ```
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
         self.tier = [self.tier, other.tier].into_iter().flatten().min();
@@ -275,6 +390,14 @@ impl RouteLimits {
 }
 
 /// The routes that can serve a request, best first. Cheap to clone.
+///
+/// ```
+/// use together_inference::{Priority, RouteId, Task, Tier, inference::Decision, router::{Candidate, Ranking}};
+///
+/// let decision = Decision::new("always-local", Task::Chat, Priority::Standard, Tier::Small, "it is ours");
+/// let ranking = Ranking::new([Candidate::new(RouteId::new("local", "qwen3-8b"))], decision);
+/// assert_eq!(ranking.candidates.len(), 1);
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Ranking {
@@ -292,6 +415,13 @@ impl Ranking {
 }
 
 /// A route that can serve a request.
+///
+/// ```
+/// use together_inference::{Price, RouteId, router::Candidate};
+///
+/// let candidate = Candidate::new(RouteId::new("local", "qwen3-8b")).price(Price::FREE);
+/// assert_eq!((candidate.price, candidate.max_output), (Some(Price::FREE), None));
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Candidate {
@@ -319,6 +449,16 @@ impl Candidate {
 }
 
 /// What became of an attempt.
+///
+/// ```
+/// use std::time::Duration;
+/// use tokio::time::Instant;
+/// use together_inference::{RouteId, client::ErrorKind, router::{Observation, Outcome}};
+///
+/// let failed = Outcome::Failed(ErrorKind::Overloaded);
+/// let seen = Observation::new(RouteId::new("local", "m"), Instant::now(), Duration::from_millis(40), failed);
+/// assert_eq!(seen.first_token, None);
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Observation {
@@ -355,6 +495,14 @@ pub enum Outcome {
 }
 
 /// No route can serve a request.
+///
+/// ```
+/// use together_inference::{RouteId, inference::Rejection, router::NoRoute};
+///
+/// let rejected = vec![(RouteId::new("local", "m"), Rejection::NoVision)];
+/// let error = NoRoute::new("no route reads pictures; drop them or add one that does", rejected);
+/// assert!(error.to_string().starts_with("no route reads pictures"));
+/// ```
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{reason}")]
 #[non_exhaustive]
@@ -393,6 +541,13 @@ pub enum Retired {
 }
 
 /// The routes cannot be changed like this.
+///
+/// ```
+/// use together_inference::router::{CatalogRouter, ModelRoute, ModelRouter};
+///
+/// let error = CatalogRouter::empty().register(ModelRoute::new("local", "m").context(0)).unwrap_err();
+/// assert!(error.to_string().starts_with("local/m: a context of 0 tokens"));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RouterError {

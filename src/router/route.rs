@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{ModelId, Price, RouteId, Task, Tier, UpstreamId, Usd};
+use crate::types::{ModelId, Price, Rate, RouteId, Task, Tier, UpstreamId};
 
 /// A model on an upstream with everything that speaks for or against it.
 ///
@@ -17,6 +17,7 @@ use crate::types::{ModelId, Price, RouteId, Task, Tier, UpstreamId, Usd};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ModelRoute {
+    // Not public: tables are sorted by it.
     pub(super) id: RouteId,
     /// What it is good for.
     pub tasks: Vec<Task>,
@@ -41,6 +42,17 @@ pub struct ModelRoute {
 }
 
 /// Whether a route is in use.
+///
+/// ```
+/// use together_inference::{RouteId, router::{CatalogRouter, ModelRoute, ModelRouter, RouteState}};
+///
+/// let router = CatalogRouter::empty().with(ModelRoute::new("local", "old")).with(ModelRoute::new("local", "new"));
+/// let (old, new) = (RouteId::new("local", "old"), RouteId::new("local", "new"));
+/// router.retire(&old, Some(&new))?;
+/// let state = router.routes().into_iter().find(|route| *route.id() == old).map(|route| route.state);
+/// assert!(matches!(state, Some(RouteState::Retired { to: Some(to) }) if to == new));
+/// # Ok::<(), together_inference::router::RouterError>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum RouteState {
@@ -57,6 +69,13 @@ pub enum RouteState {
 }
 
 /// Whether something is known of a model.
+///
+/// ```
+/// use together_inference::router::Known;
+///
+/// assert!(Known::Yes > Known::Unknown && Known::Unknown > Known::No);
+/// assert_eq!(Known::default(), Known::Unknown);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Known {
@@ -70,6 +89,13 @@ pub enum Known {
 }
 
 /// What a model can do.
+///
+/// ```
+/// use together_inference::router::{Capabilities, Known};
+///
+/// let text_only = Capabilities::all().vision(Known::No);
+/// assert_eq!((text_only.tools, text_only.vision), (Known::Yes, Known::No));
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Capabilities {
@@ -115,6 +141,15 @@ impl ModelRoute {
     }
 
     /// Makes it good for these tasks.
+    ///
+    /// At least one: a route without a task is refused by [`register`](super::ModelRouter::register).
+    ///
+    /// ```
+    /// use together_inference::{Task, router::ModelRoute};
+    ///
+    /// let route = ModelRoute::new("local", "qwen3-coder").tasks([Task::Chat, Task::Code]);
+    /// assert_eq!(route.tasks, [Task::Chat, Task::Code]);
+    /// ```
     #[must_use]
     pub fn tasks(mut self, tasks: impl IntoIterator<Item = Task>) -> Self {
         self.tasks = tasks.into_iter().collect();
@@ -122,6 +157,12 @@ impl ModelRoute {
     }
 
     /// Sets the size class.
+    ///
+    /// ```
+    /// use together_inference::{Tier, router::ModelRoute};
+    ///
+    /// assert_eq!(ModelRoute::new("local", "qwen3-8b").tier(Tier::Small).tier, Some(Tier::Small));
+    /// ```
     #[must_use]
     pub const fn tier(mut self, tier: Tier) -> Self {
         self.tier = Some(tier);
@@ -129,6 +170,15 @@ impl ModelRoute {
     }
 
     /// Sets the price.
+    ///
+    /// [`Price::FREE`] is a price; without one its calls are unpriced, and no request with a cost ceiling goes there.
+    ///
+    /// ```
+    /// use together_inference::{Price, router::ModelRoute, usd};
+    ///
+    /// let route = ModelRoute::new("together", "m").price(Price::per_million(usd!("1.40"), usd!("4.40")));
+    /// assert_eq!(route.price.map(|price| price.output.to_string()), Some("$4.40/M".to_owned()));
+    /// ```
     #[must_use]
     pub const fn price(mut self, price: Price) -> Self {
         self.price = Some(price);
@@ -136,6 +186,14 @@ impl ModelRoute {
     }
 
     /// Sets the context in tokens.
+    ///
+    /// Prompt and answer together; 0 is refused when the route is registered.
+    ///
+    /// ```
+    /// use together_inference::router::ModelRoute;
+    ///
+    /// assert_eq!(ModelRoute::new("local", "qwen3-8b").context(32_768).context, Some(32_768));
+    /// ```
     #[must_use]
     pub const fn context(mut self, tokens: u32) -> Self {
         self.context = Some(tokens);
@@ -143,6 +201,13 @@ impl ModelRoute {
     }
 
     /// Sets what it can do.
+    ///
+    /// ```
+    /// use together_inference::router::{Capabilities, Known, ModelRoute};
+    ///
+    /// let route = ModelRoute::new("local", "qwen3-8b").capabilities(Capabilities::default().tools(Known::Yes));
+    /// assert_eq!((route.capabilities.tools, route.capabilities.vision), (Known::Yes, Known::Unknown));
+    /// ```
     #[must_use]
     pub const fn capabilities(mut self, capabilities: Capabilities) -> Self {
         self.capabilities = capabilities;
@@ -150,6 +215,21 @@ impl ModelRoute {
     }
 
     /// Sets the weight, 0 to 1.
+    ///
+    /// At 0 it serves only requests that name it. Anything outside 0 to 1 is refused when the route is registered.
+    ///
+    /// ```
+    /// use together_inference::{InferenceRequest, router::{CatalogRouter, ModelRoute, ModelRouter, RouteAsk}};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let router = CatalogRouter::empty().with(ModelRoute::new("together", "acme/tuned").weight(0.0));
+    /// assert!(router.rank(&RouteAsk::new(&InferenceRequest::chat("hi"))).await.is_err(), "not in use yet");
+    ///
+    /// let by_name = InferenceRequest::chat("hi").model("acme/tuned");
+    /// assert!(router.rank(&RouteAsk::new(&by_name)).await.is_ok());
+    /// # }
+    /// ```
     #[must_use]
     pub const fn weight(mut self, weight: f32) -> Self {
         self.weight = weight;
@@ -157,26 +237,48 @@ impl ModelRoute {
     }
 
     /// Sets the quality, 0 to 1.
+    ///
+    /// Anything outside 0 to 1 is refused when the route is registered.
+    ///
+    /// ```
+    /// use together_inference::router::{CatalogRouter, ModelRoute, ModelRouter};
+    ///
+    /// assert_eq!(ModelRoute::new("local", "qwen3-8b").quality_score(0.8).quality_score, Some(0.8));
+    /// let percent = ModelRoute::new("local", "qwen3-8b").quality_score(80.0);
+    /// assert!(CatalogRouter::empty().register(percent).is_err());
+    /// ```
     #[must_use]
     pub const fn quality_score(mut self, score: f32) -> Self {
         self.quality_score = Some(score);
         self
     }
 
-    /// Dollars per million tokens, prompt and answer, where the price is known.
+    /// What a token of the prompt costs, and one of the answer; `None` where the price is not known. A [`Rate`] counts
+    /// pico-dollars (10⁻¹² $) per token and prints as dollars per million tokens.
+    ///
+    /// ```
+    /// use together_inference::{Price, router::ModelRoute, types::Rate, usd};
+    ///
+    /// let route = ModelRoute::new("together", "m").price(Price::per_million(usd!("0.15"), usd!("0.60")));
+    /// let (prompt, answer) = route.cost_per_token().ok_or("unpriced")?;
+    /// assert_eq!(prompt, Rate::from_picos(150_000));
+    /// assert_eq!(answer.to_string(), "$0.60/M");
+    /// # Ok::<(), &str>(())
+    /// ```
     #[must_use]
-    pub fn cost_per_token(&self) -> Option<(Usd, Usd)> {
-        let price = self.price?;
-        Some((price.cost(&of(1_000_000, 0)), price.cost(&of(0, 1_000_000))))
+    pub fn cost_per_token(&self) -> Option<(Rate, Rate)> {
+        self.price.map(|price| (price.input, price.output))
     }
-}
-
-fn of(prompt: u64, completion: u64) -> crate::types::Usage {
-    crate::types::Usage { prompt, completion, ..crate::types::Usage::default() }
 }
 
 impl Capabilities {
     /// Knows that it can do everything.
+    ///
+    /// ```
+    /// use together_inference::router::{Capabilities, Known};
+    ///
+    /// assert_eq!(Capabilities::all().reasoning, Known::Yes);
+    /// ```
     #[must_use]
     pub const fn all() -> Self {
         Self { tools: Known::Yes, json_schema: Known::Yes, vision: Known::Yes, reasoning: Known::Yes }

@@ -28,6 +28,13 @@ const COLUMNS: [&str; 15] = [
 ];
 
 /// A catalogue cannot be read: where, and what is wrong.
+///
+/// ```
+/// use together_inference::router::CatalogRouter;
+///
+/// let error = CatalogRouter::from_tsv("tasks\tmodel\tcontext\nchat\tacme/big\t128k\n").unwrap_err();
+/// assert_eq!(error.to_string(), r#"line 2, context: "128k" is no count of tokens: write digits only"#);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}, {field}: {problem}")]
 #[non_exhaustive]
@@ -51,6 +58,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<ModelRoute>, CatalogError> {
     let mut routes: Vec<ModelRoute> = Vec::new();
     for (at, line) in lines {
         let route = Row::new(at, &header, line)?.route()?;
+        // A catalogue has some dozens of rows: looking through them costs less than an index.
         if routes.iter().any(|other| other.id() == route.id()) {
             return Err(error(at, "model", format!("{} stands above already", route.id())));
         }

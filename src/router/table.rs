@@ -211,6 +211,7 @@ impl Table {
 
     pub(super) fn finish(&self, key: Key, finished: Finished) {
         let mut kept = self.finished.write().unwrap_or_else(PoisonError::into_inner);
+        // All at once: to know the oldest would cost every lookup a write.
         if kept.len() >= MOST_FINISHED {
             kept.clear();
         }

@@ -61,6 +61,8 @@ pub(super) struct Dispatched<T> {
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
     Stop,
+    /// The next candidate, at once, since this one does not serve the request: not a repeat of a failure.
+    Elsewhere,
     /// The next candidate, at once.
     Next,
     /// The same one, after a wait.
@@ -90,12 +92,13 @@ impl State {
         F: Future<Output = Result<T, client::Error>>,
     {
         let mut attempts = Vec::new();
-        let (mut at, mut number) = (0, 0_u32);
+        let (mut at, mut number, mut charged) = (0, 0_u32, false);
         loop {
             let candidate = plan.ranking.candidates.get(at).ok_or_else(|| Error::new(ErrorKind::NoRoute, ""))?;
             // A refused admission has an id of its own too: a store may still be giving back what it had set aside.
             let attempt = plan.id.attempt(u8::try_from(at + number as usize).unwrap_or(u8::MAX));
-            let mut settlement = match self.unless_stopped(self.admit(plan, candidate, attempt)).await {
+            let admission = pin!(self.admit(plan, candidate, attempt));
+            let mut settlement = match self.unless_stopped(admission).await {
                 Ok(settlement) => settlement,
                 // Nothing was sent: another candidate may still be affordable or free.
                 Err(refused) if can_pass_over(&refused) && plan.ranking.candidates.len() > at + 1 => {
@@ -116,25 +119,30 @@ impl State {
             let attempt = pin!(send(client, model));
             let error = match self.within(attempt).await {
                 Ok(Ok(value)) => {
-                    settlement.route.retries.succeeded(number > 1);
+                    settlement.route.retries.succeeded(charged);
                     return Ok(Dispatched { value, settlement, attempts });
                 }
                 Ok(Err(error)) => error,
-                Err(ended) => return Err(ended.with_attempts(attempts).with_decision(&plan.ranking.decision)),
+                Err(ended) => {
+                    attempts.push(abandoned_attempt(&settlement));
+                    return Err(ended.with_attempts(attempts).with_decision(&plan.ranking.decision));
+                }
             };
             attempts.push(failed_attempt(&mut settlement, &error));
             drop(settlement);
             match self.next_step(plan, &error, at, number) {
                 Step::Stop => return Err(self.give_up(plan, error, attempts)),
-                Step::Next => {
+                step @ (Step::Next | Step::Elsewhere) => {
                     at += 1;
+                    charged = step == Step::Next;
                     tracing::warn!(from = %candidate.route, kind = error.kind().as_str(), "falling back to the next model");
                 }
                 Step::Again(wait) => {
-                    let waited = async {
+                    charged = true;
+                    let waited = pin!(async {
                         sleep_until(Instant::now() + wait).await;
                         Ok(())
-                    };
+                    });
                     if let Err(stopped) = self.unless_stopped(waited).await {
                         return Err(stopped.with_attempts(attempts).with_decision(&plan.ranking.decision));
                     }
@@ -159,11 +167,13 @@ impl State {
     }
 
     /// A step before an attempt: not even begun once the service is told to stop.
-    pub(super) async fn unless_stopped<T>(&self, step: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    pub(super) async fn unless_stopped<T>(
+        &self,
+        mut step: Pin<&mut impl Future<Output = Result<T, Error>>>,
+    ) -> Result<T, Error> {
         if self.cancel.is_cancelled() {
             return Err(stopped());
         }
-        let mut step = pin!(step);
         if let Some(done) = at_once(step.as_mut()).await {
             return done;
         }
@@ -186,6 +196,7 @@ impl State {
         }
         let slot = self.recorder.slot(plan.deadline).await;
         let mut settlement = Settlement::new(self, plan, candidate, attempt, slot);
+        check_cost(plan, candidate, settlement.at_most())?;
         if self.budget.is_some() {
             self.reserve(plan, &mut settlement, candidate, attempt).await?;
         }
@@ -229,8 +240,10 @@ impl State {
         }
         let amount = settlement.at_most().charge();
         let scopes = Scope::of(&plan.request, &candidate.route);
-        // Long enough for the attempt itself; what is never settled returns by then.
-        let expires = plan.deadline.saturating_duration_since(Instant::now()) + Duration::from_secs(60);
+        // Longer than the attempt itself: a stream may go on after the deadline of its beginning.
+        let left = plan.deadline.saturating_duration_since(Instant::now());
+        let longest = self.client(&candidate.route).map_or(left, TogetherClient::longest_attempt);
+        let expires = left.max(longest).saturating_add(Duration::from_secs(60));
         // From here on: a reservation whose future is dropped half-way is given back by its expiry.
         settlement.reserved(amount);
         let reserving = AssertUnwindSafe(store.reserve(attempt, &scopes, amount, expires)).catch_unwind();
@@ -278,7 +291,7 @@ impl State {
         let elsewhere = matches!(error.kind(), client::ErrorKind::ModelNotAvailable | client::ErrorKind::ContextLength);
         if elsewhere {
             // Not a failure of the route's health: no budget is charged.
-            return if next.is_some() && !pinned { Step::Next } else { Step::Stop };
+            return if next.is_some() && !pinned { Step::Elsewhere } else { Step::Stop };
         }
         if !error.is_retryable() || (error.may_be_billed() && !self.retry.after_dispatch) {
             return Step::Stop;
@@ -326,6 +339,32 @@ fn failed_attempt(settlement: &mut Settlement, error: &client::Error) -> Attempt
     let route = settlement.route.id.clone();
     let cost = settlement.failed(error);
     Attempt { route, error: Some(error.kind()), status: error.status(), took, cost }
+}
+
+/// An attempt that was given up half-way: recorded at its upper bound when its settlement is dropped.
+fn abandoned_attempt(settlement: &Settlement) -> Attempt {
+    Attempt {
+        route: settlement.route.id.clone(),
+        error: Some(client::ErrorKind::Interrupted),
+        status: None,
+        took: settlement.elapsed(),
+        cost: settlement.at_most(),
+    }
+}
+
+/// Holds the request's own ceiling against the price that the attempt is billed by: the router ranks by what it knows.
+fn check_cost(plan: &Plan, candidate: &Candidate, at_most: Cost) -> Result<(), Error> {
+    let Some(ceiling) = plan.request.max_cost_of() else { return Ok(()) };
+    if at_most == Cost::Unpriced {
+        let message =
+            format!("max_cost is set and the price of {} is not known; set it with .price(..)", candidate.route);
+        return Err(Error::new(ErrorKind::Unpriced, message));
+    }
+    if at_most.charge() > ceiling {
+        let message = format!("{} may cost {}, over the max_cost of {ceiling}", candidate.route, at_most.charge());
+        return Err(Error::new(ErrorKind::OverBudget, message));
+    }
+    Ok(())
 }
 
 /// Settles a whole answer. Reused by streams, which fold theirs.

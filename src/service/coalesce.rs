@@ -28,6 +28,7 @@ use crate::{
     cache::{CacheEntry, CacheValue},
     cost::{Ending, Scope},
     inference::{Answer, CacheKey, InferenceResponse, Kind, Source},
+    router::Candidate,
     types::{Cost, UsageSource},
 };
 
@@ -150,7 +151,9 @@ impl State {
             return;
         }
         let begun = Instant::now();
-        let led = self.answer(&plan.with_patience(LEADER_PATIENCE)).await.map(Arc::new);
+        let plan = plan.with_patience(LEADER_PATIENCE);
+        // On the heap, so that the task that is spawned for it stays small.
+        let led = Box::pin(self.answer(&plan)).await.map(Arc::new);
         followers.send_replace(Some(led.clone()));
         if let Ok(done) = led
             && done.answer.is_complete()
@@ -163,10 +166,14 @@ impl State {
 
     /// What a cached answer is worth: what its tokens would cost now.
     fn done_from_cache(&self, plan: &Plan, answer: Arc<Answer>) -> Done {
-        let price = plan.ranking.candidates.first().and_then(|candidate| self.price(candidate));
+        // A fallback's answer is kept under the question to the first choice: find who gave it.
+        let served = |candidate: &&Candidate| *candidate.route.model() == answer.served;
+        let candidates = &plan.ranking.candidates;
+        let from = candidates.iter().find(served).or_else(|| candidates.first());
+        let price = from.and_then(|candidate| self.price(candidate));
         let worth = price.map_or(Cost::Unpriced, |stamp| Cost::Known(stamp.price.cost(&answer.usage)));
         Done {
-            route: plan.asked().clone(),
+            route: from.map_or_else(|| plan.asked().clone(), |candidate| candidate.route.clone()),
             cost: Cost::Known(crate::types::Usd::ZERO),
             worth,
             usage_source: UsageSource::None,

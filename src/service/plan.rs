@@ -2,6 +2,7 @@
 
 use std::{
     panic::AssertUnwindSafe,
+    pin::pin,
     sync::{Arc, LazyLock},
     time::{Duration, SystemTime},
 };
@@ -15,11 +16,11 @@ use super::{
     state::State,
 };
 use crate::{
-    client::CallOptions,
-    cost::{CostRecord, PriceStamp},
-    inference::{Attempt, CacheKey, InferenceRequest, InferenceResponse, Source, Timings},
-    router::{Candidate, Ranking, RouteAsk},
-    types::{AttemptId, Cost, RequestId, RouteId, Usd},
+    client::{CallOptions, TogetherClient},
+    cost::{CostRecord, PriceBook, PriceStamp},
+    inference::{Attempt, CacheKey, InferenceRequest, InferenceResponse, Rejection, Source, Timings},
+    router::{Candidate, NoRoute, Prices, Ranking, RouteAsk},
+    types::{AttemptId, Cost, Price, RequestId, RouteId, Usd, later},
 };
 
 /// A valid request with its ranking. Owned, so that a detached leader can hold it.
@@ -45,28 +46,49 @@ impl State {
         if let Some(request) = Arc::get_mut(&mut request) {
             request.set_defaults();
         }
-        let started = Instant::now();
-        let deadline = started + request.deadline_of();
-        let ask = RouteAsk::new(&request);
+        let book = Book(&self.prices);
+        let ask = RouteAsk::new(&request).with_prices(&book);
+        let started = ask.now;
+        let deadline = later(started, request.deadline_of());
         let prompt_tokens_at_most = ask.prompt_tokens_at_most;
         let ranked = by(deadline, AssertUnwindSafe(self.router.rank(&ask)).catch_unwind());
-        let ranking = match self.unless_stopped(async { Ok(ranked.await) }).await? {
+        let ranking = match self.unless_stopped(pin!(async { Ok(ranked.await) })).await? {
             Some(Ok(ranking)) => ranking?,
             Some(Err(_)) => return Err(Error::new(ErrorKind::Policy, "the router panicked")),
             None => return Err(Error::new(ErrorKind::DeadlineExceeded, "the router did not answer in time")),
         };
-        if ranking.candidates.is_empty() {
-            return Err(Error::new(ErrorKind::Policy, "the router answered an empty ranking"));
-        }
+        let ranking = self.reachable(ranking)?;
         let answers = u64::from(request.chat_ref().n.unwrap_or(1));
         let (id, default_max_tokens) = (RequestId::new(self.rng.next_u128() >> 8), self.default_max_tokens);
         Ok(Plan { request, id, ranking, started, deadline, prompt_tokens_at_most, answers, default_max_tokens })
     }
 
+    /// The ranking without candidates on upstreams that the service has not.
+    fn reachable(&self, mut ranking: Ranking) -> Result<Ranking, Error> {
+        let known = |candidate: &Candidate| self.client(&candidate.route).is_some();
+        if ranking.candidates.is_empty() {
+            return Err(Error::new(ErrorKind::Policy, "the router answered an empty ranking"));
+        }
+        if ranking.candidates.iter().all(known) {
+            return Ok(ranking);
+        }
+        let (reachable, rest): (Vec<_>, Vec<_>) = ranking.candidates.iter().cloned().partition(known);
+        if reachable.is_empty() {
+            let upstream = rest.first().map_or("", |candidate| candidate.route.upstream().as_str());
+            let reason =
+                format!("there is no upstream {upstream:?}; add .upstream({upstream:?}, client) to the builder");
+            let rejected =
+                rest.into_iter().map(|candidate| (candidate.route, Rejection::Other("no such upstream".into())));
+            return Err(NoRoute::new(reason, rejected.collect()).into());
+        }
+        ranking.candidates = reachable.into();
+        Ok(ranking)
+    }
+
     /// What the answer of a plan is cached under: the question to the route that was chosen first.
     pub(super) fn key(&self, plan: &Plan) -> CacheKey {
         let route = plan.asked();
-        CacheKey::inference(&plan.request, route, self.client(route).map_or("", |client| client.host()))
+        CacheKey::inference(&plan.request, route, self.client(route).map_or("", TogetherClient::base))
     }
 }
 
@@ -85,17 +107,15 @@ impl Plan {
 
     /// The options of one attempt: the service makes the attempts, the client none of its own.
     pub(super) fn options(&self) -> CallOptions {
-        let options = CallOptions::default().attempts(1).deadline(self.deadline);
-        match self.request.first_token_of() {
-            Some(first) => options.first_token(self.started + first),
-            None => options,
-        }
+        CallOptions::default().attempts(1).deadline(self.deadline)
     }
 
-    /// The options of one attempt at a stream: a deadline that the request does not set bounds its beginning alone.
+    /// The options of one attempt at a stream: a deadline that the request does not set bounds its beginning alone, and
+    /// each attempt has the whole time to a first token.
     pub(super) fn stream_options(&self) -> CallOptions {
         let options = self.options();
-        let begins_by = options.first_token.map_or(self.deadline, |first| first.min(self.deadline));
+        let first = self.request.first_token_of().map(|first| later(Instant::now(), first));
+        let begins_by = first.map_or(self.deadline, |first| first.min(self.deadline));
         let deadline = options.deadline.filter(|_| self.request.names_deadline());
         CallOptions { deadline, ..options }.first_token(begins_by)
     }
@@ -141,6 +161,16 @@ impl Plan {
             warnings: Arc::clone(&done.warnings),
             decision: Arc::clone(&self.ranking.decision),
         }
+    }
+}
+
+/// The service's prices, for a router to weigh.
+#[derive(Debug)]
+struct Book<'a>(&'a PriceBook);
+
+impl Prices for Book<'_> {
+    fn price(&self, route: &RouteId) -> Option<Price> {
+        self.0.get(route).map(|stamp| stamp.price)
     }
 }
 

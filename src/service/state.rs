@@ -219,6 +219,8 @@ impl State {
             None => timeout_at(by.min(Instant::now() + PATIENCE), asked).await.ok(),
         };
         match found {
+            // Whatever a layer of the application's own thinks of time: what is too old is a miss.
+            Some(Ok(Ok(Some(entry)))) if !entry.is_fresh(Instant::now()) => return Found::Nothing,
             Some(Ok(Ok(Some(CacheEntry { value: CacheValue::Inference(answer), .. })))) => {
                 return Found::Answer(answer);
             }

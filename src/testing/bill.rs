@@ -14,6 +14,21 @@ pub(super) struct Tokens {
 }
 
 /// Everything the simulator has charged since it started (or since `forget`).
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use together_inference::{client::ChatRequest, testing::{Fault, Together}};
+///
+/// let together = Together::new();
+/// together.fail_next(1, Fault::status(503));
+/// together.client().chat().create(&ChatRequest::new("zai-org/GLM-5.3").user("hi")).await?;
+/// let bill = together.bill();
+/// assert_eq!((together.calls(), bill.calls), (2, 1), "what failed is not charged");
+/// assert_eq!(bill.nano_usd, bill.lines.iter().map(|line| line.nano_usd).sum::<i64>());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Bill {
@@ -91,6 +106,7 @@ impl Account {
 /// The charge for these tokens, rounded up to a whole nano-dollar.
 fn cost_in_nano(price: Price, tokens: Tokens) -> i64 {
     let fresh = i128::from(tokens.prompt.saturating_sub(tokens.cached));
+    // Wide enough for any count of tokens that fits the wire.
     let pico = fresh * i128::from(price.input)
         + i128::from(tokens.cached) * i128::from(price.cached.unwrap_or(price.input))
         + i128::from(tokens.completion) * i128::from(price.output);

@@ -9,6 +9,20 @@ use super::{
 /// # What it answers
 impl Together {
     /// Starts a script for requests whose last user message contains this text; `""` is contained in all.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{client::ChatRequest, testing::Together};
+    ///
+    /// let together = Together::new();
+    /// together.on("").reply("I do not know");
+    /// together.on("refund").reply("5 days");
+    /// let answer = together.client().chat().create(&ChatRequest::new("zai-org/GLM-5.3").user("a refund")).await?;
+    /// assert_eq!(answer.text(), "5 days", "of two that fit, the one told last");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn on(&self, text: impl Into<String>) -> On<'_> {
         On::text(&self.shared, text.into())
     }
@@ -24,6 +38,20 @@ impl Together {
     }
 
     /// Where streams have their usage, from now on.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{InferenceService, UsageSource, testing::{Together, UsagePlacement}};
+    ///
+    /// let together = Together::new();
+    /// together.usage_placement(UsagePlacement::Never);
+    /// let service = InferenceService::builder(together.client()).build()?;
+    /// let reply = service.stream("hi").await?.finish().await?;
+    /// assert_eq!(reply.usage_source, UsageSource::Counted);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn usage_placement(&self, placement: UsagePlacement) {
         self.shared.lock().usage = placement;
     }
@@ -36,6 +64,23 @@ impl Together {
 
     /// Keeps a prompt cache from now on: messages at the start of a conversation that the model has seen before count
     /// as cached tokens. Without it no token is ever cached.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{client::ChatRequest, testing::Together};
+    ///
+    /// let together = Together::new();
+    /// together.prompt_cache();
+    /// let (client, ask) = (together.client(), ChatRequest::new("zai-org/GLM-5.3").system("Be brief.").user("hi"));
+    /// let mut cached = Vec::new();
+    /// for _ in 0..2 {
+    ///     cached.push(client.chat().create(&ask).await?.usage.map_or(0, |usage| usage.cached));
+    /// }
+    /// assert!(cached[0] == 0 && cached[1] > 0, "{cached:?}");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn prompt_cache(&self) {
         self.shared.lock().prompt_cache = Some(PromptCache::default());
     }
@@ -57,6 +102,21 @@ impl Together {
     }
 
     /// Lets the next `count` inference calls that ask for this model fail.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{InferenceRequest, InferenceService, testing::{Fault, Together}};
+    ///
+    /// let together = Together::new();
+    /// together.fail_next_of("zai-org/GLM-5.3", 3, Fault::status(503));
+    /// let service = InferenceService::builder(together.client()).build()?;
+    /// let request = InferenceRequest::chat("hi").models(["zai-org/GLM-5.3", "Qwen/Qwen3.7-Max"]);
+    /// let reply = service.complete(request).await?;
+    /// assert_eq!(reply.model(), &"Qwen/Qwen3.7-Max");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn fail_next_of(&self, model: &str, count: u32, fault: Fault) {
         self.shared.lock().faults.plan_next(CHAT, Some(model), count, fault);
     }
@@ -68,11 +128,44 @@ impl Together {
 
     /// Lets a share of the inference calls for this model fail, `0.1` for one in ten, until [`heal`](Self::heal). Which
     /// ones depends on the seed.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{client::ChatRequest, testing::{Fault, Together}};
+    ///
+    /// let together = Together::new();
+    /// together.fail_share_of("zai-org/GLM-5.3", 0.1, Fault::status(400));
+    /// let (client, ask) = (together.client(), ChatRequest::new("zai-org/GLM-5.3").user("hi"));
+    /// let mut failed = 0;
+    /// for _ in 0..200 {
+    ///     failed += u32::from(client.chat().create(&ask).await.is_err());
+    /// }
+    /// assert!((5..40).contains(&failed), "about one in ten: {failed}");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn fail_share_of(&self, model: &str, share: f64, fault: Fault) {
         self.shared.lock().faults.plan_share(CHAT, Some(model), share, fault);
     }
 
     /// Answers for this model with 503, until [`restore`](Self::restore).
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{InferenceRequest, InferenceService, testing::Together};
+    ///
+    /// let together = Together::new();
+    /// together.overload("zai-org/GLM-5.3");
+    /// let service = InferenceService::builder(together.client()).build()?;
+    /// let pinned = InferenceRequest::chat("hi").model("zai-org/GLM-5.3");
+    /// assert!(service.complete(&pinned).await.is_err(), "a pinned model has no fallback");
+    /// together.restore("zai-org/GLM-5.3");
+    /// assert!(service.complete(&pinned).await.is_ok());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn overload(&self, model: &str) {
         self.shared.lock().overloaded.insert(model.to_owned());
     }
@@ -91,6 +184,19 @@ impl Together {
 
     /// Answers for this model with 400 `model_not_available`, though `/v1/models` lists it, until
     /// [`restore`](Self::restore).
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{client::{ChatRequest, ErrorKind}, testing::Together};
+    ///
+    /// let together = Together::new();
+    /// together.unavailable("zai-org/GLM-5.3");
+    /// let error = together.client().chat().create(&ChatRequest::new("zai-org/GLM-5.3").user("hi")).await.unwrap_err();
+    /// assert_eq!((error.kind(), together.calls()), (ErrorKind::ModelNotAvailable, 1), "no repeat would help");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn unavailable(&self, model: &str) {
         self.shared.lock().unavailable.insert(model.to_owned());
     }
@@ -115,6 +221,20 @@ impl Together {
     }
 
     /// Ends every planned fault, cut and hang. Models stay as they are: [`restore`](Self::restore).
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{client::ChatRequest, testing::{Fault, Together}};
+    ///
+    /// let together = Together::new();
+    /// together.fail_next(1_000, Fault::status(500));
+    /// together.heal();
+    /// together.client().chat().create(&ChatRequest::new("zai-org/GLM-5.3").user("hi")).await?;
+    /// assert_eq!(together.calls(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn heal(&self) {
         let mut state = self.shared.lock();
         state.faults.clear();
@@ -126,6 +246,19 @@ impl Together {
 /// # Which models it has
 impl Together {
     /// Adds a model, or replaces the one with this id.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{client::ChatRequest, testing::{SimModel, Together}};
+    ///
+    /// let together = Together::new();
+    /// together.add_model(SimModel::chat("acme/Tiny-1B"));
+    /// let answer = together.client().chat().create(&ChatRequest::new("acme/Tiny-1B").user("hi")).await?;
+    /// assert_eq!(answer.model, "acme/Tiny-1B");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn add_model(&self, model: SimModel) {
         let mut state = self.shared.lock();
         state.models.retain(|known| known.id() != model.id());
@@ -133,12 +266,38 @@ impl Together {
     }
 
     /// Removes a model: it is no longer listed, and calls for it get 404 `model_not_found`.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{client::ChatRequest, testing::Together};
+    ///
+    /// let together = Together::new();
+    /// together.remove_model("zai-org/GLM-5.3");
+    /// let error = together.client().chat().create(&ChatRequest::new("zai-org/GLM-5.3").user("hi")).await.unwrap_err();
+    /// assert_eq!(error.status(), Some(404));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn remove_model(&self, id: &str) {
         self.shared.lock().models.retain(|known| known.id() != id);
     }
 
     /// Changes the prices of a model, in pico-dollars per token: `$0.15` per million tokens is 150,000. Its price for
     /// cached tokens stays.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{InferenceService, testing::Together};
+    ///
+    /// let together = Together::new();
+    /// together.set_price("zai-org/GLM-5.3", 2_000_000, 6_000_000);
+    /// let service = InferenceService::builder(together.client()).build()?;
+    /// assert!(service.refresh_prices().await? > 10, "the service has taken the list's prices over");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn set_price(&self, id: &str, input: i64, output: i64) {
         let mut state = self.shared.lock();
         if let Some(model) = state.models.iter_mut().find(|model| model.id() == id) {
@@ -150,8 +309,16 @@ impl Together {
     /// Lets `to` answer for this model, as the API redirects silently: only the `model` of the response tells.
     ///
     /// ```
-    /// let together = together_inference::testing::Together::new();
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{client::ChatRequest, testing::Together};
+    ///
+    /// let together = Together::new();
     /// together.deprecate("deepseek-ai/DeepSeek-V3", "deepseek-ai/DeepSeek-V4.1-Flash");
+    /// let answer = together.client().chat().create(&ChatRequest::new("deepseek-ai/DeepSeek-V3").user("hi")).await?;
+    /// assert_eq!(answer.model, "deepseek-ai/DeepSeek-V4.1-Flash");
+    /// # Ok(())
+    /// # }
     /// ```
     pub fn deprecate(&self, model: &str, to: &str) {
         self.shared.lock().redirects.insert(model.to_owned(), to.to_owned());
@@ -161,6 +328,21 @@ impl Together {
 /// # How long it takes
 impl Together {
     /// The time before status and headers, from now on. Default none.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use together_inference::{client::ChatRequest, testing::Together};
+    ///
+    /// let together = Together::new();
+    /// together.latency(Duration::from_secs(3));
+    /// let start = tokio::time::Instant::now();
+    /// together.client().chat().create(&ChatRequest::new("zai-org/GLM-5.3").user("hi")).await?;
+    /// assert!(start.elapsed() >= Duration::from_secs(3), "under a paused clock at once");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn latency(&self, latency: Duration) {
         self.shared.lock().latency = latency;
     }

@@ -6,6 +6,20 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 /// The shape of an error body.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use together_inference::{client::ChatRequest, testing::{ErrorShape, Fault, Together}};
+///
+/// let together = Together::new();
+/// let plain = Fault::status(400).message("no").shape(ErrorShape::Text);
+/// together.fail_next(1, plain);
+/// let error = together.client().chat().create(&ChatRequest::new("zai-org/GLM-5.3").user("hi")).await.unwrap_err();
+/// assert_eq!((error.message(), &error.body()[..]), ("no", &br#"{"error":"no"}"#[..]));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorShape {

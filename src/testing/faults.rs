@@ -55,6 +55,19 @@ pub(super) enum StreamFault {
 impl Fault {
     /// An error response with this status, in the [`ErrorShape::Data`] shape and with the `type` the API uses for it.
     /// A number that is no HTTP status is taken as 500.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{client::{ChatRequest, ErrorKind}, testing::{Fault, Together}};
+    ///
+    /// let together = Together::new();
+    /// together.fail_next(3, Fault::status(503));
+    /// let error = together.client().chat().create(&ChatRequest::new("zai-org/GLM-5.3").user("hi")).await.unwrap_err();
+    /// assert_eq!((error.kind(), together.calls()), (ErrorKind::Overloaded, 3));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn status(status: u16) -> Self {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -63,6 +76,19 @@ impl Fault {
     }
 
     /// Status 200 whose body is `{"error":{…}}`; in a stream, a `data:` line with it.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{client::{ChatRequest, ErrorKind}, testing::{Fault, Together}};
+    ///
+    /// let together = Together::new();
+    /// together.fail_next(3, Fault::error_in_ok());
+    /// let error = together.client().chat().create(&ChatRequest::new("zai-org/GLM-5.3").user("hi")).await.unwrap_err();
+    /// assert_eq!((error.kind(), together.calls()), (ErrorKind::Server, 3));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn error_in_ok() -> Self {
         let error = ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error");
@@ -70,6 +96,19 @@ impl Fault {
     }
 
     /// Status 200 with an answer that has no choices.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{client::{ChatRequest, ErrorKind}, testing::{Fault, Together}};
+    ///
+    /// let together = Together::new();
+    /// together.fail_next(3, Fault::empty_choices());
+    /// let error = together.client().chat().create(&ChatRequest::new("zai-org/GLM-5.3").user("hi")).await.unwrap_err();
+    /// assert_eq!((error.kind(), together.calls()), (ErrorKind::Malformed, 3));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn empty_choices() -> Self {
         Self::nonsense(&json!({
@@ -85,6 +124,19 @@ impl Fault {
     }
 
     /// Status 200 with JSON that ends in the middle.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{client::{ChatRequest, ErrorKind}, testing::{Fault, Together}};
+    ///
+    /// let together = Together::new();
+    /// together.fail_next(3, Fault::garbage());
+    /// let error = together.client().chat().create(&ChatRequest::new("zai-org/GLM-5.3").user("hi")).await.unwrap_err();
+    /// assert_eq!((error.kind(), together.calls()), (ErrorKind::Malformed, 3));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn garbage() -> Self {
         Self::of(Effect::Nonsense(Cow::Borrowed(r#"{"id":"sim-garbage","choices":[{"ind"#)))
@@ -92,18 +144,59 @@ impl Fault {
 
     /// The connection is refused: the request never arrived. On a socket it breaks instead, as
     /// [`disconnect`](Self::disconnect).
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{client::{ChatRequest, ErrorKind}, testing::{Fault, Together}};
+    ///
+    /// let together = Together::new();
+    /// together.fail_next(3, Fault::refuse());
+    /// let error = together.client().chat().create(&ChatRequest::new("zai-org/GLM-5.3").user("hi")).await.unwrap_err();
+    /// assert_eq!((error.kind(), together.calls()), (ErrorKind::Connect, 3));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn refuse() -> Self {
         Self::of(Effect::Refuse)
     }
 
     /// The connection breaks after the request was read, before any response.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{client::{ChatRequest, ErrorKind}, testing::{Fault, Together}};
+    ///
+    /// let together = Together::new();
+    /// together.fail_next(3, Fault::disconnect());
+    /// let error = together.client().chat().create(&ChatRequest::new("zai-org/GLM-5.3").user("hi")).await.unwrap_err();
+    /// assert_eq!((error.kind(), together.calls()), (ErrorKind::Interrupted, 3));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn disconnect() -> Self {
         Self::of(Effect::Break)
     }
 
     /// The request is never answered.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use together_inference::{InferenceRequest, InferenceService, service::ErrorKind, testing::{Fault, Together}};
+    ///
+    /// let together = Together::new();
+    /// together.fail_next(1, Fault::hang());
+    /// let service = InferenceService::builder(together.client()).build()?;
+    /// let request = InferenceRequest::chat("hi").model("zai-org/GLM-5.3").deadline(Duration::from_secs(5));
+    /// assert_eq!(service.complete(request).await.unwrap_err().kind(), ErrorKind::DeadlineExceeded);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn hang() -> Self {
         Self::of(Effect::Hang)
@@ -111,12 +204,56 @@ impl Fault {
 
     /// The connection breaks after this many chunks of the stream. An answer in one piece is not affected, nor by the
     /// other stream faults.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{client::ChatRequest, testing::{Fault, Together}};
+    ///
+    /// let together = Together::new();
+    /// together.fail_next(1, Fault::cut_after(3));
+    /// let request = ChatRequest::new("zai-org/GLM-5.3").user("Tell me a story.");
+    /// let mut stream = together.client().chat().stream(&request).await?;
+    /// let mut deltas = 0;
+    /// let error = loop {
+    ///     match stream.next().await {
+    ///         Some(Ok(_)) => deltas += 1,
+    ///         Some(Err(error)) => break error,
+    ///         None => return Err("the stream is whole".into()),
+    ///     }
+    /// };
+    /// assert!(deltas > 0 && error.kind() == together_inference::client::ErrorKind::Interrupted);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn cut_after(chunks: usize) -> Self {
         Self::of(Effect::Stream(StreamFault::Cut(chunks)))
     }
 
     /// The stream ends cleanly, but without `[DONE]`, after this many chunks.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{client::ChatRequest, testing::{Fault, Together}};
+    ///
+    /// let together = Together::new();
+    /// together.fail_next(1, Fault::end_after(3));
+    /// let request = ChatRequest::new("zai-org/GLM-5.3").user("Tell me a story.");
+    /// let mut stream = together.client().chat().stream(&request).await?;
+    /// let mut deltas = 0;
+    /// let error = loop {
+    ///     match stream.next().await {
+    ///         Some(Ok(_)) => deltas += 1,
+    ///         Some(Err(error)) => break error,
+    ///         None => return Err("the stream is whole".into()),
+    ///     }
+    /// };
+    /// assert!(deltas > 0 && error.kind() == together_inference::client::ErrorKind::Interrupted);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn end_after(chunks: usize) -> Self {
         Self::of(Effect::Stream(StreamFault::End(chunks)))
@@ -129,18 +266,66 @@ impl Fault {
     }
 
     /// The stream carries `data: {"error":{…}}` after this many chunks, and ends.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{client::ChatRequest, testing::{Fault, Together}};
+    ///
+    /// let together = Together::new();
+    /// together.fail_next(1, Fault::error_after(3));
+    /// let request = ChatRequest::new("zai-org/GLM-5.3").user("Tell me a story.");
+    /// let mut stream = together.client().chat().stream(&request).await?;
+    /// let mut deltas = 0;
+    /// let error = loop {
+    ///     match stream.next().await {
+    ///         Some(Ok(_)) => deltas += 1,
+    ///         Some(Err(error)) => break error,
+    ///         None => return Err("the stream is whole".into()),
+    ///     }
+    /// };
+    /// assert!(deltas > 0 && error.kind() == together_inference::client::ErrorKind::Server);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn error_after(chunks: usize) -> Self {
         Self::of(Effect::Stream(StreamFault::Error(chunks)))
     }
 
     /// The shape of the error body. Only for [`status`](Self::status) faults, as the next three.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{client::{ChatRequest, ErrorKind}, testing::{ErrorShape, Fault, Together}};
+    ///
+    /// let together = Together::new();
+    /// together.fail_next(3, Fault::status(502).shape(ErrorShape::Html));
+    /// let error = together.client().chat().create(&ChatRequest::new("zai-org/GLM-5.3").user("hi")).await.unwrap_err();
+    /// assert_eq!((error.kind(), together.calls()), (ErrorKind::Server, 3));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn shape(self, shape: ErrorShape) -> Self {
         self.error(|error| error.shape = shape)
     }
 
     /// The message of the error.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{client::ChatRequest, testing::{Fault, Together}};
+    ///
+    /// let together = Together::new();
+    /// together.fail_next(1, Fault::status(400).message("no such voice"));
+    /// let error = together.client().chat().create(&ChatRequest::new("zai-org/GLM-5.3").user("hi")).await.unwrap_err();
+    /// assert_eq!(error.message(), "no such voice");
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn message(self, message: impl Into<String>) -> Self {
         self.error(|error| error.message = message.into().into())
@@ -153,6 +338,19 @@ impl Fault {
     }
 
     /// The `code` of the error.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{client::ChatRequest, testing::{Fault, Together}};
+    ///
+    /// let together = Together::new();
+    /// together.fail_next(1, Fault::status(400).code("invalid_voice"));
+    /// let error = together.client().chat().create(&ChatRequest::new("zai-org/GLM-5.3").user("hi")).await.unwrap_err();
+    /// assert_eq!(error.code(), Some("invalid_voice"));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn code(self, code: impl Into<String>) -> Self {
         self.error(|error| error.code = Some(Cow::Owned(code.into())))
@@ -168,6 +366,21 @@ impl Fault {
     }
 
     /// `retry-after` in whole seconds, rounded up.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use together_inference::{client::ChatRequest, testing::{Fault, Together}};
+    ///
+    /// let together = Together::new();
+    /// together.fail_next(1, Fault::status(429).retry_after(Duration::from_secs(7)));
+    /// let start = tokio::time::Instant::now();
+    /// together.client().chat().create(&ChatRequest::new("zai-org/GLM-5.3").user("hi")).await?;
+    /// assert!(start.elapsed() >= Duration::from_secs(7), "the hint is obeyed, in virtual time");
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn retry_after(self, wait: Duration) -> Self {
         let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
@@ -261,6 +474,7 @@ impl Faults {
     pub(super) fn take(&mut self, path: &str, model: &str) -> Option<Fault> {
         let Self { planned, random } = self;
         let due = planned.iter_mut().filter(|plan| plan.is_for(path, model)).find_map(|plan| plan.strike(random))?;
+        // What is used up goes, or a long test would look through all that ever was.
         planned.retain(|plan| !matches!(plan.when, When::Next(0)));
         Some(due)
     }

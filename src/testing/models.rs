@@ -33,6 +33,14 @@ pub struct SimModel {
 
 impl SimModel {
     /// A chat model: 131,072 tokens of context, free of charge, text only, without reasoning.
+    ///
+    /// ```
+    /// use together_inference::testing::{SimModel, Together};
+    ///
+    /// let together = Together::builder().models([SimModel::chat("acme/Tiny-1B")]).build();
+    /// # let _ = together;
+    /// assert_eq!(SimModel::chat("acme/Tiny-1B").id(), "acme/Tiny-1B");
+    /// ```
     pub fn chat(id: impl Into<Arc<str>>) -> Self {
         Self::of_kind(id, "chat")
     }
@@ -43,6 +51,20 @@ impl SimModel {
     }
 
     /// The context length in tokens, prompt and answer together.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{client::{ChatRequest, ErrorKind}, testing::{SimModel, Together}};
+    ///
+    /// let together = Together::new();
+    /// together.add_model(SimModel::chat("acme/Tiny-1B").context(100));
+    /// let long = ChatRequest::new("acme/Tiny-1B").user("long ".repeat(200));
+    /// let error = together.client().chat().create(&long).await.unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::ContextLength);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub const fn context(mut self, tokens: u64) -> Self {
         self.context = tokens;
@@ -50,6 +72,21 @@ impl SimModel {
     }
 
     /// Prices in pico-dollars per token: `$0.15` per million tokens is 150,000.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{client::ChatRequest, testing::{SimModel, Together}};
+    ///
+    /// let together = Together::new();
+    /// together.add_model(SimModel::chat("acme/Tiny-1B").price(150_000, 600_000));
+    /// together.client().chat().create(&ChatRequest::new("acme/Tiny-1B").user("hi")).await?;
+    /// let bill = together.bill();
+    /// let picos = bill.prompt_tokens * 150_000 + bill.completion_tokens * 600_000;
+    /// assert_eq!(bill.nano_usd, i64::try_from(picos.div_ceil(1_000))?);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub const fn price(mut self, input: i64, output: i64) -> Self {
         self.price.input = input;

@@ -11,6 +11,19 @@ use serde_json::Value;
 /// A request as it arrived. Cloning is cheap but for the headers.
 ///
 /// `Debug` shows no key.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use together_inference::{client::ChatRequest, testing::Together};
+///
+/// let together = Together::new();
+/// together.client().chat().create(&ChatRequest::new("zai-org/GLM-5.3").user("hi").max_tokens(8)).await?;
+/// let asked = &together.requests()[0];
+/// assert_eq!((&*asked.path, asked.body["max_tokens"].as_u64()), ("/v1/chat/completions", Some(8)));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Recorded {
@@ -63,6 +76,20 @@ impl Recorded {
     }
 
     /// Whether the request carried this bearer key.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{client::ChatRequest, testing::Together};
+    ///
+    /// let together = Together::new();
+    /// together.client().chat().create(&ChatRequest::new("zai-org/GLM-5.3").user("hi")).await?;
+    /// let asked = &together.requests()[0];
+    /// assert!(asked.had_key("simulated") && !asked.had_key("another"));
+    /// assert_eq!(asked.headers["authorization"], "[redacted]");
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn had_key(&self, key: &str) -> bool {
         self.key == Key::new(key)

@@ -47,6 +47,7 @@ impl Scripts {
     pub(super) fn take(&mut self, text: &str, model: &str) -> Option<Arc<Reply>> {
         let (cue, reply) = self.0.iter_mut().rev().find(|(cue, _)| cue.matches(text, model))?;
         if let Some(times) = &mut cue.times {
+            // Not below 0: a cue that is used up does not match.
             *times -= 1;
         }
         Some(Arc::clone(reply))

@@ -11,6 +11,21 @@ use tokio_util::sync::CancellationToken;
 use crate::client::{Body, Transport, TransportError, TransportErrorKind};
 
 /// A simulator that listens on a socket. Dropping it stops it and breaks its connections.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use together_inference::{TogetherClient, client::ChatRequest, testing::Together};
+///
+/// let together = Together::new();
+/// together.on("sky").reply("Rayleigh scattering.");
+/// let server = together.serve().await?;
+/// let client = TogetherClient::builder().api_key("any").base_url(&server.base_url()).build()?;
+/// let answer = client.chat().create(&ChatRequest::new("zai-org/GLM-5.3").user("Why is the sky blue?")).await?;
+/// assert_eq!(answer.text(), "Rayleigh scattering.");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,

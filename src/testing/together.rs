@@ -68,7 +68,8 @@ impl Together {
     ///
     /// let together = Together::new();
     /// together.on("sky").reply("Rayleigh scattering.");
-    /// let answer = together.client().chat().create(&ChatRequest::new("zai-org/GLM-5.3").user("Why is the sky blue?")).await?;
+    /// let ask = ChatRequest::new("zai-org/GLM-5.3").user("Why is the sky blue?");
+    /// let answer = together.client().chat().create(&ask).await?;
     /// assert_eq!(answer.text(), "Rayleigh scattering.");
     /// # Ok::<(), together_inference::client::Error>(())
     /// # }).unwrap();
@@ -124,6 +125,19 @@ impl Together {
     }
 
     /// What it was asked, oldest first: the latest 10,000 requests, whatever became of them.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{InferenceRequest, InferenceService, testing::Together};
+    ///
+    /// let together = Together::new();
+    /// let service = InferenceService::builder(together.client()).build()?;
+    /// service.complete(InferenceRequest::chat("hi").seed(7)).await?;
+    /// assert_eq!(together.requests()[0].body["seed"], 7);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn requests(&self) -> Vec<Recorded> {
         self.shared.lock().log.latest()
@@ -136,6 +150,18 @@ impl Together {
     }
 
     /// How many inference calls asked for this model (before any redirect), failed ones included.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{client::ChatRequest, testing::Together};
+    ///
+    /// let together = Together::new();
+    /// together.client().chat().create(&ChatRequest::new("zai-org/GLM-5.3").user("hi")).await?;
+    /// assert_eq!((together.calls_to("zai-org/GLM-5.3"), together.calls_to("Qwen/Qwen3.7-Max")), (1, 0));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn calls_to(&self, model: &str) -> u64 {
         self.shared.lock().log.calls_to(model)
@@ -146,12 +172,38 @@ impl Together {
     /// A failed call costs nothing. A stream is charged when it has sent `[DONE]`; one that was cut or dropped, at
     /// that moment, with the whole prompt and the part of the answer that was sent. An answer in one piece whose
     /// caller left before it was ready is not charged.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{InferenceService, testing::Together};
+    ///
+    /// let together = Together::new();
+    /// let service = InferenceService::builder(together.client()).build()?;
+    /// let reply = service.complete("hi").await?;
+    /// assert_eq!(reply.cost().known().map(|cost| cost.nanos()), Some(together.bill().nano_usd));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn bill(&self) -> Bill {
         self.shared.lock().account.bill()
     }
 
     /// Forgets requests, counts and the bill; keeps scripts and faults.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{client::ChatRequest, testing::Together};
+    ///
+    /// let together = Together::new();
+    /// together.client().chat().create(&ChatRequest::new("zai-org/GLM-5.3").user("warm up")).await?;
+    /// together.forget();
+    /// assert_eq!((together.calls(), together.bill().nano_usd), (0, 0));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn forget(&self) {
         let mut state = self.shared.lock();
         state.log = Log::default();
@@ -165,6 +217,20 @@ impl Together {
     }
 
     /// Streams that are neither at their end nor dropped.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{client::ChatRequest, testing::Together};
+    ///
+    /// let together = Together::new();
+    /// let stream = together.client().chat().stream(&ChatRequest::new("zai-org/GLM-5.3").user("hi")).await?;
+    /// assert_eq!(together.open_streams(), 1);
+    /// drop(stream);
+    /// assert_eq!(together.open_streams(), 0);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn open_streams(&self) -> usize {
         self.shared.open_streams.load(Ordering::SeqCst)
@@ -190,6 +256,13 @@ impl Transport for Together {
 }
 
 /// Settings of a [`Together`] that don't change while it runs.
+///
+/// ```
+/// use together_inference::testing::{SimModel, Together};
+///
+/// let together = Together::builder().seed(7).api_key("secret").models([SimModel::chat("acme/Tiny-1B")]).build();
+/// assert_eq!(together.calls(), 0);
+/// ```
 #[derive(Clone, Debug)]
 #[must_use = "call build"]
 pub struct TogetherBuilder {
@@ -202,6 +275,22 @@ pub struct TogetherBuilder {
 
 impl TogetherBuilder {
     /// What made-up answers, ids and shares of faults depend on. Default 0.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{client::ChatRequest, testing::Together};
+    ///
+    /// let ask = ChatRequest::new("zai-org/GLM-5.3").user("Why is the sky blue?");
+    /// let mut texts = Vec::new();
+    /// for _ in 0..2 {
+    ///     let together = Together::builder().seed(7).build();
+    ///     texts.push(together.client().chat().create(&ask).await?.text().to_owned());
+    /// }
+    /// assert_eq!(texts[0], texts[1]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub const fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
@@ -215,6 +304,18 @@ impl TogetherBuilder {
     }
 
     /// The only key that is accepted; others get 401. By default any is.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{client::{ChatRequest, ErrorKind}, testing::Together};
+    ///
+    /// let together = Together::builder().api_key("secret").build();
+    /// let error = together.client().chat().create(&ChatRequest::new("zai-org/GLM-5.3").user("hi")).await.unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::Authentication, "the simulator's own client has the key `simulated`");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn api_key(mut self, key: &str) -> Self {
         self.key = Some(Key::new(key));
         self

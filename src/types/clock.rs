@@ -6,18 +6,20 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use tokio::time::Instant;
+
+/// Longer than any process runs, and short enough for every clock: what a `Duration::MAX` of the caller's means.
+pub(crate) const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+
+/// That much later, thirty years at most: never the overflow that `+` panics at.
+pub(crate) fn later(from: Instant, by: Duration) -> Instant {
+    from.checked_add(by.min(FOREVER)).unwrap_or(from)
+}
+
 /// Tells the time of day.
 pub trait Clock: Send + Sync + fmt::Debug {
     /// The wall time, now.
     fn now(&self) -> SystemTime;
-}
-
-/// The longest wait there is: thirty years stand for ever, and no sum of times overflows.
-const EVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
-
-/// A moment so much later, at most thirty years.
-pub(crate) fn later(from: tokio::time::Instant, by: Duration) -> tokio::time::Instant {
-    from + by.min(EVER)
 }
 
 /// The operating system's clock.

@@ -4,7 +4,8 @@ use std::{borrow::Borrow, fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-/// Declares a name: an immutable, cheaply cloned string of its own type, so that a model never stands where a tenant should.
+/// Declares a name: an immutable, cheaply cloned string of its own type, so that a model never stands where a tenant
+/// should.
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -77,7 +78,17 @@ macro_rules! name {
 }
 
 name! {
-    /// A model as the API names it, such as `zai-org/GLM-5.3`.
+    /// A model as the API names it, such as `zai-org/GLM-5.3`: the organisation, a slash, the name. Not checked here;
+    /// an unknown one is refused by whoever is asked for it.
+    ///
+    /// ```
+    /// use together_inference::ModelId;
+    ///
+    /// let model = ModelId::from("zai-org/GLM-5.3");
+    /// assert_eq!(model, "zai-org/GLM-5.3");
+    /// assert_eq!(serde_json::to_string(&model)?, "\"zai-org/GLM-5.3\"");
+    /// # Ok::<(), serde_json::Error>(())
+    /// ```
     ModelId
 }
 name! {
@@ -85,16 +96,31 @@ name! {
     UpstreamId
 }
 name! {
-    /// Whose request it is. Cached answers and budgets never cross tenants.
+    /// Whose request it is. Cached answers and budgets never cross tenants. Compared byte by byte; an empty one is
+    /// refused when the request is used.
+    ///
+    /// ```
+    /// use together_inference::Tenant;
+    ///
+    /// assert_ne!(Tenant::from("acme"), Tenant::from("Acme"));
+    /// assert_eq!(Tenant::from("acme").as_str(), "acme");
+    /// ```
     Tenant
 }
 name! {
-    /// A conversation or agent run that several requests belong to.
+    /// A conversation or agent run that several requests belong to: a label of cost records. It changes neither the
+    /// answer nor what it is cached under.
     SessionId
 }
 
 impl UpstreamId {
     /// The id of a service's first client.
+    ///
+    /// ```
+    /// use together_inference::UpstreamId;
+    ///
+    /// assert_eq!(UpstreamId::together(), "together");
+    /// ```
     #[must_use]
     pub fn together() -> Self {
         Self::from("together")
@@ -117,17 +143,37 @@ pub struct RouteId {
 
 impl RouteId {
     /// The model on the upstream.
+    ///
+    /// ```
+    /// use together_inference::{RouteId, UpstreamId};
+    ///
+    /// let route = RouteId::new(UpstreamId::together(), "zai-org/GLM-5.3");
+    /// // The model's name may hold a slash; the first one ends the upstream's.
+    /// assert_eq!(route.to_string(), "together/zai-org/GLM-5.3");
+    /// ```
     pub fn new(upstream: impl Into<UpstreamId>, model: impl Into<ModelId>) -> Self {
         Self { upstream: upstream.into(), model: model.into() }
     }
 
     /// Where the model is called.
+    ///
+    /// ```
+    /// use together_inference::RouteId;
+    ///
+    /// assert_eq!(RouteId::new("local", "qwen3-8b").upstream().as_str(), "local");
+    /// ```
     #[must_use]
     pub const fn upstream(&self) -> &UpstreamId {
         &self.upstream
     }
 
     /// The model.
+    ///
+    /// ```
+    /// use together_inference::RouteId;
+    ///
+    /// assert_eq!(RouteId::new("together", "zai-org/GLM-5.3").model().as_str(), "zai-org/GLM-5.3");
+    /// ```
     #[must_use]
     pub const fn model(&self) -> &ModelId {
         &self.model
@@ -147,10 +193,23 @@ impl fmt::Debug for RouteId {
 }
 
 /// Identifies one request of the service (a call of `complete` or `stream`).
+///
+/// ```
+/// use together_inference::types::RequestId;
+///
+/// assert_eq!(RequestId::new(7).to_string(), format!("{:032x}", 7), "32 hexadecimal digits");
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RequestId(u128);
 
 /// Identifies one attempt: what a cost record is idempotent by.
+///
+/// ```
+/// use together_inference::types::{AttemptId, RequestId};
+///
+/// let attempt = RequestId::new(7).attempt(0);
+/// assert_eq!(AttemptId::new(attempt.value()), attempt, "a store may keep the number");
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct AttemptId(u128);
 
@@ -162,8 +221,19 @@ impl RequestId {
     }
 
     /// The attempt with this number (from 0) of this request.
+    ///
+    /// The same number gives the same id, so that a record that is written twice counts once.
+    ///
+    /// ```
+    /// use together_inference::types::RequestId;
+    ///
+    /// let request = RequestId::new(7);
+    /// assert_eq!(request.attempt(1), request.attempt(1));
+    /// assert_ne!(request.attempt(1), request.attempt(0));
+    /// ```
     #[must_use]
     pub const fn attempt(self, number: u8) -> AttemptId {
+        // Plus one, so that the first attempt does not have its request's number.
         AttemptId(self.0 ^ ((number as u128 + 1) << 120))
     }
 

@@ -11,10 +11,11 @@ mod task;
 mod usage;
 
 pub use chance::{Rng, SeededRng, SystemRng};
-pub(crate) use clock::later;
 pub use clock::{Clock, ManualClock, SystemClock};
+pub(crate) use clock::{FOREVER, later};
 pub use ids::{AttemptId, ModelId, RequestId, RouteId, SessionId, Tenant, UpstreamId};
 pub use money::{ParseUsdError, Usd, parse_usd};
+pub(crate) use open::Text;
 pub use open::{FinishReason, Role, Unknown};
 pub use price::{Cost, Price, Rate};
 pub(crate) use secret::Secret;

@@ -32,18 +32,38 @@ impl Usd {
     pub const ZERO: Self = Self(0);
 
     /// This many nano-dollars.
+    ///
+    /// ```
+    /// use together_inference::Usd;
+    ///
+    /// assert_eq!(Usd::from_nanos(213_000).to_string(), "$0.000213");
+    /// assert_eq!(Usd::from_nanos(-250_000_000).to_string(), "-$0.25");
+    /// ```
     #[must_use]
     pub const fn from_nanos(nanos: i64) -> Self {
         Self(nanos)
     }
 
     /// The amount in nano-dollars.
+    ///
+    /// ```
+    /// use together_inference::usd;
+    ///
+    /// assert_eq!(usd!("0.25").nanos(), 250_000_000);
+    /// ```
     #[must_use]
     pub const fn nanos(self) -> i64 {
         self.0
     }
 
     /// Whether the amount is exactly zero.
+    ///
+    /// ```
+    /// use together_inference::Usd;
+    ///
+    /// assert!(Usd::ZERO.is_zero());
+    /// assert!(!Usd::from_nanos(1).is_zero());
+    /// ```
     #[must_use]
     pub const fn is_zero(self) -> bool {
         self.0 == 0
@@ -52,10 +72,21 @@ impl Usd {
 
 /// Parses decimal dollars such as `25`, `0.15` or `$1.000000001`; usable in constants.
 ///
+/// ```
+/// use together_inference::{Usd, parse_usd, usd};
+///
+/// const DAILY: Result<Usd, together_inference::types::ParseUsdError> = parse_usd("$25");
+/// assert_eq!(DAILY, Ok(usd!("25.00")));
+/// for wrong in ["-1", "1,000", "1e3", "0.0000000001", ""] {
+///     assert!(parse_usd(wrong).is_err(), "{wrong}");
+/// }
+/// ```
+///
 /// # Errors
 ///
 /// [`ParseUsdError`] for anything else than digits with at most nine decimals, and for amounts over $9.2 billion.
 pub const fn parse_usd(text: &str) -> Result<Usd, ParseUsdError> {
+    // By hand, byte by byte: neither `?` nor `str::parse` may stand in a constant.
     let bytes = text.as_bytes();
     let mut at = if let [b'$', ..] = bytes { 1 } else { 0 };
     let (mut nanos, mut decimals, mut digits) = (0_i64, None::<u32>, 0_u32);
@@ -90,7 +121,15 @@ pub const fn parse_usd(text: &str) -> Result<Usd, ParseUsdError> {
     }
 }
 
-/// A [`Usd`](crate::Usd) amount checked at compile time: `usd!("25.00")`.
+/// A [`Usd`](crate::Usd) amount checked at compile time: a text that [`parse_usd`](crate::parse_usd) refuses does not
+/// build.
+///
+/// ```
+/// use together_inference::{Usd, usd};
+///
+/// const LIMIT: Usd = usd!("25.00");
+/// assert_eq!(LIMIT, Usd::from_nanos(25_000_000_000));
+/// ```
 #[macro_export]
 macro_rules! usd {
     ($amount:literal) => {
@@ -104,6 +143,13 @@ macro_rules! usd {
 }
 
 /// The text is not an amount of dollars.
+///
+/// ```
+/// use together_inference::{Usd, types::ParseUsdError};
+///
+/// let error: ParseUsdError = "a dollar".parse::<Usd>().unwrap_err();
+/// assert!(error.to_string().contains("such as 0.15"));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not an amount of dollars: write digits with at most nine decimals, such as 0.15")]
 pub struct ParseUsdError(());

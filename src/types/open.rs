@@ -46,6 +46,11 @@ impl FinishReason {
     pub const fn is_complete(&self) -> bool {
         matches!(self, Self::Stop | Self::Eos | Self::ToolCalls | Self::FunctionCall)
     }
+
+    /// Whether the server itself broke off.
+    pub(crate) fn is_error(&self) -> bool {
+        matches!(self, Self::Other(Unknown(text)) if **text == *"error")
+    }
 }
 
 impl From<&str> for FinishReason {
@@ -105,7 +110,7 @@ impl From<&str> for Role {
 
 /// Text that borrows from the input where it can; alone `Option<Cow<str>>` never would.
 #[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+pub(crate) struct Text<'a>(#[serde(borrow)] pub(crate) Cow<'a, str>);
 
 impl<'de> Deserialize<'de> for FinishReason {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -8,6 +8,14 @@ use super::{Usage, Usd};
 
 /// Pico-dollars (10⁻¹² $) per token. $1 per million tokens is 1,000,000 pico-dollars per token, so that half of
 /// $0.015 per million is still exact.
+///
+/// ```
+/// use together_inference::{types::Rate, usd};
+///
+/// let rate = Rate::per_million(usd!("0.15"));
+/// assert_eq!(rate, Rate::from_picos(150_000));
+/// assert_eq!(rate.to_string(), "$0.15/M");
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Rate(u64);
@@ -17,20 +25,44 @@ impl Rate {
     pub const FREE: Self = Self(0);
 
     /// This many pico-dollars per token.
+    ///
+    /// ```
+    /// use together_inference::types::Rate;
+    ///
+    /// assert_eq!(Rate::from_picos(1_000_000).to_string(), "$1.00/M");
+    /// ```
     #[must_use]
     pub const fn from_picos(picos: u64) -> Self {
         Self(picos)
     }
 
     /// This many dollars per million tokens, as price lists write it.
+    ///
+    /// What is below a pico-dollar per token is dropped; a negative amount is [`FREE`](Self::FREE).
+    ///
+    /// ```
+    /// use together_inference::{types::Rate, usd};
+    ///
+    /// assert_eq!(Rate::per_million(usd!("4.40")).picos(), 4_400_000);
+    /// assert_eq!(Rate::per_million(usd!("0")), Rate::FREE);
+    /// ```
     #[must_use]
     pub const fn per_million(dollars: Usd) -> Self {
+        // A price below nothing would let a budget grow by being used.
         let nanos = dollars.nanos();
         Self(if nanos < 0 { 0 } else { nanos.unsigned_abs() / 1_000 })
     }
 
     /// A fetched number of dollars per million tokens, rounded to a pico-dollar per token; `None` unless it is finite
     /// and positive (an API says 0 for "not known").
+    ///
+    /// ```
+    /// use together_inference::types::Rate;
+    ///
+    /// assert_eq!(Rate::from_fetched(0.88), Some(Rate::from_picos(880_000)));
+    /// assert_eq!(Rate::from_fetched(0.0), None, "not known is not free");
+    /// assert_eq!(Rate::from_fetched(f64::NAN), None);
+    /// ```
     #[must_use]
     pub fn from_fetched(dollars_per_million: f64) -> Option<Self> {
         let picos = (dollars_per_million * 1e6).round();
@@ -39,6 +71,12 @@ impl Rate {
     }
 
     /// The rate in pico-dollars per token.
+    ///
+    /// ```
+    /// use together_inference::{types::Rate, usd};
+    ///
+    /// assert_eq!(Rate::per_million(usd!("0.15")).picos(), 150_000);
+    /// ```
     #[must_use]
     pub const fn picos(self) -> u64 {
         self.0
@@ -89,12 +127,27 @@ impl Price {
     pub const FREE: Self = Self { input: Rate::FREE, cached_input: None, output: Rate::FREE };
 
     /// Dollars per million prompt and completion tokens.
+    ///
+    /// ```
+    /// use together_inference::{Price, types::Rate, usd};
+    ///
+    /// let price = Price::per_million(usd!("1.40"), usd!("4.40"));
+    /// assert_eq!((price.input, price.output), (Rate::from_picos(1_400_000), Rate::from_picos(4_400_000)));
+    /// ```
     #[must_use]
     pub const fn per_million(input: Usd, output: Usd) -> Self {
         Self { input: Rate::per_million(input), cached_input: None, output: Rate::per_million(output) }
     }
 
     /// The same with a price per million prompt tokens read from the provider's prompt cache.
+    ///
+    /// ```
+    /// use together_inference::{Price, Usage, usd};
+    ///
+    /// let price = Price::per_million(usd!("1.00"), usd!("2.00")).cached(usd!("0.10"));
+    /// let usage = Usage { prompt: 1_000, cached: 900, ..Usage::default() };
+    /// assert_eq!(price.cost(&usage), usd!("0.00019"), "100 tokens at $1 and 900 at $0.10 a million");
+    /// ```
     #[must_use]
     pub const fn cached(mut self, cached_input: Usd) -> Self {
         self.cached_input = Some(Rate::per_million(cached_input));
@@ -102,14 +155,33 @@ impl Price {
     }
 
     /// A price of these rates.
+    ///
+    /// ```
+    /// use together_inference::{Price, types::Rate, usd};
+    ///
+    /// let rates = Price::from_rates(Rate::from_picos(150_000), None, Rate::from_picos(600_000));
+    /// assert_eq!(rates, Price::per_million(usd!("0.15"), usd!("0.60")));
+    /// ```
     #[must_use]
     pub const fn from_rates(input: Rate, cached_input: Option<Rate>, output: Rate) -> Self {
         Self { input, cached_input, output }
     }
 
     /// The cost of this usage, rounded up once to a whole nano-dollar.
+    ///
+    /// Cached tokens beyond the prompt's count as the prompt's; reasoning is part of the completion and not charged
+    /// again. A sum above $9.2 billion saturates.
+    ///
+    /// ```
+    /// use together_inference::{Price, Usage, Usd, usd};
+    ///
+    /// let price = Price::per_million(usd!("0.0015"), usd!("0.0015"));
+    /// let usage = Usage { prompt: 1, completion: 1, ..Usage::default() };
+    /// assert_eq!(price.cost(&usage), Usd::from_nanos(3), "two halves are rounded up together, not each");
+    /// ```
     #[must_use]
     pub fn cost(&self, usage: &Usage) -> Usd {
+        // The provider's counts are not ours to trust: more cached tokens than there are must not go below zero.
         let cached = usage.cached.min(usage.prompt);
         let picos = self
             .input
@@ -120,8 +192,16 @@ impl Price {
     }
 
     /// The most that this many tokens can cost: the dearer of the input rates, and output in full.
+    ///
+    /// ```
+    /// use together_inference::{Price, usd};
+    ///
+    /// let price = Price::per_million(usd!("1.00"), usd!("2.00")).cached(usd!("0.10"));
+    /// assert_eq!(price.upper_bound(1_000, 100), usd!("0.0012"), "as if nothing were cached");
+    /// ```
     #[must_use]
     pub fn upper_bound(&self, prompt: u64, completion: u64) -> Usd {
+        // Nothing says that reading a cache is the cheaper one; the bound holds either way.
         let input = self.input.max(self.cached_input.unwrap_or(self.input));
         let at_most = Self { input, cached_input: None, output: self.output };
         at_most.cost(&Usage { prompt, completion, ..Usage::default() })
@@ -129,6 +209,14 @@ impl Price {
 }
 
 /// What an attempt or a call cost.
+///
+/// ```
+/// use together_inference::{Cost, usd};
+///
+/// assert_eq!(Cost::Known(usd!("0.000213")).to_string(), "$0.000213");
+/// assert_eq!(Cost::Unknown { at_most: usd!("0.01") }.to_string(), "at most $0.01");
+/// assert_eq!(Cost::Unpriced.to_string(), "unpriced");
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Cost {
@@ -145,6 +233,13 @@ pub enum Cost {
 
 impl Cost {
     /// The amount to charge against a budget: exact, the upper bound, or zero where there is no price.
+    ///
+    /// ```
+    /// use together_inference::{Cost, Usd, usd};
+    ///
+    /// assert_eq!(Cost::Unknown { at_most: usd!("0.01") }.charge(), usd!("0.01"));
+    /// assert_eq!(Cost::Unpriced.charge(), Usd::ZERO);
+    /// ```
     #[must_use]
     pub const fn charge(self) -> Usd {
         match self {
@@ -154,6 +249,13 @@ impl Cost {
     }
 
     /// The exact amount, if it is known.
+    ///
+    /// ```
+    /// use together_inference::{Cost, usd};
+    ///
+    /// assert_eq!(Cost::Known(usd!("0.01")).known(), Some(usd!("0.01")));
+    /// assert_eq!(Cost::Unknown { at_most: usd!("0.01") }.known(), None);
+    /// ```
     #[must_use]
     pub const fn known(self) -> Option<Usd> {
         match self {
@@ -163,6 +265,16 @@ impl Cost {
     }
 
     /// The sum of two costs: known only if both are.
+    ///
+    /// ```
+    /// use together_inference::{Cost, usd};
+    ///
+    /// let known = Cost::Known(usd!("0.02"));
+    /// assert_eq!(known.plus(known), Cost::Known(usd!("0.04")));
+    /// let lost = Cost::Unknown { at_most: usd!("0.01") };
+    /// assert_eq!(known.plus(lost), Cost::Unknown { at_most: usd!("0.03") });
+    /// assert_eq!(lost.plus(Cost::Unpriced), Cost::Unpriced);
+    /// ```
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
         match (self, other) {

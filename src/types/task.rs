@@ -5,6 +5,15 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 
 /// The kind of work; a model serves one or more of them.
+///
+/// ```
+/// use together_inference::Task;
+///
+/// assert_eq!("code".parse::<Task>()?, Task::Code);
+/// assert_eq!(Task::Embedding.to_string(), "embedding");
+/// assert_eq!(serde_json::to_string(&Task::Chat)?, "\"chat\"");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -22,6 +31,15 @@ pub enum Task {
 }
 
 /// How urgent a request is. It picks the tier unless the request names one, and orders waiting requests.
+///
+/// ```
+/// use together_inference::Priority;
+///
+/// assert_eq!("realtime".parse::<Priority>()?, Priority::Realtime);
+/// assert_eq!(Priority::default(), Priority::Standard);
+/// assert!(Priority::Realtime < Priority::Batch, "the most urgent first");
+/// # Ok::<(), together_inference::types::ParseTaskError>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -36,6 +54,14 @@ pub enum Priority {
 }
 
 /// The size class of a model.
+///
+/// ```
+/// use together_inference::Tier;
+///
+/// assert!(Tier::Small < Tier::Mid && Tier::Mid < Tier::Large);
+/// assert_eq!(serde_json::from_str::<Tier>("\"mid\"")?, Tier::Mid);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -49,6 +75,13 @@ pub enum Tier {
 }
 
 /// The text is not one of the values.
+///
+/// ```
+/// use together_inference::Priority;
+///
+/// let error = "urgent".parse::<Priority>().unwrap_err();
+/// assert_eq!(error.to_string(), "unknown priority \"urgent\": one of realtime, standard, batch");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown {what} {value:?}: one of {choices}")]
 pub struct ParseTaskError {
@@ -83,6 +116,13 @@ impl Priority {
     }
 
     /// The tier that this priority picks: realtime → large, standard → mid, batch → small.
+    ///
+    /// ```
+    /// use together_inference::{Priority, Tier};
+    ///
+    /// assert_eq!(Priority::Realtime.tier(), Tier::Large);
+    /// assert_eq!(Priority::Batch.tier(), Tier::Small);
+    /// ```
     #[must_use]
     pub const fn tier(self) -> Tier {
         match self {

@@ -3,6 +3,14 @@
 use serde::{Deserialize, Serialize};
 
 /// Tokens of one attempt, as the provider bills them.
+///
+/// ```
+/// use together_inference::Usage;
+///
+/// // 1,200 tokens in all: of the prompt 900 were cached, of the answer 150 were thoughts.
+/// let usage = Usage { prompt: 1_000, cached: 900, completion: 200, reasoning: 150 };
+/// assert_eq!(usage.total(), 1_200);
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash, Serialize, Deserialize)]
 pub struct Usage {
     /// Tokens of the prompt, cached ones included.
@@ -17,6 +25,15 @@ pub struct Usage {
 
 impl Usage {
     /// Prompt and completion tokens together.
+    ///
+    /// Cached and reasoning tokens are parts of them and not added again.
+    ///
+    /// ```
+    /// use together_inference::Usage;
+    ///
+    /// let usage = Usage { prompt: 10, cached: 4, completion: 5, reasoning: 5 };
+    /// assert_eq!(usage.total(), 15);
+    /// ```
     #[must_use]
     pub const fn total(&self) -> u64 {
         self.prompt.saturating_add(self.completion)
@@ -24,6 +41,18 @@ impl Usage {
 }
 
 /// Where the token counts of a record come from.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use together_inference::{InferenceRequest, InferenceService, UsageSource, testing::Together};
+///
+/// let service = InferenceService::builder(Together::new().client()).build()?;
+/// let reply = service.complete(InferenceRequest::chat("Why is the sky blue?")).await?;
+/// assert_eq!(reply.usage_source, UsageSource::Reported);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum UsageSource {

@@ -28,6 +28,8 @@ use crate::{
 const KEY: &str = "sk-canary-key";
 const PROMPT: &str = "canary-prompt";
 const ANSWER: &str = "canary-answer";
+/// The last chunk of a stream.
+const END: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
 
 /// Writes down every span and event of every level, with all fields.
 #[derive(Clone, Default)]
@@ -112,12 +114,19 @@ async fn both(client: &TogetherClient) -> (String, Vec<Error>) {
     (shows, errors)
 }
 
+/// An error that quotes the prompt.
+fn echo(more: &str) -> String {
+    format!(
+        r#"{{"error":{{"message":"bad request: {PROMPT}","type":"invalid_request_error","param":"{PROMPT}",{more}}}}}"#
+    )
+}
+
 type Answering = fn() -> Answer;
 
 fn faults() -> Vec<(&'static str, Answering)> {
     vec![
         ("an answer", || Ok(json(completion()))),
-        ("a stream", || Ok(sse([Bytes::from(event(ANSWER)), "data: [DONE]\n\n".into()]))),
+        ("a stream", || Ok(sse([Bytes::from(event(ANSWER)), Bytes::from(END)]))),
         ("a cut stream", || Ok(sse([Bytes::from(event(ANSWER)), Bytes::from(&b"data: {"[..])]))),
         ("broken JSON", || Ok(json(format!("{{\"choices\":[{{\"message\":{{\"content\":\"{ANSWER}")))),
         ("wrong JSON", || Ok(json(completion().replace(&format!("\"{ANSWER}\""), &format!("{{\"{ANSWER}\":1}}"))))),
@@ -142,6 +151,42 @@ fn faults() -> Vec<(&'static str, Answering)> {
         ("a validation error", || {
             let body = format!("{{\"detail\":[{{\"loc\":[\"messages\"],\"input\":\"{PROMPT}\",\"msg\":\"no\"}}]}}");
             Ok(response(422, "application/json", Body::from(body)))
+        }),
+        ("an echoed prompt", || Ok(response(400, "application/json", Body::from(echo(r#""code":"bad_prompt""#))))),
+        ("an echoed prompt of a 404", || {
+            let body = format!("{{\"message\":\"no model {MODEL} for {PROMPT}\",\"type\":\"NotFoundError\"}}");
+            Ok(response(404, "application/json", Body::from(body)))
+        }),
+        ("an echoed prompt over the context", || {
+            let body = format!("{{\"error\":\"context length exceeded by {PROMPT}\"}}");
+            Ok(response(400, "application/json", Body::from(body)))
+        }),
+        ("an echoed prompt as code", || {
+            let long = format!("{PROMPT}{}", "x".repeat(64));
+            let body =
+                format!("{{\"error\":{{\"code\":\"{long}\",\"type\":\"no {PROMPT}\"}},\"id\":\"for {PROMPT}\"}}");
+            let mut answer = response(400, "application/json", Body::from(body));
+            answer.headers_mut().remove("x-request-id");
+            Ok(answer)
+        }),
+        ("an echoed prompt as type", || {
+            let body = format!("{{\"error\":{{\"type\":\"no {PROMPT}\"}}}}");
+            Ok(response(429, "application/json", Body::from(body)))
+        }),
+        ("an echoed prompt in a page", || {
+            let body = format!("<html><title>{PROMPT} is blocked</title></html>");
+            Ok(response(403, "text/html", Body::from(body)))
+        }),
+        ("an echoed prompt in plain text", || Ok(response(500, "text/plain", Body::from(format!("no: {PROMPT}"))))),
+        ("an echoed prompt in a success", || Ok(json(echo(r#""code":503"#)))),
+        ("an echoed prompt beside choices", || {
+            Ok(json(completion().replace("\"id\"", &format!("\"error\":\"no: {PROMPT}\",\"id\""))))
+        }),
+        ("an echoed prompt in a stream", || {
+            Ok(sse([Bytes::from(format!("{}data: {}\n\n", event(ANSWER), echo(r#""code":503"#)))]))
+        }),
+        ("an echoed prompt in a named event", || {
+            Ok(sse([Bytes::from(format!("{}event: error\ndata: no: {PROMPT}\n\n", event(ANSWER)))]))
         }),
         ("a redirect", || {
             let mut answer = response(302, "text/plain", Body::from(PROMPT));
@@ -199,6 +244,10 @@ async fn a_repeat_is_logged_without_secrets() {
     let _guard = tracing::subscriber::set_default(capture.clone());
     let client = secretive(|| Ok(response(503, "text/plain", Body::from(PROMPT)))).build().unwrap();
     client.chat().create(&secret_request()).await.unwrap_err();
+    // The first time, a test beside this one may be registering the event for a thread that listens to none.
+    tracing::callsite::rebuild_interest_cache();
+    capture.take();
+    client.chat().create(&secret_request()).await.unwrap_err();
     let logged = capture.take();
     assert_eq!(logged.matches("attempt failed, repeating").count(), 2, "{logged}");
     assert!(logged.contains("overloaded") && !logged.contains("canary"), "{logged}");
@@ -212,4 +261,22 @@ fn a_password_in_a_base_url_does_not_show() {
         let error = builder.build().unwrap_err();
         assert!(!shown(&error).contains("canary"), "{error}");
     }
+}
+
+#[tokio::test]
+async fn the_words_of_the_provider_are_there_for_those_who_ask() {
+    let answer: Answering = || Ok(response(400, "application/json", Body::from(echo(r#""code":"bad_prompt""#))));
+    let error = secretive(answer).build().unwrap().chat().create(&secret_request()).await.unwrap_err();
+    assert_eq!(error.message(), format!("bad request: {PROMPT}"));
+    assert_eq!(error.body(), &echo(r#""code":"bad_prompt""#));
+    let shows = format!(
+        "400 invalid_request: message() has the provider's words (model {MODEL}, code bad_prompt, request request-7)"
+    );
+    assert_eq!(error.to_string(), shows);
+    // Words of our own are shown.
+    let error = secretive(|| Ok(json("{}"))).build().unwrap().chat().create(&secret_request()).await.unwrap_err();
+    assert!(
+        error.to_string().starts_with("200 malformed: the response holds no answer (no choices) (model "),
+        "{error}"
+    );
 }

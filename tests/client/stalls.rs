@@ -7,13 +7,13 @@ use futures_util::{FutureExt as _, StreamExt as _, future::ready, stream};
 use http::Response;
 use together_inference::{
     TogetherClient,
-    client::{Body, CallOptions, ErrorKind, RetryPolicy},
+    client::{Body, CallOptions, ErrorKind, RetryPolicy, Timeouts},
 };
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::{
-    fault::{event, good_sse},
-    support::{collect, faked, hello, hundredth, response},
+    fault::{FaultServer, event, good_sse},
+    support::{at, collect, faked, hello, hundredth, response},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -179,4 +179,59 @@ async fn a_deadline_ends_a_stream_under_way() {
     assert!(near(started.elapsed(), Duration::from_millis(4_500)), "{:?}", started.elapsed());
     sleep_until(started + 9 * SECOND).await;
     assert!(stream.next().await.is_none());
+}
+
+/// Scenario: every time-out, wait and deadline is `Duration::MAX`.
+/// Expected: that means for ever; nothing overflows.
+#[tokio::test(start_paused = true)]
+async fn the_longest_durations_panic_nowhere() {
+    let (mut timeouts, mut retry, max) = (Timeouts::default(), RetryPolicy::default(), Duration::MAX);
+    (timeouts.connect, timeouts.first_byte, timeouts.stream_first_byte) = (max, max, max);
+    (timeouts.idle, timeouts.total, timeouts.pool_idle) = (max, max, max);
+    (retry.base, retry.cap, retry.max_hint) = (max, max, max);
+    let options = CallOptions::default().within(max);
+    let (client, request) = (faked(|_| ready(Ok(paced(SECOND, [good_sse().into()].into_iter()))).boxed()), hello());
+    let client = client.timeouts(timeouts).retry(retry).build().unwrap();
+    let stream = client.chat().stream_with(request.model(), request.input(), &options).await.unwrap();
+    assert_eq!(stream.collect().await.unwrap().text(), "w0 w1 w2 ");
+    for hint in ["", "1e300", "18446744073709551615"] {
+        let busy = move |_| {
+            let mut response = response(503, "text/plain", Body::empty());
+            response.headers_mut().insert("retry-after", hint.parse().unwrap());
+            ready(Ok(response)).boxed()
+        };
+        let client = faked(busy).timeouts(timeouts).retry(retry).build().unwrap();
+        let call = client.chat().create_with(request.model(), request.input(), &options);
+        let _ = tokio::time::timeout(SECOND, call).await;
+    }
+    // The same over a real connection.
+    let server = FaultServer::start().await;
+    let client = at(&server, "ok").timeouts(timeouts).build().unwrap();
+    for _ in 0..2 {
+        client.chat().create_with(request.model(), request.input(), &options).await.unwrap();
+    }
+}
+
+/// Scenario: every answer has ended, and the server neither sends `[DONE]` nor closes the connection.
+/// Expected: the stream ends well after a few seconds, and never later than its deadline; a late usage is waited for.
+#[tokio::test(start_paused = true)]
+async fn a_finished_stream_ends_without_its_done_mark() {
+    let open = |pause: Duration| {
+        faked(move |_| {
+            let head = good_sse().replace("data: [DONE]\n\n", "");
+            let usage = r#"data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":7}}"#;
+            let usage = stream::once(sleep(pause)).map(move |()| Ok(Bytes::from(format!("{usage}\n\n"))));
+            let comments = stream::repeat(()).then(|()| sleep(SECOND)).map(|()| Ok(Bytes::from_static(b": hm\n\n")));
+            let pieces = stream::iter([Ok(Bytes::from(head))]).chain(usage).chain(comments);
+            ready(Ok(response(200, "text/event-stream", Body::stream(pieces)))).boxed()
+        })
+    };
+    for (pause, deadline, total, took) in [(4, 600, 14, 9), (6, 600, 5, 5), (4, 2, 5, 2)] {
+        let (client, request, started) = (open(pause * SECOND).build().unwrap(), hello(), Instant::now());
+        let options = CallOptions::default().within(deadline * SECOND);
+        let stream = client.chat().stream_with(request.model(), request.input(), &options).await.unwrap();
+        let answer = stream.collect().await.unwrap();
+        assert_eq!((answer.text(), answer.usage.unwrap().total()), ("w0 w1 w2 ", total));
+        assert!(near(started.elapsed(), took * SECOND), "{:?}", started.elapsed());
+    }
 }

@@ -4,6 +4,7 @@
 mod attempts;
 mod cache_policy;
 mod cancellation;
+mod ceilings;
 mod coalescing;
 mod doubles;
 mod live;

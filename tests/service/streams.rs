@@ -166,6 +166,8 @@ async fn a_first_token_that_is_late_moves_the_call_on() {
     // Expected: the second one's stream after 2 s.
     let world = World::new();
     world.sim.latency_of(LARGE, secs(5));
+    // The second one needs time of its own: each attempt has the whole of it.
+    world.sim.latency_of(MID, ms(200));
     let start = Instant::now();
     let request = muse("why?").models([LARGE, MID]).first_token(secs(2)).deadline(secs(30));
     let stream = world.service.stream(request).await;

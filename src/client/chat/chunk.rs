@@ -6,12 +6,12 @@ use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use serde_json::Value;
 
 use super::{
-    super::lenient::{Count, Text, at_most},
+    super::lenient::{Count, JsonText, Truthy, at_most, finish_reason},
     FunctionCall, ToolCall,
     response::{MAX_CHOICES, MAX_TOOL_CALLS, WireWarnings},
     usage::WireUsage,
 };
-use crate::types::{FinishReason, ModelId, Usage};
+use crate::types::{FinishReason, ModelId, Text, Usage};
 
 /// One chunk of a streamed completion.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -69,6 +69,8 @@ pub struct ToolCallDelta {
     pub name: Option<String>,
     /// JSON text to append.
     pub arguments: String,
+    /// The server did not say which call it belongs to.
+    unnumbered: bool,
 }
 
 impl Delta {
@@ -99,6 +101,11 @@ impl Delta {
             .any(|choice| filled(&choice.content) || filled(&choice.reasoning) || !choice.tool_calls.is_empty())
     }
 
+    /// Whether an answer ended by an error of the server.
+    pub(super) fn broke_off(&self) -> bool {
+        self.choices.iter().any(|choice| choice.finish_reason.as_ref().is_some_and(FinishReason::is_error))
+    }
+
     fn first(&self) -> Option<&ChoiceDelta> {
         self.choices.iter().find(|choice| choice.index == 0)
     }
@@ -123,7 +130,7 @@ impl fmt::Debug for ToolCallDelta {
             .field("id", &self.id)
             .field("name", &self.name)
             .field("arguments_bytes", &self.arguments.len())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -136,6 +143,8 @@ struct WireChunk {
     choices: Option<Vec<ChoiceDelta>>,
     usage: Option<WireUsage>,
     warnings: Option<IgnoredAny>,
+    #[serde(default)]
+    error: Truthy,
 }
 
 #[derive(Deserialize)]
@@ -156,6 +165,7 @@ struct WireChoice<'a> {
     index: Count,
     #[serde(borrow)]
     delta: Option<WireDelta<'a>>,
+    #[serde(default, deserialize_with = "finish_reason")]
     finish_reason: Option<FinishReason>,
     #[serde(default)]
     seed: Count,
@@ -187,8 +197,8 @@ struct WireToolDelta<'a> {
 #[derive(Deserialize)]
 struct WireFunctionDelta<'a> {
     name: Option<String>,
-    #[serde(borrow)]
-    arguments: Option<Text<'a>>,
+    #[serde(default, borrow)]
+    arguments: JsonText<'a>,
 }
 
 impl<'de> Deserialize<'de> for ChoiceDelta {
@@ -220,24 +230,32 @@ impl WireChoice<'_> {
 
 impl WireToolDelta<'_> {
     fn into_delta(self) -> ToolCallDelta {
-        let (name, arguments) = self.function.map_or((None, None), |function| (function.name, function.arguments));
+        let (name, arguments) =
+            self.function.map_or_else(Default::default, |function| (function.name, function.arguments));
+        let index = self.index.small();
         ToolCallDelta {
-            index: self.index.small().unwrap_or(0),
+            index: index.unwrap_or(0),
+            unnumbered: index.is_none(),
             id: self.id,
             name,
-            arguments: arguments.map(|text| text.0.into_owned()).unwrap_or_default(),
+            arguments: arguments.0.into_owned(),
         }
     }
 }
 
-/// Parses the JSON of one chunk. The head is read only where `want_head` asks for it, or where it holds a warning.
-pub(super) fn parse_delta(data: &[u8], want_head: bool) -> Result<Delta, serde_json::Error> {
-    let WireChunk { choices, usage, warnings } = serde_json::from_slice(data)?;
+/// Parses the JSON of one chunk; `Ok(None)`: it holds an error, whatever else is in it.
+///
+/// The head is read only where `want_head` asks for it, or where it holds a warning.
+pub(super) fn parse_delta(data: &[u8], want_head: bool) -> Result<Option<Delta>, serde_json::Error> {
+    let WireChunk { choices, usage, warnings, error } = serde_json::from_slice(data)?;
+    if error.0 {
+        return Ok(None);
+    }
     let choices = choices.unwrap_or_default();
     let nested = || choices.iter().find_map(|choice| choice.usage);
     let usage = usage.and_then(WireUsage::into_usage).or_else(nested);
     let head = (want_head || warnings.is_some()).then(|| parse_head(data)).transpose()?;
-    Ok(Delta { choices, usage, head })
+    Ok(Some(Delta { choices, usage, head }))
 }
 
 fn parse_head(data: &[u8]) -> Result<Head, serde_json::Error> {
@@ -248,6 +266,34 @@ fn parse_head(data: &[u8]) -> Result<Head, serde_json::Error> {
         created: wire.created.0,
         warnings: wire.warnings.into_messages(),
     })
+}
+
+/// Numbers the tool calls of servers that do not: each new id begins a call, a piece without one goes to the last.
+#[derive(Debug, Default)]
+pub(super) struct Numbering(Vec<(u32, Box<str>)>);
+
+impl Numbering {
+    pub(super) fn number(&mut self, delta: &mut Delta) {
+        for choice in &mut delta.choices {
+            for piece in choice.tool_calls.iter_mut().filter(|piece| piece.unnumbered) {
+                piece.index = self.index(choice.index, piece.id.as_deref().unwrap_or_default());
+            }
+        }
+    }
+
+    fn index(&mut self, answer: u32, id: &str) -> u32 {
+        let known = || self.0.iter().filter(|(of, _)| *of == answer);
+        let at = match known().position(|(_, known)| **known == *id) {
+            Some(at) => at,
+            None if id.is_empty() || self.0.len() >= MAX_TOOL_CALLS => known().count().saturating_sub(1),
+            None => {
+                let at = known().count();
+                self.0.push((answer, id.into()));
+                at
+            }
+        };
+        u32::try_from(at).unwrap_or(u32::MAX)
+    }
 }
 
 /// Joins a tool call's pieces.

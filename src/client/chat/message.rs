@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::super::lenient::{json_text, or_default};
 use crate::types::Role;
 
 /// One turn of a conversation.
@@ -26,7 +27,7 @@ pub struct Message {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// The calls that an assistant's turn asks for.
-    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
     pub tool_calls: Vec<ToolCall>,
     /// The call that a tool's turn answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -40,11 +41,6 @@ pub struct Message {
     /// Fields that this version does not know, sent as they are.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
-}
-
-/// `null` where an array belongs.
-fn null_is_empty<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
-    Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 impl Message {
@@ -256,10 +252,10 @@ impl<'de> Deserialize<'de> for Part {
 #[non_exhaustive]
 pub struct ToolCall {
     /// Pass it back with the result: [`Message::tool`].
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub id: String,
     /// `function`.
-    #[serde(rename = "type", default = "function")]
+    #[serde(rename = "type", default = "function", deserialize_with = "kind")]
     pub kind: String,
     /// Which function, with what.
     pub function: FunctionCall,
@@ -267,6 +263,10 @@ pub struct ToolCall {
 
 fn function() -> String {
     "function".to_owned()
+}
+
+fn kind<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Option::deserialize(deserializer).map(|kind| kind.unwrap_or_else(function))
 }
 
 impl ToolCall {
@@ -297,10 +297,10 @@ impl ToolCall {
 #[non_exhaustive]
 pub struct FunctionCall {
     /// The name.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub name: String,
     /// JSON text, not validated.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "json_text")]
     pub arguments: String,
 }
 

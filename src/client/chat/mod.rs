@@ -74,6 +74,7 @@ impl<'a> Chat<'a> {
                 let failed = |error: Error| error.with_status(status).with_request_id(request_id.as_deref());
                 let inside = || error_in_success(&raw).map(|body| Error::inside_success(status, body, raw.clone()));
                 match parse_completion(&raw, model) {
+                    Ok(Some(answer)) if answer.choices.iter().any(Choice::broke_off) => Err(failed(broke_off(raw))),
                     Ok(Some(answer)) => Ok(ChatCompletion { request_id: request_id.clone(), rate_limits, ..answer }),
                     Ok(None) => Err(failed(inside().unwrap_or_else(|| no_choices(raw)))),
                     Err(error) => Err(failed(inside().unwrap_or_else(|| Error::of_json(&error, raw)))),
@@ -125,6 +126,11 @@ fn call<'a>(wire: &Wire<'a>) -> Result<Call<'a>, Error> {
         stream: wire.stream,
         replay: Replay::Safe,
     })
+}
+
+/// The error of a finish reason that is one: what came before it is no answer.
+fn broke_off(raw: bytes::Bytes) -> Error {
+    Error::new(ErrorKind::Server, "the model stopped with an error").with_body(raw)
 }
 
 fn no_choices(raw: bytes::Bytes) -> Error {

@@ -104,6 +104,14 @@ impl<K, V> Absent for BTreeMap<K, V> {
 }
 
 impl ChatInput {
+    /// Whether the API's field of this name has a field of its own here (or is set by the client itself).
+    pub(crate) fn is_typed(name: &str) -> bool {
+        macro_rules! names {
+            ($($field:ident),*) => { [$(stringify!($field)),*] };
+        }
+        with_fields!(names).contains(&name) || matches!(name, "model" | "stream" | "stream_options")
+    }
+
     /// Writes every field that is set into a JSON object under way.
     fn write<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
         macro_rules! write {

@@ -9,12 +9,12 @@ use serde_json::Value;
 use super::{
     super::{
         headers::RateLimits,
-        lenient::{Count, Text, at_most, whole},
+        lenient::{Count, Truthy, at_most, finish_reason, whole},
     },
     Message, ToolCall,
     usage::WireUsage,
 };
-use crate::types::{FinishReason, ModelId, Role, Usage};
+use crate::types::{FinishReason, ModelId, Role, Text, Usage};
 
 /// A whole chat completion.
 ///
@@ -75,6 +75,10 @@ impl Choice {
             _ => "",
         }
     }
+
+    pub(super) fn broke_off(&self) -> bool {
+        self.finish_reason.as_ref().is_some_and(FinishReason::is_error)
+    }
 }
 
 /// Log probabilities in the API's own shape: parallel arrays, one entry a token.
@@ -113,6 +117,8 @@ struct WireCompletion<'a> {
     usage: Option<WireUsage>,
     #[serde(default)]
     warnings: WireWarnings,
+    #[serde(default)]
+    error: Truthy,
 }
 
 #[derive(Default)]
@@ -141,6 +147,7 @@ struct WireChoice {
     #[serde(default)]
     index: Count,
     message: Option<WireMessage>,
+    #[serde(default, deserialize_with = "finish_reason")]
     finish_reason: Option<FinishReason>,
     #[serde(default)]
     seed: Count,
@@ -189,11 +196,11 @@ impl Logprobs {
     }
 }
 
-/// Parses the JSON of a whole completion. `Ok(None)`: it is JSON, but no choice is in it.
+/// Parses the JSON of a whole completion. `Ok(None)`: it is JSON, but no choice is in it, or an error is.
 pub(super) fn parse_completion(raw: &Bytes, asked: &ModelId) -> Result<Option<ChatCompletion>, serde_json::Error> {
     let Some(mut wire) = serde_json::from_slice::<Option<WireCompletion<'_>>>(raw)? else { return Ok(None) };
     let choices = wire.choices.take().unwrap_or_default();
-    if choices.is_empty() {
+    if choices.is_empty() || wire.error.0 {
         return Ok(None);
     }
     let mut nested_usage = None;

@@ -14,25 +14,31 @@ use bytes::Bytes;
 use futures_core::Stream;
 use tokio::time::{Instant, Sleep, timeout_at};
 
-use super::{ChatCompletion, Delta, Fold, chunk::parse_delta};
+use super::{
+    ChatCompletion, Delta, Fold, broke_off,
+    chunk::{Numbering, parse_delta},
+};
 use crate::{
     client::{
         Error, ErrorKind, TogetherClient,
         call::{Success, late},
-        error_body::error_in_success,
-        sse::{SseError, SseLimits, SseParser},
+        error_body::{ErrorBody, error_in_success},
+        sse::{SseError, SseParser},
         transport::Body,
     },
-    types::ModelId,
+    types::{ModelId, later},
 };
 
 /// How long the end of the body is awaited after `[DONE]`, so that its connection can be used again.
 const LINGER: Duration = Duration::from_millis(100);
 
+/// How long `[DONE]` or a late chunk of usage is awaited once every answer has ended: not every server sends them.
+const SILENCE: Duration = Duration::from_secs(5);
+
 /// The chunks of a completion as they arrive. Nothing is read ahead: a slow reader slows the server down.
 ///
-/// It ends with `None` after a whole answer; a stream that ends before its answer does is an
-/// [`Interrupted`](ErrorKind::Interrupted) error, never a shorter answer. Dropping it closes the connection.
+/// It ends with `None` after a whole answer; a stream that ends before every answer has a finish reason is an
+/// [`Interrupted`](ErrorKind::Interrupted) error, never a shorter answer, with `[DONE]` or without. Dropping it closes the connection.
 pub struct ChatStream {
     client: TogetherClient,
     body: Body,
@@ -40,6 +46,7 @@ pub struct ChatStream {
     /// Chunks that arrived before the stream was handed over: a role, and the first piece.
     ahead: VecDeque<Delta>,
     progress: Progress,
+    numbering: Numbering,
     /// Answers that were asked for, and a bit for each that has ended.
     answers: u32,
     ended: u128,
@@ -58,7 +65,7 @@ pub struct ChatStream {
 enum Progress {
     /// No answer has ended yet.
     Open,
-    /// Every answer has ended: the end of the body is the end of the stream.
+    /// Every answer has ended: the end of the body is the end of the stream, and so is [`SILENCE`].
     Finished,
     /// `[DONE]` was seen; waiting for the body's end.
     Done,
@@ -85,7 +92,7 @@ impl ChatStream {
         answers: u32,
         first_token: Option<Instant>,
     ) -> Result<Self, Error> {
-        let (caps, idle, started) = (client.caps(), client.timeouts().idle, Instant::now());
+        let (idle, started) = (client.timeouts().idle, Instant::now());
         let (status, request_id) = (success.status, success.request_id());
         let is_json = success
             .headers
@@ -95,21 +102,16 @@ impl ChatStream {
             let raw = client.read_json(success).await?;
             return Err(not_a_stream(status, raw).with_request_id(request_id.as_deref()));
         }
-        let limits = SseLimits {
-            line: caps.sse_line_bytes,
-            event: caps.sse_event_bytes,
-            event_lines: caps.sse_event_lines,
-            stream: caps.stream_bytes,
-        };
         let mut stream = Self {
             client: client.clone(),
             body: success.body,
-            parser: SseParser::new(limits),
+            parser: SseParser::new(*client.caps()),
             ahead: VecDeque::new(),
             progress: Progress::Open,
+            numbering: Numbering::default(),
             answers,
             ended: 0,
-            timer: Box::pin(tokio::time::sleep_until(success.until.min(started + idle))),
+            timer: Box::pin(tokio::time::sleep_until(success.until.min(later(started, idle)))),
             waiting_since: None,
             idle,
             until: success.until,
@@ -189,11 +191,15 @@ impl ChatStream {
                 return Poll::Ready(None);
             }
             match self.parser.next_event() {
-                // Events of a name are not chunks of an answer; the official clients ignore them too.
-                Ok(Some(event)) if event.name.is_some() => {}
                 Ok(Some(event)) => {
-                    if let Some(item) = self.read_event(event.data) {
-                        return Poll::Ready(Some(item));
+                    let item = match event.name.as_deref() {
+                        None => self.read_event(event.data),
+                        Some("error") if self.progress != Progress::Done => Some(Err(self.told(event.data))),
+                        // Events of another name are not chunks of an answer; the official clients ignore them too.
+                        Some(_) => None,
+                    };
+                    if item.is_some() {
+                        return Poll::Ready(item);
                     }
                 }
                 Ok(None) => match ready!(self.poll_body(cx)) {
@@ -213,17 +219,15 @@ impl ChatStream {
         }
         self.waiting_since = None;
         if &data[..] == b"[DONE]" {
-            self.progress = Progress::Done;
-            self.timer.as_mut().reset(self.until.min(Instant::now() + LINGER));
-            return None;
+            return self.done().err().map(Err);
         }
         match parse_delta(&data, self.received == 0) {
-            Ok(delta) if delta.choices.is_empty() && delta.usage.is_none() => {
-                let inside = error_in_success(&data).map(|body| Error::inside_success(200, body, data));
-                inside.map(|error| Err(self.end(error)))
-            }
-            Ok(delta) => {
+            Ok(None) => Some(Err(self.told(data))),
+            Ok(Some(delta)) if delta.choices.is_empty() && delta.usage.is_none() => None,
+            Ok(Some(delta)) if delta.broke_off() => Some(Err(self.end(broke_off(data).with_status(200)))),
+            Ok(Some(mut delta)) => {
                 self.received += 1;
+                self.numbering.number(&mut delta);
                 self.note_ends(&delta);
                 Some(Ok(delta))
             }
@@ -235,12 +239,29 @@ impl ChatStream {
         }
     }
 
+    /// The end mark. It ends no answer that has not said why it ended: a gateway in front writes it after a cut, too.
+    fn done(&mut self) -> Result<(), Error> {
+        if self.progress == Progress::Open && self.received > 0 {
+            let message = format!("the stream was closed before its answer ended, after {} chunks", self.received);
+            return Err(self.fail(ErrorKind::Interrupted, message));
+        }
+        self.progress = Progress::Done;
+        self.timer.as_mut().reset(self.until.min(Instant::now() + LINGER));
+        Ok(())
+    }
+
+    /// Ends the stream with the error that the server tells in its middle.
+    fn told(&mut self, data: Bytes) -> Error {
+        self.end(Error::inside_success(200, ErrorBody::parse(&data), data))
+    }
+
     fn note_ends(&mut self, delta: &Delta) {
         for choice in delta.choices.iter().filter(|choice| choice.finish_reason.is_some()) {
             self.ended |= 1_u128.checked_shl(choice.index).unwrap_or(0);
         }
-        if self.ended.count_ones() >= self.answers {
+        if self.ended.count_ones() >= self.answers && self.progress == Progress::Open {
             self.progress = Progress::Finished;
+            self.timer.as_mut().reset(self.until.min(Instant::now() + SILENCE));
         }
     }
 
@@ -272,18 +293,27 @@ impl ChatStream {
         }
     }
 
+    /// Ends the stream in order, although its body goes on.
+    fn close(&mut self) -> bool {
+        self.progress = Progress::Over;
+        self.body = Body::empty();
+        false
+    }
+
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Error>> {
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
         loop {
             ready!(self.timer.as_mut().poll(cx));
             if self.progress == Progress::Done {
-                self.progress = Progress::Over;
-                self.body = Body::empty();
-                return Poll::Ready(Ok(false));
+                return Poll::Ready(Ok(self.close()));
             }
             // The timer may have been set for an earlier wait: it is moved only when it fires.
-            let due = self.until.min(since + self.idle);
+            let finished = self.progress == Progress::Finished;
+            let due = self.until.min(later(since, if finished { self.idle.min(SILENCE) } else { self.idle }));
             if due <= Instant::now() {
+                if finished {
+                    return Poll::Ready(Ok(self.close()));
+                }
                 let what = if due < self.until { "no data event came" } else { "the stream is not complete" };
                 let error = late(what, since);
                 return Poll::Ready(Err(self.end(error)));

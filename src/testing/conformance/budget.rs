@@ -65,8 +65,8 @@ fn kinds() -> [Scope; 6] {
 
 /// Checks what [`BudgetStore`] promises, on a store with the limits of [`budget_limits`] of which nothing is used yet.
 ///
-/// `pace` lets time pass, about two seconds of it in steps of a quarter of a second and more. Ids of attempts count from
-/// one; more than a thousand are used, fifty of them at the same time.
+/// `pace` lets time pass, about two seconds of it in steps of a quarter of a second and more. Ids of attempts count
+/// from one; more than a thousand are used, fifty of them at the same time.
 ///
 /// ```
 /// use together_inference::{

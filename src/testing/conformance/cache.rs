@@ -151,7 +151,7 @@ fn values() -> Vec<CacheValue> {
     let mut answer = Answer::chat("é \u{1f980}\u{200d} \" \\ \u{1} \r\n", "org/model@v1");
     answer.usage = Usage { prompt: u64::MAX, cached: 1, completion: 2, reasoning: 3 };
     answer.usage_reported = true;
-    let Output::Chat(choices) = &mut answer.output;
+    let Output::Chat(choices) = Arc::make_mut(&mut answer.output);
     if let Some(first) = choices.first_mut() {
         let mut second = first.clone();
         second.index = 1;

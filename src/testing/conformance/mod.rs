@@ -53,6 +53,19 @@ fn begin_and_drop<T>(call: impl Future<Output = T>) {
 }
 
 /// A promise that was not kept.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use together_inference::{cost::MemoryCosts, testing::conformance};
+///
+/// let (kept, asked) = (MemoryCosts::default(), MemoryCosts::default());
+/// // A sink whose records are not where the test looks for them.
+/// let failure = conformance::cost_sink(&kept, &|| asked.records()).await.unwrap_err();
+/// assert!(failure.to_string().starts_with("promise broken: "));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("promise broken: {promise}: {detail}")]
 #[non_exhaustive]

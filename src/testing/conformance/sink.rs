@@ -16,8 +16,8 @@ use crate::{
 
 /// Checks what [`CostSink`] promises, on a sink that has taken nothing yet.
 ///
-/// `recorded` tells what the sink has taken so far, in that order; about 1,500 records are handed to it. Times are whole
-/// milliseconds.
+/// `recorded` tells what the sink has taken so far, in that order; about 1,500 records are handed to it. Times are
+/// whole milliseconds.
 ///
 /// ```
 /// use together_inference::{

@@ -211,9 +211,9 @@ fn keys_are_the_same_in_every_build() {
     let keys =
         [key(&InferenceRequest::chat("x")), key(&full), key(&long), CacheKey::of_bytes(Kind::Embedding, None, b"text")];
     let known = [
-        "ti:infer:0000000000000000:79f2b927b3067acaaf9897029ded508bdfb2f63a6769ea4dd46a3754325d3446",
-        "ti:infer:bb7fdb40e0deec73:41ecc236c4a4312226dce8fe861b5b8268f24120b66c71a8434a1000c769ea01",
-        "ti:infer:0000000000000000:a6e81dfe9fc608d0e434e7184c9b8a387170bf2390d30b444004abf945b277cf",
+        "ti:infer:0000000000000000:bbae7f0e6ef132225304e222fdd2f86095af3c306f7f47d40862710e696f0bd6",
+        "ti:infer:bb7fdb40e0deec73:917b0778488c7adc950f8801d69d77f99704c271702080ab56b7e21ff13858ad",
+        "ti:infer:0000000000000000:266cc78be8619927680239935448ba9738ce1d8551a112eb156d7a84a637fbe5",
         "ti:embed:0000000000000000:6afdd1cf98040f7064950b35f4e0005d38b574620cb7c69c6872fa722e376d3c",
     ];
     assert_eq!(keys.map(|key| key.to_string()), known);
