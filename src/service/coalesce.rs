@@ -52,6 +52,15 @@ impl Slots {
     pub(super) fn len(&self) -> usize {
         self.lock().len()
     }
+
+    /// Waits until whoever works for this key has left its slot.
+    #[cfg(feature = "schema")]
+    pub(super) async fn free(&self, key: &CacheKey) {
+        let seat = self.lock().get(key).cloned();
+        if let Some(mut seat) = seat {
+            while seat.changed().await.is_ok() {}
+        }
+    }
 }
 
 /// Frees the slot on every path, a panic of the leader included.

@@ -17,10 +17,11 @@ use crate::{
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);
 
+#[derive(Clone)]
 struct Inner {
     kind: ErrorKind,
     message: Box<str>,
-    cause: Option<Cause>,
+    cause: Option<Arc<Cause>>,
     attempts: Arc<[Attempt]>,
     cost: Cost,
     decision: Option<Arc<Decision>>,
@@ -137,14 +138,12 @@ impl Error {
     }
 
     pub(super) fn caused(kind: ErrorKind, message: impl Into<Box<str>>, cause: Cause) -> Self {
-        Self::new(kind, message).edit(|inner| inner.cause = Some(cause))
+        Self::new(kind, message).edit(|inner| inner.cause = Some(Arc::new(cause)))
     }
 
-    /// Changes the error while nobody else holds it; afterwards it stays as it is.
+    /// Changes the error; whoever else holds it keeps it as it was.
     fn edit(mut self, change: impl FnOnce(&mut Inner)) -> Self {
-        if let Some(inner) = Arc::get_mut(&mut self.0) {
-            change(inner);
-        }
+        change(Arc::make_mut(&mut self.0));
         self
     }
 
@@ -246,7 +245,7 @@ impl Error {
     /// The budget that has too little left.
     #[must_use]
     pub fn over_budget(&self) -> Option<&OverBudget> {
-        match &self.0.cause {
+        match self.0.cause.as_deref() {
             Some(Cause::Budget(over)) => Some(over),
             _ => None,
         }
@@ -255,7 +254,7 @@ impl Error {
     /// The field that cannot be right.
     #[must_use]
     pub fn invalid(&self) -> Option<&InvalidRequest> {
-        match &self.0.cause {
+        match self.0.cause.as_deref() {
             Some(Cause::Invalid(invalid)) => Some(invalid),
             _ => None,
         }
@@ -264,7 +263,7 @@ impl Error {
     /// Which routes were left out, and why.
     #[must_use]
     pub fn no_route(&self) -> Option<&NoRoute> {
-        match &self.0.cause {
+        match self.0.cause.as_deref() {
             Some(Cause::NoRoute(no_route)) => Some(no_route),
             _ => None,
         }
@@ -273,7 +272,7 @@ impl Error {
     /// The error of the last attempt, with status, code, request id and body.
     #[must_use]
     pub fn client_error(&self) -> Option<&client::Error> {
-        match &self.0.cause {
+        match self.0.cause.as_deref() {
             Some(Cause::Client(error)) => Some(error),
             _ => None,
         }
@@ -336,7 +335,7 @@ impl fmt::Debug for Error {
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(match self.0.cause.as_ref()? {
+        Some(match self.0.cause.as_deref()? {
             Cause::Invalid(error) => error,
             Cause::NoRoute(error) => error,
             Cause::Budget(error) => error,

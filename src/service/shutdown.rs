@@ -1,10 +1,19 @@
 //! An orderly end: no new calls, the running ones finish or are cancelled, every record is handed over.
+//!
+//! Calls run on their callers' runtimes; what works for several of them (the task that hands over records, the leaders of
+//! coalesced calls, alerts) runs on the runtime of the call that started it. If that runtime is dropped, the next call
+//! starts what is needed on its own, and no record is lost. If it is kept but not driven, what runs on it waits, and so
+//! does whoever waits for it: a follower until its deadline, a flush or a shutdown until theirs.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{InferenceService, state::State};
+use super::{
+    InferenceService,
+    state::{State, in_runtime},
+};
+use crate::types::later;
 
 /// How long cancelled calls may take to settle, and the sinks to take what is left.
 const GRACE: Duration = Duration::from_secs(5);
@@ -33,11 +42,23 @@ impl InferenceService {
 
     /// Takes no more calls, waits up to `deadline` for the running ones, cancels the rest, and hands every record to the
     /// sinks (for up to five seconds more). Calling it again waits for the same end.
+    ///
+    /// When it returns, every attempt is settled, also those of streams that their callers hold without reading them:
+    /// they are cut with what had arrived. Drive the runtimes of the running calls meanwhile: a call on a runtime that is
+    /// kept but not driven cannot be settled.
+    ///
+    /// Where there is no Tokio runtime with time it cannot wait: everything is cancelled at once, and what can be said is
+    /// said.
     pub async fn shutdown(&self, deadline: Duration) -> Drained {
         let state = &self.state;
         self.begin_shutdown();
         let (running, unknown) = (state.calls.len(), state.totals.unknown_attempts.load(Ordering::Relaxed));
-        let by = Instant::now() + deadline;
+        if in_runtime().is_err() {
+            state.cancel.cancel();
+            state.streams.cut();
+            return state.drained(0, running, unknown);
+        }
+        let by = later(Instant::now(), deadline);
         let cancelled = match timeout_at(by, state.over()).await {
             Ok(()) => 0,
             Err(_) => {
@@ -54,22 +75,31 @@ impl InferenceService {
         if !state.recorder.flush(Instant::now() + GRACE).await {
             tracing::warn!(records = state.recorder.waiting(), "the sinks did not take every cost record in time");
         }
-        Drained {
-            finished: running.saturating_sub(cancelled),
-            cancelled,
-            unknown: state.totals.unknown_attempts.load(Ordering::Relaxed) - unknown,
-            records_lost: state.recorder.lost(),
-        }
+        state.drained(running.saturating_sub(cancelled), cancelled, unknown)
     }
 
-    /// Waits until every cost record so far was handed to the sinks, at most five seconds: `false` if not.
+    /// Waits until every cost record so far was handed to every sink, or given up, at most five seconds: `false` if not,
+    /// and where there is no Tokio runtime with time.
     pub async fn flush(&self) -> bool {
+        if in_runtime().is_err() {
+            return false;
+        }
         self.state.recorder.ensure_running(&self.state);
         self.state.recorder.flush(Instant::now() + GRACE).await
     }
 }
 
 impl State {
+    /// `unknown`: how many there were before.
+    fn drained(&self, finished: usize, cancelled: usize, unknown: u64) -> Drained {
+        Drained {
+            finished,
+            cancelled,
+            unknown: self.totals.unknown_attempts.load(Ordering::Relaxed).saturating_sub(unknown),
+            records_lost: self.recorder.lost(),
+        }
+    }
+
     /// Waits for the calls, and then for what they left to do.
     async fn over(&self) {
         self.calls.wait().await;

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    panic::AssertUnwindSafe,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
     sync::{
         Arc, PoisonError, RwLock,
@@ -84,9 +84,16 @@ pub(super) struct RouteState {
     pub(super) counts: Counts,
 }
 
+/// Whether there is a runtime with time here. IO is the transport's own affair: a simulator needs none.
+///
+/// Tokio says whether there is a timer only by panicking where one is made without. To make one costs next to nothing, for
+/// it is registered at its first poll only; the panic is caught, and seen by the panic hook alone.
 pub(super) fn in_runtime() -> Result<(), Error> {
-    let runtime = tokio::runtime::Handle::try_current();
-    runtime.map(drop).map_err(|_| Error::new(ErrorKind::NoRuntime, "call the service inside a Tokio runtime"))
+    if tokio::runtime::Handle::try_current().is_err() {
+        return Err(Error::new(ErrorKind::NoRuntime, "call the service inside a Tokio runtime"));
+    }
+    let timer = catch_unwind(|| drop(tokio::time::sleep(Duration::ZERO)));
+    timer.map_err(|_| Error::new(ErrorKind::NoRuntime, "this Tokio runtime has no timer; build it with enable_all()"))
 }
 
 /// What a look-up in the cache brought.
@@ -233,6 +240,26 @@ impl State {
             Ok(Ok(Err(error))) => tracing::warn!(%error, "an answer could not be cached"),
             Ok(Err(_)) => tracing::warn!("the cache panicked while keeping an answer"),
             Err(_) => tracing::warn!("the cache took too long to keep an answer"),
+        }
+    }
+
+    /// Takes an answer to this request out of the cache again, once whoever brought it has put it there. `asked` is the
+    /// route that the router chose first for it. Whatever goes wrong costs another unusable hit.
+    #[cfg(feature = "schema")]
+    pub(super) async fn forget(&self, request: &crate::inference::InferenceRequest, asked: &RouteId) {
+        if request.cacheable().is_err() {
+            return;
+        }
+        let key = CacheKey::inference(request, asked, self.client(asked).map_or("", |client| client.host()));
+        let forgotten = async {
+            let _ = timeout(PATIENCE, self.slots.free(&key)).await;
+            timeout(PATIENCE, self.cache.remove(&key)).await
+        };
+        match AssertUnwindSafe(forgotten).catch_unwind().await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(error))) => tracing::warn!(%error, "an unusable answer could not be taken out of the cache"),
+            Ok(Err(_)) => tracing::warn!("the cache took too long to forget an unusable answer"),
+            Err(_) => tracing::warn!("the cache panicked while forgetting an unusable answer"),
         }
     }
 

@@ -169,6 +169,49 @@ fn a_service_in_a_static_outlives_its_runtimes_and_loses_no_record() {
     assert_eq!(SIM.calls(), 5 * 21 + 1);
 }
 
+#[test]
+fn a_runtime_without_a_timer_is_a_typed_error() {
+    let world = World::new();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        assert_eq!(world.service.complete(muse("why?")).await.unwrap_err().kind(), ErrorKind::NoRuntime);
+        assert_eq!(world.service.complete(ask("why?")).await.unwrap_err().kind(), ErrorKind::NoRuntime);
+        assert_eq!(world.service.stream(muse("why?")).await.unwrap_err().kind(), ErrorKind::NoRuntime);
+        assert_eq!(world.service.explain(&muse("why?")).await.unwrap_err().kind(), ErrorKind::NoRuntime);
+        assert!(!world.service.flush().await);
+        world.service.shutdown(secs(1)).await;
+    });
+    assert_eq!(world.calls(), 0);
+}
+
+#[test]
+fn a_shutdown_where_there_is_no_runtime_cancels_at_once() {
+    // Scenario: a stream is held when its runtime is gone; flush and shutdown without one.
+    // Expected: no panic; the stream is cut and counted, its record is kept for whoever flushes inside a runtime.
+    let world = World::new();
+    world.sim.token_latency(secs(1));
+    let first = runtime();
+    let mut stream = first.block_on(world.service.stream(muse("hello there"))).unwrap();
+    drop(first);
+    assert!(!poll_outside(world.service.flush()));
+    let drained = poll_outside(world.service.shutdown(secs(30)));
+    assert_eq!((drained.finished, drained.cancelled, drained.records_lost), (0, 1, 0));
+    assert_eq!(world.service.health().in_flight, 0);
+    assert_eq!(poll_outside(stream.next()).unwrap().unwrap_err().kind(), ErrorKind::ShuttingDown);
+    assert_eq!(runtime().block_on(world.at_rest()).len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_may_wait_for_ever() {
+    let world = World::new();
+    world.sim.latency(secs(100));
+    let call = world.spawn(muse("why?").deadline(secs(200)));
+    sleep(ms(1)).await;
+    let drained = world.service.shutdown(Duration::MAX).await;
+    assert_eq!((drained.finished, drained.cancelled), (1, 0));
+    call.await.unwrap().unwrap();
+}
+
 /// Polls once where there is no runtime.
 fn poll_outside<F: Future>(future: F) -> F::Output {
     let mut future = std::pin::pin!(future);

@@ -4,12 +4,16 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use together_inference::{
     InferenceRequest,
+    inference::Source,
     service::{Error, ErrorKind, Typed},
     testing::Fault,
 };
 use tokio::time::Instant;
 
-use crate::world::{LARGE, World, ms, muse, secs};
+use crate::{
+    doubles::SlowCache,
+    world::{LARGE, World, ms, muse, secs},
+};
 
 #[derive(Debug, PartialEq, Deserialize, JsonSchema)]
 struct City {
@@ -55,6 +59,7 @@ async fn one_bad_answer_is_repaired_with_a_second_call() {
     assert_eq!(records.len(), 2, "both were paid");
     assert_ne!(records[0].request, records[1].request);
     assert_eq!(typed.reply.cost(), records[1].cost);
+    assert_eq!(typed.cost(), records[0].cost.plus(records[1].cost));
 }
 
 #[tokio::test(start_paused = true)]
@@ -64,8 +69,9 @@ async fn two_bad_answers_are_an_error_that_keeps_the_text() {
     let error = city(&world, muse("The largest city of Peru?").model(LARGE)).await.unwrap_err();
     assert_eq!((error.kind(), error.text(), world.calls()), (ErrorKind::InvalidOutput, Some("Lima has a secret"), 2));
     assert!(!error.to_string().contains("secret") && !format!("{error:?}").contains("secret"), "{error:?}");
-    assert_eq!(error.attempts().len(), 1, "the second call's");
-    world.at_rest().await;
+    assert_eq!(error.attempts().len(), 2, "both calls'");
+    let records = world.at_rest().await;
+    assert_eq!(error.cost(), records[0].cost.plus(records[1].cost));
 }
 
 #[tokio::test(start_paused = true)]
@@ -77,7 +83,8 @@ async fn the_repair_shares_the_deadline() {
     world.sim.latency(secs(2));
     let start = Instant::now();
     let error = city(&world, muse("Peru?").model(LARGE).deadline(secs(3))).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
+    assert_eq!((error.kind(), error.text()), (ErrorKind::DeadlineExceeded, Some("not JSON")), "{error}");
+    assert!(error.cost().charge() > together_inference::Usd::ZERO, "the first answer was paid");
     assert!((secs(3)..=ms(3_005)).contains(&start.elapsed()), "{:?}", start.elapsed());
     tokio::time::sleep(secs(10)).await;
     world.at_rest().await;
@@ -102,4 +109,33 @@ async fn a_typed_answer_is_cached_like_any_other() {
     let acme = world.service.for_tenant("acme");
     acme.complete_as::<City>(muse("Any city?")).await.unwrap();
     assert_eq!(world.calls(), 2, "for another tenant it is another question");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_of_another_type_does_not_stay_in_the_cache() {
+    // Scenario: the same question twice; the answers are not of the type, with a cache in memory and one that takes turns.
+    // Expected: four calls upstream, nothing from the cache.
+    for slow in [false, true] {
+        let world = World::with(|builder| if slow { builder.cache(SlowCache::default()) } else { builder });
+        world.sim.on("").reply("Lima");
+        for calls in [2, 4] {
+            let error = city(&world, muse("The largest city of Peru?")).await.unwrap_err();
+            assert_eq!((error.kind(), error.attempts().len()), (ErrorKind::InvalidOutput, 2));
+            assert_eq!(world.calls(), calls, "{slow}");
+        }
+        world.at_rest().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repaired_answer_is_asked_for_again_but_its_repair_is_kept() {
+    let world = World::new();
+    world.sim.on("not valid for the schema").reply(LIMA);
+    world.sim.on("Peru").reply("Lima");
+    let first = city(&world, muse("The largest city of Peru?")).await.unwrap();
+    let again = city(&world, muse("The largest city of Peru?")).await.unwrap();
+    assert!(first.repaired && again.repaired);
+    assert_eq!((world.calls(), again.reply.source()), (3, Source::Cache));
+    assert_eq!(again.cost().known().map(|cost| cost.nanos()), Some(world.sim.bill().lines[2].nano_usd));
+    world.at_rest().await;
 }
