@@ -1,6 +1,6 @@
 //! Streams that are over, broken or held: what they hold, and what a shutdown finds.
 
-use std::sync::{Arc, Mutex};
+use std::{cell::RefCell, sync::Once};
 
 use together_inference::{
     Cost, Usd,
@@ -94,9 +94,23 @@ async fn a_reader_that_a_shutdown_cuts_off_is_told_what_it_cost() {
     assert!(matches!(error.cost(), Cost::Known(cost) if cost > Usd::ZERO));
 }
 
-/// The fields of the events that say how a call ended.
-#[derive(Clone, Debug, Default)]
-struct Ends(Arc<Mutex<Vec<String>>>);
+thread_local! {
+    /// The events of this thread's test that say how a call ended.
+    static ENDS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Listens for the whole process, once: a subscriber of one thread alone would miss events that another test's thread was
+/// the first to register.
+#[derive(Debug)]
+struct Ends;
+
+impl Ends {
+    fn listen() {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| tracing::subscriber::set_global_default(Self).unwrap());
+        ENDS.take();
+    }
+}
 
 impl Subscriber for Ends {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
@@ -114,7 +128,7 @@ impl Subscriber for Ends {
     fn event(&self, event: &Event<'_>) {
         let mut line = Line(String::new());
         event.record(&mut line);
-        self.0.lock().unwrap().push(line.0);
+        ENDS.with_borrow_mut(|ends| ends.push(line.0));
     }
 
     fn enter(&self, _: &span::Id) {}
@@ -134,8 +148,7 @@ impl Visit for Line {
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_says_once_how_it_ended() {
-    let ends = Ends::default();
-    let _guard = tracing::subscriber::set_default(ends.clone());
+    Ends::listen();
     let world = World::new();
     world.service.stream(muse("why?").model(LARGE)).await.unwrap().finish().await.unwrap();
     world.sim.fail_next(1, Fault::cut_after(3));
@@ -143,7 +156,7 @@ async fn a_stream_says_once_how_it_ended() {
     world.sim.fail_next(1, Fault::status(422));
     world.service.stream(muse("why?").model(LARGE)).await.unwrap_err();
     drop(world.service.stream(muse("why?").model(LARGE)).await.unwrap());
-    let ends = ends.0.lock().unwrap().clone();
+    let ends = ENDS.take();
     let expected =
         ["answered 1", "not answered \"interrupted\" 1", "not answered \"refused\" 1", "not answered \"cancelled\" 1"];
     assert_eq!(ends.iter().map(|line| line.trim()).collect::<Vec<_>>(), expected);
