@@ -87,8 +87,12 @@ impl State {
 
     /// What the answer of a plan is cached under: the question to the route that was chosen first.
     pub(super) fn key(&self, plan: &Plan) -> CacheKey {
-        let route = plan.asked();
-        CacheKey::inference(&plan.request, route, self.client(route).map_or("", TogetherClient::base))
+        self.key_to(&plan.request, plan.asked())
+    }
+
+    /// The key of a request whose first choice is this route.
+    pub(super) fn key_to(&self, request: &InferenceRequest, route: &RouteId) -> CacheKey {
+        CacheKey::inference(request, route, self.client(route).map_or("", TogetherClient::base))
     }
 }
 

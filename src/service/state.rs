@@ -250,7 +250,7 @@ impl State {
         if request.cacheable().is_err() {
             return;
         }
-        let key = CacheKey::inference(request, asked, self.client(asked).map_or("", |client| client.host()));
+        let key = self.key_to(request, asked);
         let forgotten = async {
             let _ = timeout(PATIENCE, self.slots.free(&key)).await;
             timeout(PATIENCE, self.cache.remove(&key)).await

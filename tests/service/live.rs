@@ -135,6 +135,8 @@ impl Visit for Line {
 #[tokio::test(start_paused = true)]
 async fn a_stream_says_once_how_it_ended() {
     let ends = Ends::default();
+    // With one subscriber alone, a test on another thread could decide that nobody listens to an event.
+    let _second = tracing::Dispatch::new(Ends::default());
     let _guard = tracing::subscriber::set_default(ends.clone());
     let world = World::new();
     world.service.stream(muse("why?").model(LARGE)).await.unwrap().finish().await.unwrap();
