@@ -305,9 +305,11 @@ impl From<NoRoute> for Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Inner { kind, message, attempts, .. } = &*self.0;
-        write!(f, "{}", kind.as_str())?;
-        if !message.is_empty() {
-            write!(f, ": {message}")?;
+        // The client's errors begin with their own kind, which may be of the same name.
+        match message.strip_prefix(kind.as_str()) {
+            Some(rest) if rest.starts_with(':') => f.write_str(message)?,
+            _ if message.is_empty() => f.write_str(kind.as_str())?,
+            _ => write!(f, "{}: {message}", kind.as_str())?,
         }
         if attempts.len() > 1 {
             f.write_str("; tried ")?;

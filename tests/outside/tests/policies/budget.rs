@@ -11,7 +11,6 @@ use together_inference::{
     cost::{BudgetError, BudgetStore, OverBudget, Scope},
     types::AttemptId,
 };
-use tokio::time::Instant;
 
 #[derive(Debug)]
 pub struct Accounts {
@@ -23,8 +22,8 @@ pub struct Accounts {
 struct Row {
     scopes: Vec<Scope>,
     amount: Usd,
-    /// When it is given back; never, once it is spent.
-    until: Option<Instant>,
+    /// Whether the amount is what was really spent. Until then the whole of it counts, expired or not.
+    settled: bool,
 }
 
 impl Accounts {
@@ -42,9 +41,7 @@ impl Accounts {
 }
 
 fn used(rows: &HashMap<AttemptId, Row>, scope: &Scope) -> Usd {
-    let now = Instant::now();
-    let counts = |row: &&Row| row.scopes.contains(scope) && row.until.is_none_or(|until| until > now);
-    rows.values().filter(counts).map(|row| row.amount).sum()
+    rows.values().filter(|row| row.scopes.contains(scope)).map(|row| row.amount).sum()
 }
 
 #[async_trait]
@@ -54,7 +51,7 @@ impl BudgetStore for Accounts {
         id: AttemptId,
         scopes: &[Scope],
         amount: Usd,
-        expires: Duration,
+        _: Duration,
     ) -> Result<(), BudgetError> {
         let mut rows = self.rows();
         for scope in scopes {
@@ -64,15 +61,15 @@ impl BudgetStore for Accounts {
                 return Err(OverBudget::new(scope.clone(), limit, used, amount).into());
             }
         }
-        rows.insert(id, Row { scopes: scopes.to_vec(), amount, until: Some(Instant::now() + expires) });
+        rows.insert(id, Row { scopes: scopes.to_vec(), amount, settled: false });
         Ok(())
     }
 
     async fn settle(&self, id: AttemptId, actual: Usd) -> Result<(), BudgetError> {
         if let Some(row) = self.rows().get_mut(&id)
-            && row.until.take().is_some()
+            && !row.settled
         {
-            row.amount = actual;
+            (row.amount, row.settled) = (actual, true);
         }
         Ok(())
     }
