@@ -22,7 +22,7 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use together_inference::{
     InferenceRequest, InferenceService, TogetherClient,
     cache::{CacheEntry, CacheLayer, CacheValue, MemoryCache},
-    client::{ChatRequest, ErrorKind},
+    client::{Body, CallOptions, ChatRequest, ErrorKind, Transport, TransportError},
     inference::{CacheKey, Kind},
 };
 use tokio::runtime::Runtime;
@@ -61,6 +61,9 @@ fn main() {
     }
     if runs("line") {
         huge_line(&runtime, &upstream.base_url());
+    }
+    if runs("array") {
+        amplifying_array();
     }
     if runs("size") {
         future_size(&client);
@@ -276,6 +279,40 @@ fn huge_line(runtime: &Runtime, base_url: &str) {
         cpu.as_secs_f64() * 1e3,
         change.bytes_allocated as f64 / f64::from(1 << 20),
     );
+}
+
+/// Sixteen times as large in memory as on the wire, if every zero became a value.
+fn amplifying_array() {
+    let body =
+        format!(r#"{{"choices":[{{"message":{{"content":"a"}},"logprobs":{{"a":[{}0]}}}}]}}"#, "0,".repeat(7 << 20));
+    let bytes = body.len();
+    let canned = Canned(body.into());
+    let client = TogetherClient::builder().api_key("bench").transport(canned).build().expect("a client");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let region = Region::new(ALLOCATOR);
+    let answer = runtime.block_on(client.chat().create_with(
+        &MODEL.into(),
+        ChatRequest::new(MODEL).user("x").input(),
+        &CallOptions::default().attempts(1),
+    ));
+    let allocated = region.change().bytes_allocated;
+    assert_eq!(answer.expect_err("too many values").kind(), ErrorKind::Malformed);
+    println!(
+        "array of {:.0} MiB that would grow: refused, {:.1} MiB allocated in all",
+        bytes as f64 / f64::from(1 << 20),
+        allocated as f64 / f64::from(1 << 20)
+    );
+}
+
+/// Answers everything from memory.
+#[derive(Debug)]
+struct Canned(bytes::Bytes);
+
+#[together_inference::async_trait]
+impl Transport for Canned {
+    async fn send(&self, _: http::Request<Body>) -> Result<http::Response<Body>, TransportError> {
+        Ok(http::Response::new(Body::from(self.0.clone())))
+    }
 }
 
 fn future_size(client: &TogetherClient) {

@@ -8,6 +8,7 @@ use serde::{
 };
 use serde_json::{Number, Value};
 
+use super::bounded::Bounded;
 use crate::types::{FinishReason, Text};
 
 /// A count: a whole number, one written as a float or as text; anything else is none.
@@ -71,7 +72,7 @@ impl<'de> Visitor<'de> for CountVisitor {
 
     /// With `serde_json/arbitrary_precision`, which another crate may switch on, a number comes as a map.
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-        match Value::deserialize(MapAccessDeserializer::new(map))? {
+        match Bounded::deserialize(MapAccessDeserializer::new(map))?.0 {
             Value::Number(number) => Ok(whole(&number)),
             _ => Ok(None),
         }
@@ -129,7 +130,7 @@ impl<'de> Visitor<'de> for JsonTextVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-        Value::deserialize(MapAccessDeserializer::new(map)).map(|value| Cow::Owned(value.to_string()))
+        Bounded::deserialize(MapAccessDeserializer::new(map)).map(|Bounded(value)| Cow::Owned(value.to_string()))
     }
 }
 
@@ -202,12 +203,12 @@ where
     T: Deserialize<'de>,
     D: Deserializer<'de>,
 {
-    deserializer.deserialize_option(Bounded::<T, MAX>(PhantomData))
+    deserializer.deserialize_option(AtMost::<T, MAX>(PhantomData))
 }
 
-struct Bounded<T, const MAX: usize>(PhantomData<T>);
+struct AtMost<T, const MAX: usize>(PhantomData<T>);
 
-impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for Bounded<T, MAX> {
+impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for AtMost<T, MAX> {
     type Value = Option<Vec<T>>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

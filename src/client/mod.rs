@@ -7,6 +7,7 @@
 //! - [`Transport`] is the seam under it.
 //! - [`Error`] says what failed, whether the request left, whether a repeat makes sense.
 
+mod bounded;
 mod call;
 mod chat;
 mod config;

@@ -161,6 +161,25 @@ async fn a_list_of_empty_objects_is_refused_before_it_grows() {
 }
 
 #[tokio::test]
+async fn an_array_of_nothings_is_refused_wherever_any_json_is_read() {
+    let zeros = format!("[{}0]", "0,".repeat(1_000_000));
+    let object = format!(r#"{{"a":{zeros}}}"#);
+    for inner in [
+        format!(r#""message":{{"content":{zeros}}}"#),
+        format!(r#""message":{{"content":"a"}},"logprobs":{object}"#),
+        format!(
+            r#""message":{{"content":"a","tool_calls":[{{"id":"1","function":{{"name":"f","arguments":{object}}}}}]}}"#
+        ),
+        format!(r#""message":{{"content":"a"}},"seed":{object}"#),
+    ] {
+        let error = answer_to(choice(&inner)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Malformed, "{}", &inner[..60]);
+    }
+    // Where nothing of it is kept, it does no harm.
+    assert!(answer_to(format!(r#"{{"choices":[{{"message":{{"content":"a"}}}}],"prompt":{zeros}}}"#)).await.is_ok());
+}
+
+#[tokio::test]
 async fn doubled_names_and_impossible_numbers_and_texts_are_typed_errors() {
     for body in [
         r#"{"id":"a","id":"b","choices":[{"message":{"content":"x"}}]}"#.to_owned(),

@@ -3,10 +3,12 @@
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
-use serde_json::Value;
 
 use super::{
-    super::lenient::{Count, JsonText, Truthy, at_most, finish_reason},
+    super::{
+        bounded::{Bounded, one_body},
+        lenient::{Count, JsonText, Truthy, at_most, finish_reason},
+    },
     FunctionCall, ToolCall,
     response::{MAX_CHOICES, MAX_TOOL_CALLS, WireWarnings},
     usage::WireUsage,
@@ -170,7 +172,7 @@ struct WireChoice<'a> {
     #[serde(default)]
     seed: Count,
     #[serde(default)]
-    logprobs: Value,
+    logprobs: Bounded,
     usage: Option<WireUsage>,
 }
 
@@ -213,7 +215,7 @@ impl WireChoice<'_> {
             index: self.index.small().unwrap_or(0),
             finish_reason: self.finish_reason,
             seed: self.seed.0,
-            logprob: self.logprobs.as_f64(),
+            logprob: self.logprobs.0.as_f64(),
             usage: self.usage.and_then(WireUsage::into_usage),
             ..ChoiceDelta::default()
         };
@@ -247,7 +249,7 @@ impl WireToolDelta<'_> {
 ///
 /// The head is read only where `want_head` asks for it, or where it holds a warning.
 pub(super) fn parse_delta(data: &[u8], want_head: bool) -> Result<Option<Delta>, serde_json::Error> {
-    let WireChunk { choices, usage, warnings, error } = serde_json::from_slice(data)?;
+    let WireChunk { choices, usage, warnings, error } = one_body(|| serde_json::from_slice(data))?;
     if error.0 {
         return Ok(None);
     }

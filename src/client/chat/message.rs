@@ -3,7 +3,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::super::lenient::{json_text, or_default};
+use super::super::{
+    bounded::Bounded,
+    lenient::{json_text, or_default},
+};
 use crate::types::Role;
 
 /// One turn of a conversation.
@@ -153,7 +156,7 @@ impl Serialize for Content {
 
 impl<'de> Deserialize<'de> for Content {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match Value::deserialize(deserializer)? {
+        match Bounded::deserialize(deserializer)?.0 {
             Value::String(text) => Ok(Self::Text(text)),
             parts @ Value::Array(_) => {
                 Vec::deserialize(parts).map(Self::Parts).map_err(<D::Error as serde::de::Error>::custom)

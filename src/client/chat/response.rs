@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::{
     super::{
+        bounded::{Bounded, one_body},
         headers::RateLimits,
         lenient::{Count, Truthy, at_most, finish_reason, whole},
     },
@@ -152,7 +153,7 @@ struct WireChoice {
     #[serde(default)]
     seed: Count,
     #[serde(default)]
-    logprobs: Value,
+    logprobs: Bounded,
     usage: Option<WireUsage>,
 }
 
@@ -177,7 +178,7 @@ impl WireChoice {
             message.reasoning_content = wire.reasoning_content.filter(|text| !text.is_empty());
             message.tool_calls = wire.tool_calls.unwrap_or_default();
         }
-        let logprobs = Logprobs::from_value(self.logprobs);
+        let logprobs = Logprobs::from_value(self.logprobs.0);
         Choice { index, message, finish_reason: self.finish_reason, seed: self.seed.0, logprobs }
     }
 }
@@ -198,7 +199,9 @@ impl Logprobs {
 
 /// Parses the JSON of a whole completion. `Ok(None)`: it is JSON, but no choice is in it, or an error is.
 pub(super) fn parse_completion(raw: &Bytes, asked: &ModelId) -> Result<Option<ChatCompletion>, serde_json::Error> {
-    let Some(mut wire) = serde_json::from_slice::<Option<WireCompletion<'_>>>(raw)? else { return Ok(None) };
+    let Some(mut wire) = one_body(|| serde_json::from_slice::<Option<WireCompletion<'_>>>(raw))? else {
+        return Ok(None);
+    };
     let choices = wire.choices.take().unwrap_or_default();
     if choices.is_empty() || wire.error.0 {
         return Ok(None);

@@ -46,13 +46,7 @@ fn used(rows: &HashMap<AttemptId, Row>, scope: &Scope) -> Usd {
 
 #[async_trait]
 impl BudgetStore for Accounts {
-    async fn reserve(
-        &self,
-        id: AttemptId,
-        scopes: &[Scope],
-        amount: Usd,
-        _: Duration,
-    ) -> Result<(), BudgetError> {
+    async fn reserve(&self, id: AttemptId, scopes: &[Scope], amount: Usd, _: Duration) -> Result<(), BudgetError> {
         let mut rows = self.rows();
         for scope in scopes {
             let Some(limit) = self.limits.get(scope).copied() else { continue };
