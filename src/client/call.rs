@@ -9,9 +9,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    Caps, Chat, ClientBuilder, Error, ErrorKind, Models, RetryPolicy, Timeouts, chat,
-    error_body::error_in_success,
-    headers,
+    Caps, Chat, ClientBuilder, Completions, Embeddings, Error, ErrorKind, Images, Models, Rerank, RetryPolicy,
+    Timeouts, chat, headers,
     retry::{Replay, RetryBudget},
     transport::{Body, Transport},
 };
@@ -173,6 +172,30 @@ impl TogetherClient {
         Chat::new(self)
     }
 
+    /// Completions of a prompt as it is.
+    #[must_use]
+    pub const fn completions(&self) -> Completions<'_> {
+        Completions::new(self)
+    }
+
+    /// Vectors of texts.
+    #[must_use]
+    pub const fn embeddings(&self) -> Embeddings<'_> {
+        Embeddings::new(self)
+    }
+
+    /// Pictures from text.
+    #[must_use]
+    pub const fn images(&self) -> Images<'_> {
+        Images::new(self)
+    }
+
+    /// Documents by relevance.
+    #[must_use]
+    pub const fn rerank(&self) -> Rerank<'_> {
+        Rerank::new(self)
+    }
+
     /// The model list.
     #[must_use]
     pub const fn models(&self) -> Models<'_> {
@@ -195,7 +218,7 @@ impl TogetherClient {
     /// # Errors
     ///
     /// Any [`ErrorKind`]; failed attempts are repeated by the client's policy.
-    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
+    pub async fn get<T: DeserializeOwned + Send>(&self, path: &str) -> Result<T, Error> {
         self.typed(Method::GET, path, Bytes::new(), Replay::Safe).await
     }
 
@@ -205,7 +228,7 @@ impl TogetherClient {
     /// # Errors
     ///
     /// Any [`ErrorKind`].
-    pub async fn post<T: DeserializeOwned>(
+    pub async fn post<T: DeserializeOwned + Send>(
         &self,
         path: &str,
         body: &(impl Serialize + Sync + ?Sized),
@@ -214,7 +237,7 @@ impl TogetherClient {
         self.typed(Method::POST, path, body, Replay::Unsafe).await
     }
 
-    async fn typed<T: DeserializeOwned>(
+    async fn typed<T: DeserializeOwned + Send>(
         &self,
         method: Method,
         path: &str,
@@ -222,16 +245,8 @@ impl TogetherClient {
         replay: Replay,
     ) -> Result<T, Error> {
         let call = Call { method, path, body, model: None, stream: false, replay };
-        self.with_retry(&call, &CallOptions::default(), async |options| {
-            let success = self.attempt(&call, options).await?;
-            let (status, id) = (success.status, success.request_id());
-            let body = self.read_json(success).await?;
-            serde_json::from_slice(&body).map_err(|error| {
-                let inner = error_in_success(&body).map(|parsed| Error::inside_success(status, parsed, body.clone()));
-                inner.unwrap_or_else(|| Error::of_json(&error, body)).with_status(status).with_request_id(id.as_deref())
-            })
-        })
-        .await
+        let parse = |raw: &Bytes| Ok(serde_json::from_slice(raw)?);
+        self.ask(&call, &CallOptions::default(), parse).await.map(|(answer, _)| answer)
     }
 
     /// Repeats `attempt` as the policy and the budget allow.
@@ -306,7 +321,7 @@ impl TogetherClient {
         let Inner { caps, clock, .. } = &*self.inner;
         let Success { status, headers, body, until } = success;
         let by = until.min(later(Instant::now(), self.inner.timeouts.idle));
-        let body = read(body, caps.error_bytes, by).await.unwrap_or_else(|cut| cut.so_far);
+        let body = read(body, caps.error_bytes, announced(&headers), by).await.unwrap_or_else(|cut| cut.so_far);
         let error =
             if (300..400).contains(&status) { redirected(status, &headers) } else { Error::of_response(status, body) };
         let error = if model.is_some_and(|model| error.misses(model)) { error.of_model() } else { error };
@@ -322,7 +337,7 @@ impl TogetherClient {
         let started = Instant::now();
         let cap = self.inner.caps.json_bytes;
         let by = until.min(later(started, self.inner.timeouts.idle));
-        read(body, cap, by).await.map_err(|cut| {
+        read(body, cap, announced(&headers), by).await.map_err(|cut| {
             match cut.why {
                 Why::TooLarge => Error::new(ErrorKind::TooLarge, format!("the body is over {cap} bytes")),
                 Why::Late => late("the body is not complete", started),
@@ -392,9 +407,9 @@ enum Why {
     Broken(Error),
 }
 
-/// Collects a body of at most `cap` bytes by `by`.
-async fn read(body: Body, cap: usize, by: Instant) -> Result<Bytes, Cut> {
-    let mut collected = Collected::default();
+/// Collects a body of at most `cap` bytes by `by`. `expected` is what the server said of its length.
+async fn read(body: Body, cap: usize, expected: usize, by: Instant) -> Result<Bytes, Cut> {
+    let mut collected = Collected { expected: expected.min(cap), ..Collected::default() };
     let why = match timeout_at(by, collected.collect(body, cap)).await {
         Ok(Ok(())) => return Ok(collected.into_bytes()),
         Ok(Err(why)) => why,
@@ -403,11 +418,23 @@ async fn read(body: Body, cap: usize, by: Instant) -> Result<Bytes, Cut> {
     Err(Cut { so_far: collected.into_bytes(), why })
 }
 
+/// The most that is reserved on a server's word alone.
+const MAX_RESERVED: usize = 8 << 20;
+
+/// The length that the headers announce; 0 if none.
+fn announced(headers: &HeaderMap) -> usize {
+    let length = headers.get(http::header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    length.and_then(|length| length.parse().ok()).unwrap_or(0)
+}
+
 /// A body so far. One chunk is kept as it is, several are joined.
 #[derive(Default)]
 struct Collected {
     first: Bytes,
     rest: BytesMut,
+    /// Reserved once a second chunk shows that the body comes in several: growing by doubling would hold a large
+    /// picture twice.
+    expected: usize,
 }
 
 impl Collected {
@@ -433,7 +460,9 @@ impl Collected {
             return;
         }
         if self.rest.is_empty() {
+            self.rest.reserve(self.expected.min(MAX_RESERVED).max(self.first.len() + chunk.len()));
             self.rest.extend_from_slice(&self.first);
+            self.first = Bytes::new();
         }
         self.rest.extend_from_slice(&chunk);
     }

@@ -272,6 +272,11 @@ impl Error {
         self
     }
 
+    /// An input whose answer does not come in pieces.
+    pub(crate) fn no_stream() -> Self {
+        Self::new(ErrorKind::InvalidRequest, "the answer to this input does not come in pieces")
+    }
+
     /// What kind of failure it was.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

@@ -3,34 +3,46 @@
 //! Usable by itself: it retries within a budget, keeps every bound of time and size, and returns errors with their
 //! evidence. It knows nothing of routing, caching or money.
 //!
-//! - [`TogetherClient`] makes calls; one resource a file, its types beside its calls: [`Chat`], [`Models`].
+//! - [`TogetherClient`] makes calls; one resource a file, its types beside its calls: [`Chat`], [`Completions`],
+//!   [`Embeddings`], [`Images`], [`Rerank`], [`Models`].
 //! - [`Transport`] is the seam under it.
 //! - [`Error`] says what failed, whether the request left, whether a repeat makes sense.
 
+mod ask;
 mod bounded;
 mod call;
 mod chat;
+mod completions;
 mod config;
+mod embeddings;
 mod error;
 mod error_body;
+mod fields;
 mod headers;
 mod http;
+mod images;
 mod lenient;
 mod models;
+mod rerank;
 mod retry;
 mod sse;
 mod transport;
 
+pub(crate) use self::fields::is_taken;
 pub use self::{
     call::{CallOptions, TogetherClient},
     chat::{
         Chat, ChatCompletion, ChatInput, ChatRequest, ChatStream, Choice, ChoiceDelta, Content, Delta, Fold, Function,
         FunctionCall, JsonSchema, Logprobs, Message, Part, ResponseFormat, Tool, ToolCall, ToolCallDelta, ToolChoice,
     },
+    completions::{CompletionRequest, Completions, PromptInput},
     config::{Caps, ClientBuilder, DEFAULT_BASE_URL, Timeouts},
+    embeddings::{Embedded, EmbeddingInput, EmbeddingRequest, Embeddings},
     error::{Error, ErrorKind, Sent},
     headers::{RateLimits, Window},
+    images::{GeneratedImages, Image, ImageInput, ImageRequest, Images, Lora},
     models::{Model, Models, Pricing},
+    rerank::{Document, Ranked, Rerank, RerankInput, RerankRequest, Reranked},
     retry::{RetryBudget, RetryPolicy},
     transport::{Body, Transport, TransportError, TransportErrorKind},
 };

@@ -2,13 +2,11 @@
 
 use std::{fmt, sync::Arc};
 
-use bytes::Bytes;
-use serde::{Deserialize, Serialize};
-
 use crate::{
-    client::{ChatCompletion, Choice, Message, ToolCall},
+    client::{Choice, Image, Message, Ranked, ToolCall},
     types::{FinishReason, ModelId, Usage},
 };
+use bytes::Bytes;
 
 /// An answer. Never copied on a cache hit: everybody holds the same one.
 ///
@@ -50,8 +48,14 @@ impl fmt::Debug for Answer {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Output {
-    /// Turns of a conversation, one a choice; never empty.
+    /// Turns of a conversation, or continuations of a prompt, one a choice; never empty.
     Chat(Vec<Choice>),
+    /// Vectors, one a text, in the texts' order.
+    Embedding(Vec<Arc<[f32]>>),
+    /// Pictures.
+    Image(Vec<Image>),
+    /// Documents, best first.
+    Rerank(Vec<Ranked>),
 }
 
 impl Answer {
@@ -81,22 +85,40 @@ impl Answer {
         }
     }
 
-    /// The answer of a completion.
-    pub(crate) fn of_completion(completion: ChatCompletion, counted: Usage) -> Self {
-        Self {
-            usage: completion.usage.unwrap_or(counted),
-            usage_reported: completion.usage.is_some(),
-            output: Arc::new(Output::Chat(completion.choices)),
-            served: completion.model,
-            raw: completion.raw,
+    /// All answers of a conversation or a prompt; none where something else was asked.
+    #[must_use]
+    pub fn choices(&self) -> &[Choice] {
+        match &*self.output {
+            Output::Chat(choices) => choices,
+            _ => &[],
         }
     }
 
-    /// All answers.
+    /// The vectors, one a text in the texts' order; none where something else was asked.
     #[must_use]
-    pub fn choices(&self) -> &[Choice] {
-        let Output::Chat(choices) = &*self.output;
-        choices
+    pub fn vectors(&self) -> &[Arc<[f32]>] {
+        match &*self.output {
+            Output::Embedding(vectors) => vectors,
+            _ => &[],
+        }
+    }
+
+    /// The pictures; none where something else was asked.
+    #[must_use]
+    pub fn images(&self) -> &[Image] {
+        match &*self.output {
+            Output::Image(images) => images,
+            _ => &[],
+        }
+    }
+
+    /// The documents, best first; none where something else was asked.
+    #[must_use]
+    pub fn ranking(&self) -> &[Ranked] {
+        match &*self.output {
+            Output::Rerank(ranking) => ranking,
+            _ => &[],
+        }
     }
 
     fn first(&self) -> Option<&Choice> {
@@ -148,10 +170,10 @@ impl Answer {
             choice.finish_reason.as_ref().is_some_and(FinishReason::is_complete)
                 && (!choice.text().is_empty() || !choice.message.tool_calls.is_empty())
         };
-        !self.choices().is_empty() && self.choices().iter().all(whole)
+        !self.is_empty() && self.choices().iter().all(whole)
     }
 
-    /// Whether nothing was said: no text and no tool call.
+    /// Whether there is nothing in it: no text and no tool call, no vector, no picture, no document.
     ///
     /// ```
     /// use together_inference::inference::Answer;
@@ -161,7 +183,14 @@ impl Answer {
     /// ```
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.choices().iter().all(|choice| choice.text().is_empty() && choice.message.tool_calls.is_empty())
+        match &*self.output {
+            Output::Chat(choices) => {
+                choices.iter().all(|choice| choice.text().is_empty() && choice.message.tool_calls.is_empty())
+            }
+            Output::Embedding(vectors) => vectors.is_empty(),
+            Output::Image(images) => images.is_empty(),
+            Output::Rerank(ranking) => ranking.is_empty(),
+        }
     }
 
     /// The same without the provider's JSON: what a memory cache keeps.
@@ -179,86 +208,18 @@ impl Answer {
     /// ```
     #[must_use]
     pub fn weight(&self) -> usize {
-        let choices: usize =
-            self.choices().iter().map(|choice| size_of::<Choice>() + choice.message.text_bytes()).sum();
-        size_of::<Self>() + choices + self.raw.len()
+        let output: usize = match &*self.output {
+            Output::Chat(choices) => {
+                choices.iter().map(|choice| size_of::<Choice>() + choice.message.text_bytes()).sum()
+            }
+            Output::Embedding(vectors) => vectors.iter().map(|vector| size_of_val::<[f32]>(vector) + 32).sum(),
+            Output::Image(images) => images.iter().map(image_bytes).sum(),
+            Output::Rerank(ranking) => ranking.len() * size_of::<Ranked>(),
+        };
+        size_of::<Self>() + output + self.raw.len()
     }
 }
 
-/// How an answer is stored outside the process. Plain fields in one place, so that a stored answer reads back whatever
-/// the provider's JSON was.
-#[derive(Serialize, Deserialize)]
-struct Stored {
-    served: ModelId,
-    usage: Usage,
-    usage_reported: bool,
-    choices: Vec<StoredChoice>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct StoredChoice {
-    index: u32,
-    message: Message,
-    finish_reason: Option<FinishReason>,
-    seed: Option<u64>,
-}
-
-impl Answer {
-    /// The answer as JSON, for layers that leave the process. The provider's raw JSON and log probabilities are not
-    /// kept.
-    ///
-    /// ```
-    /// use together_inference::inference::Answer;
-    ///
-    /// let answer = Answer::chat("5 days", "zai-org/GLM-5.3");
-    /// assert_eq!(Answer::from_json(&answer.to_json()?)?, answer);
-    /// # Ok::<(), serde_json::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// Only if the allocator fails; kept as a `Result` since serialisation may grow.
-    pub fn to_json(&self) -> Result<Vec<u8>, serde_json::Error> {
-        let choices = self.choices().iter().map(|choice| StoredChoice {
-            index: choice.index,
-            message: choice.message.clone(),
-            finish_reason: choice.finish_reason.clone(),
-            seed: choice.seed,
-        });
-        serde_json::to_vec(&Stored {
-            served: self.served.clone(),
-            usage: self.usage,
-            usage_reported: self.usage_reported,
-            choices: choices.collect(),
-        })
-    }
-
-    /// Reads what [`to_json`](Self::to_json) wrote.
-    ///
-    /// ```
-    /// use together_inference::inference::Answer;
-    ///
-    /// assert!(Answer::from_json(b"null").is_err());
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// When it is something else.
-    pub fn from_json(json: &[u8]) -> Result<Self, serde_json::Error> {
-        let stored: Stored = serde_json::from_slice(json)?;
-        let choices = stored.choices.into_iter().map(|choice| Choice {
-            index: choice.index,
-            message: choice.message,
-            finish_reason: choice.finish_reason,
-            seed: choice.seed,
-            logprobs: None,
-        });
-        Ok(Self {
-            output: Arc::new(Output::Chat(choices.collect())),
-            served: stored.served,
-            usage: stored.usage,
-            usage_reported: stored.usage_reported,
-            raw: Bytes::new(),
-        })
-    }
+fn image_bytes(image: &Image) -> usize {
+    image.bytes().map_or(0, Bytes::len) + image.url().map_or(0, str::len)
 }

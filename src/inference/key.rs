@@ -109,8 +109,28 @@ impl CacheKey {
         hash.needs(*needs);
         match input {
             Input::Chat(input) => hash.chat(input),
+            Input::Prompt(input) => hash.prompt(input),
+            Input::Embedding(input) => hash.embedding(input),
+            Input::Image(input) => hash.image(input),
+            Input::Rerank(input) => hash.rerank(input),
         }
         finish(hash, Kind::Inference, tenant.as_ref())
+    }
+
+    /// The key of one text's vector by a route at this host. `extra` are the request's fields that have no type.
+    pub(crate) fn embedding(
+        text: &str,
+        extra: &serde_json::Map<String, serde_json::Value>,
+        tenant: Option<&Tenant>,
+        (route, host): (&RouteId, &str),
+    ) -> Self {
+        let mut hash = hasher(tenant);
+        hash.text(host);
+        hash.text(route.upstream().as_str());
+        hash.text(route.model().as_str());
+        hash.text(text);
+        hash.object(extra);
+        finish(hash, Kind::Embedding, tenant)
     }
 
     /// What kind of value it is the key of.

@@ -31,11 +31,11 @@ impl Call {
     }
 
     fn input(&self) -> &ChatInput {
-        self.request.chat_ref()
+        self.request.as_chat().unwrap()
     }
 
     fn input_mut(&mut self) -> &mut ChatInput {
-        let Input::Chat(input) = &mut self.request.input;
+        let Input::Chat(input) = &mut self.request.input else { unreachable!("a conversation") };
         input
     }
 
@@ -199,7 +199,7 @@ fn respelled(value: &Value) -> Value {
 /// The same request with its free JSON written in another way.
 fn rewritten(request: &InferenceRequest) -> InferenceRequest {
     let mut request = request.clone();
-    let Input::Chat(input) = &mut request.input;
+    let Input::Chat(input) = &mut request.input else { unreachable!("a conversation") };
     let parameters = input.tools.iter_mut().filter_map(|tool| tool.function.parameters.as_mut());
     parameters.for_each(|value| *value = respelled(value));
     input.extra.values_mut().for_each(|value| *value = respelled(value));

@@ -3,14 +3,18 @@
 //! Policies (router, cache, cost) and the service speak these words; they live below both.
 
 mod answer;
+mod content;
 mod decision;
 mod hash;
+mod input;
 mod key;
+mod key_inputs;
 mod needs;
 mod reading;
 mod request;
 mod response;
 mod selection;
+mod stored;
 #[cfg(feature = "schema")]
 mod structured;
 mod validate;
@@ -26,9 +30,10 @@ pub(crate) use self::structured::{parse_value, schema_of};
 pub use self::{
     answer::{Answer, Output},
     decision::{Considered, Decision, Rejection},
+    input::Input,
     key::{CacheKey, Kind},
     needs::{JsonNeed, Needs},
-    request::{InferenceRequest, Input},
+    request::InferenceRequest,
     response::{Attempt, Bypass, InferenceResponse, Source, Timings},
     selection::{ModelRef, Selection},
     validate::InvalidRequest,

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{InferenceRequest, Input, JsonNeed, Needs, Selection};
 use crate::{
-    client::{ChatInput, Content, Message, ResponseFormat, Tool},
-    types::{Priority, SessionId, Task, Tenant, Tier, UpstreamId, Usd},
+    client::{ChatInput, Content, Document, EmbeddingInput, Message, PromptInput, ResponseFormat, Tool},
+    types::{ModelId, Priority, SessionId, Task, Tenant, Tier, UpstreamId, Usage, Usd},
 };
 
 /// Tokens that an image may take, at most, where nothing is known of its size.
@@ -29,11 +29,44 @@ impl InferenceRequest {
         &self.input
     }
 
-    /// The conversation.
+    /// The conversation, if it is one.
     #[must_use]
-    pub const fn chat_ref(&self) -> &ChatInput {
-        let Input::Chat(input) = &self.input;
-        input
+    pub const fn as_chat(&self) -> Option<&ChatInput> {
+        match &self.input {
+            Input::Chat(input) => Some(input),
+            _ => None,
+        }
+    }
+
+    /// The most tokens of each answer, where the request says it.
+    ///
+    /// ```
+    /// use together_inference::InferenceRequest;
+    ///
+    /// assert_eq!(InferenceRequest::raw_prompt("Once upon").max_tokens(8).max_tokens_of(), Some(8));
+    /// assert_eq!(InferenceRequest::embedding(["the sky"]).max_tokens_of(), None);
+    /// ```
+    #[must_use]
+    pub const fn max_tokens_of(&self) -> Option<u32> {
+        match &self.input {
+            Input::Chat(input) => input.max_tokens,
+            Input::Prompt(input) => input.max_tokens,
+            _ => None,
+        }
+    }
+
+    /// Whether its answer can come in pieces.
+    pub(crate) const fn streams(&self) -> bool {
+        matches!(&self.input, Input::Chat(_) | Input::Prompt(_))
+    }
+
+    /// The randomness, where the request says it.
+    pub(crate) const fn temperature_of(&self) -> Option<f64> {
+        match &self.input {
+            Input::Chat(input) => input.temperature,
+            Input::Prompt(input) => input.temperature,
+            _ => None,
+        }
     }
 
     /// Its urgency.
@@ -123,11 +156,24 @@ impl InferenceRequest {
 
     /// Whether answers may be read from and written to a cache: `Err` says why not.
     pub(crate) fn cacheable(&self) -> Result<(), super::Bypass> {
-        match (self.allow_cached, self.chat_ref().temperature) {
+        match self.allow_cached {
+            Some(true) => Ok(()),
+            Some(false) => Err(super::Bypass::Asked),
+            None if self.is_repeatable() => Ok(()),
+            None => Err(super::Bypass::Stochastic),
+        }
+    }
+
+    /// Whether the same request gets the same answer.
+    fn is_repeatable(&self) -> bool {
+        match &self.input {
             // Exactly 0: a little above it the next answer may be another one.
-            (Some(true), _) | (None, Some(0.0)) => Ok(()),
-            (Some(false), _) => Err(super::Bypass::Asked),
-            (None, _) => Err(super::Bypass::Stochastic),
+            Input::Chat(ChatInput { temperature, .. }) | Input::Prompt(PromptInput { temperature, .. }) => {
+                *temperature == Some(0.0)
+            }
+            // A link dies before the cache forgets it.
+            Input::Image(input) => input.seed.is_some() && input.response_format.as_deref() != Some("url"),
+            Input::Embedding(_) | Input::Rerank(_) => true,
         }
     }
 
@@ -141,7 +187,7 @@ impl InferenceRequest {
     /// ```
     #[must_use]
     pub fn needs_of(&self) -> Needs {
-        let input = self.chat_ref();
+        let Input::Chat(input) = &self.input else { return self.needs };
         let json = match &input.response_format {
             Some(ResponseFormat::JsonSchema(_)) => JsonNeed::Schema,
             Some(ResponseFormat::JsonObject) => JsonNeed::Object,
@@ -157,8 +203,8 @@ impl InferenceRequest {
         self.needs.and(shown)
     }
 
-    /// The most tokens that the prompt can have: a UTF-8 byte is at least a token's share, 16 more a message and the
-    /// tools' schemas in full.
+    /// The most tokens that the prompt can have: a UTF-8 byte is at least a token's share, 16 more a message, text or
+    /// document, and the tools' schemas in full.
     ///
     /// An image counts as 4,096. Of a real tokenizer's count it is about four times as much for English text.
     ///
@@ -167,26 +213,94 @@ impl InferenceRequest {
     ///
     /// assert_eq!(InferenceRequest::chat("hello").prompt_tokens_at_most(), 5 + 16);
     /// assert_eq!(InferenceRequest::chat("hello").system("é").prompt_tokens_at_most(), 5 + 16 + 2 + 16);
+    /// assert_eq!(InferenceRequest::embedding(["sky", "sea"]).prompt_tokens_at_most(), 2 * (3 + 16));
     /// ```
     #[must_use]
     pub fn prompt_tokens_at_most(&self) -> u64 {
-        let input = self.chat_ref();
-        let tools: usize = input.tools.iter().map(tool_bytes).sum();
-        let messages: u64 = input.messages.iter().map(message_tokens).sum();
-        messages + tools as u64
+        let text = |bytes: usize| bytes as u64 + MESSAGE_TOKENS;
+        match &self.input {
+            Input::Chat(input) => {
+                let tools: usize = input.tools.iter().map(tool_bytes).sum();
+                input.messages.iter().map(message_tokens).sum::<u64>() + tools as u64
+            }
+            Input::Prompt(input) => text(input.prompt.len()),
+            Input::Embedding(input) => input.texts.iter().map(|one| text(one.len())).sum(),
+            Input::Image(input) => text(input.prompt.len() + input.negative_prompt.as_ref().map_or(0, String::len)),
+            // Each document is read together with the query.
+            Input::Rerank(input) => {
+                input.documents.iter().map(|one| text(document_bytes(one) + input.query.len())).sum()
+            }
+        }
     }
 
     /// The tokens that the prompt has, estimated: four bytes a token.
     pub(crate) fn prompt_tokens_counted(&self) -> u64 {
-        let messages = &self.chat_ref().messages;
-        let bytes: usize = messages.iter().map(Message::text_bytes).sum();
-        (bytes as u64).div_ceil(4) + 4 * messages.len() as u64
+        let quarter = |bytes: usize| (bytes as u64).div_ceil(4);
+        match &self.input {
+            Input::Chat(input) => {
+                let bytes: usize = input.messages.iter().map(Message::text_bytes).sum();
+                quarter(bytes) + 4 * input.messages.len() as u64
+            }
+            Input::Prompt(input) => quarter(input.prompt.len()),
+            Input::Embedding(input) => input.texts.iter().map(|text| quarter(text.len())).sum(),
+            // Pictures are priced by what is made.
+            Input::Image(_) => 0,
+            Input::Rerank(input) => {
+                let query = input.query.len();
+                input.documents.iter().map(|document| quarter(document_bytes(document) + query)).sum()
+            }
+        }
+    }
+
+    /// The most that an answer may use, where each of its answers has at most so many tokens unless the request says
+    /// otherwise.
+    pub(crate) fn usage_at_most(&self, prompt: u64, max_output: u64) -> Usage {
+        let of_answers = |n: Option<u32>, most: Option<u32>| Usage {
+            prompt,
+            completion: most.map_or(max_output, u64::from).saturating_mul(u64::from(n.unwrap_or(1).max(1))),
+            ..Usage::default()
+        };
+        match &self.input {
+            Input::Chat(input) => of_answers(input.n, input.max_tokens),
+            Input::Prompt(input) => of_answers(input.n, input.max_tokens),
+            Input::Image(input) => Usage { prompt, images: input.images(), pixels: input.pixels(), ..Usage::default() },
+            Input::Embedding(_) | Input::Rerank(_) => Usage { prompt, ..Usage::default() },
+        }
     }
 
     /// Fills in what the request leaves to the service: temperature 0.7.
     pub(crate) fn set_defaults(&mut self) {
-        let Input::Chat(input) = &mut self.input;
-        input.temperature.get_or_insert(0.7);
+        match &mut self.input {
+            Input::Chat(ChatInput { temperature, .. }) | Input::Prompt(PromptInput { temperature, .. }) => {
+                temperature.get_or_insert(0.7);
+            }
+            _ => {}
+        }
+    }
+
+    /// Names the model where the request leaves it open.
+    pub(crate) fn pin(&mut self, model: &ModelId) {
+        self.model = Selection::Pin(model.into());
+    }
+
+    /// The same request for these texts.
+    pub(crate) fn with_texts(&self, texts: Vec<String>) -> Self {
+        let extra = match &self.input {
+            Input::Embedding(input) => input.extra.clone(),
+            _ => Map::new(),
+        };
+        let mut input = EmbeddingInput::new(texts);
+        input.extra = extra;
+        Self {
+            priority: self.priority,
+            model: self.model.clone(),
+            tenant: self.tenant.clone(),
+            session: self.session.clone(),
+            deadline: self.deadline,
+            max_cost: self.max_cost,
+            tags: self.tags.clone(),
+            ..Self::with_input(self.task, Input::Embedding(input))
+        }
     }
 
     /// Stamps a tenant.
@@ -211,6 +325,13 @@ fn message_tokens(message: &Message) -> u64 {
         _ => 0,
     };
     message.text_bytes() as u64 + MESSAGE_TOKENS + images * IMAGE_TOKENS
+}
+
+fn document_bytes(document: &Document) -> usize {
+    match document {
+        Document::Text(text) => text.len(),
+        Document::Fields(fields) => fields.iter().map(|(name, value)| name.len() + 4 + json_bytes(value)).sum(),
+    }
 }
 
 fn tool_bytes(tool: &Tool) -> usize {

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use super::{Answer, Decision};
 use crate::{
-    client::{Choice, ErrorKind, Message, ToolCall},
+    client::{Choice, ErrorKind, Image, Message, Ranked, ToolCall},
     types::{Cost, FinishReason, ModelId, RequestId, RouteId, Usage, UsageSource},
 };
 
@@ -173,7 +173,7 @@ impl InferenceResponse {
     /// let first = InferenceRequest::chat("2 + 2?");
     /// let reply = service.complete(&first).await?;
     /// let next = first.messages(reply.message().cloned()).user("And twice that?");
-    /// assert_eq!(next.chat_ref().messages.len(), 3);
+    /// assert_eq!(next.as_chat().unwrap().messages.len(), 3);
     /// # Ok(())
     /// # }
     /// ```
@@ -186,6 +186,24 @@ impl InferenceResponse {
     #[must_use]
     pub fn choices(&self) -> &[Choice] {
         self.answer.choices()
+    }
+
+    /// The vectors, one a text in the texts' order; none where something else was asked.
+    #[must_use]
+    pub fn vectors(&self) -> &[Arc<[f32]>] {
+        self.answer.vectors()
+    }
+
+    /// The pictures; none where something else was asked.
+    #[must_use]
+    pub fn images(&self) -> &[Image] {
+        self.answer.images()
+    }
+
+    /// The documents, best first; none where something else was asked.
+    #[must_use]
+    pub fn ranking(&self) -> &[Ranked] {
+        self.answer.ranking()
     }
 
     /// The tool calls of the first answer. Nothing was executed.

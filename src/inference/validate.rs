@@ -1,9 +1,12 @@
 //! Bad input is refused before anything is sent or spent.
 
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
 use super::{InferenceRequest, Input, Selection};
-use crate::{
-    client::{ChatInput, ResponseFormat},
-    types::Task,
+use crate::client::{
+    ChatInput, Document, EmbeddingInput, ImageInput, PromptInput, RerankInput, ResponseFormat, is_taken,
 };
 
 /// A request that cannot be right: which field, and what to change.
@@ -52,9 +55,16 @@ impl InferenceRequest {
         if self.max_cost.is_some_and(|most| most.nanos() < 0) {
             return refuse("max_cost", "must not be negative");
         }
-        match (&self.input, self.task) {
-            (Input::Chat(input), Task::Chat | Task::Code) => check_chat(input),
-            (Input::Chat(_), task) => refuse("task", format!("a conversation is no {task} request; use chat or code")),
+        if !self.input.fits(self.task) {
+            let (what, task) = (name_of(&self.input), self.task);
+            return refuse("task", format!("{what} is no {task} request"));
+        }
+        match &self.input {
+            Input::Chat(input) => check_chat(input),
+            Input::Prompt(input) => check_prompt(input),
+            Input::Embedding(input) => check_embedding(input),
+            Input::Image(input) => check_image(input),
+            Input::Rerank(input) => check_rerank(input),
         }
     }
 
@@ -75,25 +85,135 @@ fn check_chat(input: &ChatInput) -> Checked {
     if input.messages.is_empty() {
         return refuse("messages", "there are none; add user(..)");
     }
-    within("temperature", input.temperature, 0.0, 2.0)?;
-    within("top_p", input.top_p, 0.0, 1.0)?;
-    within("min_p", input.min_p, 0.0, 1.0)?;
-    within("presence_penalty", input.presence_penalty, -2.0, 2.0)?;
-    within("frequency_penalty", input.frequency_penalty, -2.0, 2.0)?;
-    within("repetition_penalty", input.repetition_penalty, 0.0, f64::MAX)?;
-    if input.logit_bias.values().any(|bias| !(-100.0..=100.0).contains(bias)) {
-        return refuse("logit_bias", "must be between -100 and 100");
+    Sampling {
+        ranges: [
+            ("temperature", input.temperature, 0.0, 2.0),
+            ("top_p", input.top_p, 0.0, 1.0),
+            ("min_p", input.min_p, 0.0, 1.0),
+            ("presence_penalty", input.presence_penalty, -2.0, 2.0),
+            ("frequency_penalty", input.frequency_penalty, -2.0, 2.0),
+            ("repetition_penalty", input.repetition_penalty, 0.0, f64::MAX),
+        ],
+        logit_bias: &input.logit_bias,
+        max_tokens: input.max_tokens,
+        n: input.n,
+        logprobs: input.logprobs,
     }
-    if input.max_tokens == Some(0) {
-        return refuse("max_tokens", "must be at least 1");
+    .check()?;
+    check_names(input)
+}
+
+fn check_prompt(input: &PromptInput) -> Checked {
+    if input.prompt.is_empty() {
+        return refuse("prompt", "must not be empty");
+    }
+    Sampling {
+        ranges: [
+            ("temperature", input.temperature, 0.0, 2.0),
+            ("top_p", input.top_p, 0.0, 1.0),
+            ("min_p", input.min_p, 0.0, 1.0),
+            ("presence_penalty", input.presence_penalty, -2.0, 2.0),
+            ("frequency_penalty", input.frequency_penalty, -2.0, 2.0),
+            ("repetition_penalty", input.repetition_penalty, 0.0, f64::MAX),
+        ],
+        logit_bias: &input.logit_bias,
+        max_tokens: input.max_tokens,
+        n: input.n,
+        logprobs: input.logprobs,
+    }
+    .check()?;
+    check_extra(&input.extra, PromptInput::FIELDS)
+}
+
+/// What a conversation and a prompt are sampled by.
+struct Sampling<'a> {
+    ranges: [(&'static str, Option<f64>, f64, f64); 6],
+    logit_bias: &'a BTreeMap<String, f64>,
+    max_tokens: Option<u32>,
+    n: Option<u32>,
+    logprobs: Option<u8>,
+}
+
+impl Sampling<'_> {
+    fn check(self) -> Checked {
+        self.ranges.into_iter().try_for_each(|(field, value, least, most)| within(field, value, least, most))?;
+        if self.logit_bias.values().any(|bias| !(-100.0..=100.0).contains(bias)) {
+            return refuse("logit_bias", "must be between -100 and 100");
+        }
+        if self.max_tokens == Some(0) {
+            return refuse("max_tokens", "must be at least 1");
+        }
+        if self.n.is_some_and(|n| !(1..=128).contains(&n)) {
+            return refuse("n", "must be between 1 and 128");
+        }
+        if self.logprobs.is_some_and(|logprobs| logprobs > 20) {
+            return refuse("logprobs", "must be between 0 and 20");
+        }
+        Ok(())
+    }
+}
+
+fn check_embedding(input: &EmbeddingInput) -> Checked {
+    if input.texts.is_empty() {
+        return refuse("input", "there are no texts to embed");
+    }
+    if let Some(at) = input.texts.iter().position(String::is_empty) {
+        return refuse("input", format!("text {at} is empty; leave it out"));
+    }
+    check_extra(&input.extra, EmbeddingInput::FIELDS)
+}
+
+fn check_image(input: &ImageInput) -> Checked {
+    if input.prompt.trim().is_empty() {
+        return refuse("prompt", "must not be empty; say what the picture shows");
+    }
+    for (field, pixels) in [("width", input.width), ("height", input.height)] {
+        if pixels.is_some_and(|pixels| !(1..=16_384).contains(&pixels)) {
+            return refuse(field, "must be between 1 and 16384 pixels");
+        }
     }
     if input.n.is_some_and(|n| !(1..=128).contains(&n)) {
         return refuse("n", "must be between 1 and 128");
     }
-    if input.logprobs.is_some_and(|logprobs| logprobs > 20) {
-        return refuse("logprobs", "must be between 0 and 20");
+    if input.steps == Some(0) {
+        return refuse("steps", "must be at least 1");
     }
-    check_names(input)
+    within("guidance_scale", input.guidance_scale, 0.0, f64::MAX)?;
+    check_extra(&input.extra, ImageInput::FIELDS)
+}
+
+fn check_rerank(input: &RerankInput) -> Checked {
+    if input.query.is_empty() {
+        return refuse("query", "must not be empty");
+    }
+    if input.documents.is_empty() {
+        return refuse("documents", "there are none to rank");
+    }
+    let texts = input.documents.iter().filter(|document| matches!(document, Document::Text(_))).count();
+    if texts != 0 && texts != input.documents.len() {
+        return refuse("documents", "must be all texts or all objects");
+    }
+    if input.top_n == Some(0) {
+        return refuse("top_n", "must be at least 1");
+    }
+    check_extra(&input.extra, RerankInput::FIELDS)
+}
+
+fn check_extra(extra: &Map<String, Value>, fields: &[&str]) -> Checked {
+    match extra.keys().find(|name| is_taken(name, fields)) {
+        Some(name) => refuse("extra", format!("{name} has a field of its own, or is set by the client itself")),
+        None => Ok(()),
+    }
+}
+
+const fn name_of(input: &Input) -> &'static str {
+    match input {
+        Input::Chat(_) => "a conversation",
+        Input::Prompt(_) => "a prompt to continue",
+        Input::Embedding(_) => "a list of texts",
+        Input::Image(_) => "a picture to make",
+        Input::Rerank(_) => "a list of documents",
+    }
 }
 
 fn check_names(input: &ChatInput) -> Checked {
@@ -132,7 +252,7 @@ fn is_name(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::Tool;
+    use crate::{client::Tool, types::Task};
 
     #[test]
     fn each_bad_field_is_refused_by_its_name() {
@@ -152,7 +272,26 @@ mod tests {
             ("session", ask().session("")),
             ("deadline", ask().deadline(std::time::Duration::ZERO)),
             ("image_url", InferenceRequest::new(Task::Chat).image_url("https://x").user("hi")),
-            ("task", ask().task(Task::Embedding)),
+            ("task", ask().user("ho").task(Task::Embedding)),
+            ("task", InferenceRequest::embedding(["a"]).task(Task::Rerank)),
+            ("input", InferenceRequest::new(Task::Embedding)),
+            ("input", InferenceRequest::embedding(["a", ""])),
+            ("prompt", InferenceRequest::raw_prompt("")),
+            ("top_p", {
+                let mut input = PromptInput::new("a");
+                input.top_p = Some(2.0);
+                input.into()
+            }),
+            ("prompt", InferenceRequest::image_generation(" ")),
+            ("width", InferenceRequest::image_generation(ImageInput::new("a").size(0, 8))),
+            ("height", InferenceRequest::image_generation(ImageInput::new("a").size(8, 1 << 20))),
+            ("n", InferenceRequest::image_generation("a").n(0)),
+            ("temperature", InferenceRequest::image_generation("a").temperature(0.0)),
+            ("seed", InferenceRequest::embedding(["a"]).seed(1)),
+            ("query", InferenceRequest::rerank("", ["a"])),
+            ("documents", InferenceRequest::rerank("a", Vec::<String>::new())),
+            ("top_n", RerankInput::new("a", ["b"]).top_n(0).into()),
+            ("extra", InferenceRequest::rerank("a", ["b"]).extra("query", "c")),
             ("tools", ask().tool(Tool::function("two words", "", serde_json::json!({})))),
             ("json_schema", ask().json_schema("", serde_json::json!({}))),
             ("extra", ask().extra("model", "other")),

@@ -3,7 +3,7 @@
 use super::{Known, Prices, RouteAsk, RouteLimits, RouteState, table::Row};
 use crate::{
     inference::{JsonNeed, Needs, Rejection},
-    types::{Price, Task, Tier, UpstreamId, Usd},
+    types::{Price, Task, Tier, UpstreamId, Usage, Usd},
 };
 
 /// Tokens of an answer that a ceiling is checked against where the request sets no `max_tokens`.
@@ -14,7 +14,11 @@ const BYTES_PER_TOKEN: u64 = 4;
 
 /// Tokens that a request realistically takes: a quarter of its prompt's bound, and its answer in full.
 pub(super) fn realistic_tokens(ask: &RouteAsk<'_>) -> u64 {
-    ask.prompt_tokens_at_most.div_ceil(BYTES_PER_TOKEN).saturating_add(max_tokens(ask).unwrap_or(0))
+    match ask.task() {
+        // Each text has a context of its own; the service looks at every single one.
+        Task::Embedding | Task::Rerank => 0,
+        _ => ask.prompt_tokens_at_most.div_ceil(BYTES_PER_TOKEN).saturating_add(max_tokens(ask).unwrap_or(0)),
+    }
 }
 
 /// Whether tiers mean anything for the task. Vectors of two embedding models can't be compared, so that no size of
@@ -24,7 +28,7 @@ pub(super) const fn has_tiers(task: Task) -> bool {
 }
 
 fn max_tokens(ask: &RouteAsk<'_>) -> Option<u64> {
-    ask.request.chat_ref().max_tokens.map(u64::from)
+    ask.request.max_tokens_of().map(u64::from)
 }
 
 /// What is demanded of every route.
@@ -36,8 +40,8 @@ pub(super) struct Demand<'a> {
     upstream: Option<&'a UpstreamId>,
     /// Tokens that must fit into the context.
     context: u64,
-    /// Tokens, in and out, that a ceiling is checked against.
-    billed: (u64, u64),
+    /// What a ceiling is checked against.
+    billed: Usage,
     prices: Option<&'a dyn Prices>,
 }
 
@@ -70,15 +74,13 @@ const HURDLES: [Hurdle; 9] = [
 impl<'a> Demand<'a> {
     /// The demands of a request that takes this many tokens.
     pub(super) fn new(ask: &'a RouteAsk<'_>, tokens: u64) -> Self {
-        let answers = u64::from(ask.request.chat_ref().n.unwrap_or(1).max(1));
-        let answer = max_tokens(ask).unwrap_or(UNSET_MAX_TOKENS).saturating_mul(answers);
         Self {
             task: ask.task(),
             needs: ask.needs,
             limits: &ask.limits,
             upstream: ask.request.upstream_of(),
             context: tokens.max(u64::from(ask.needs.context)),
-            billed: (ask.prompt_tokens_at_most, answer),
+            billed: ask.request.usage_at_most(ask.prompt_tokens_at_most, UNSET_MAX_TOKENS),
             prices: ask.prices,
         }
     }
@@ -156,7 +158,7 @@ impl Hurdle {
             Self::Json => lacks(needs.json == JsonNeed::Schema, can.json_schema, Rejection::NoJsonSchema),
             Self::Reasoning => lacks(needs.reasoning, can.reasoning, Rejection::NoReasoning),
             Self::Context => too_long(demand.context, row),
-            Self::Cost => demand.limits.max_cost.and_then(|most| too_dear(demand.billed, most, demand.price(row))),
+            Self::Cost => demand.limits.max_cost.and_then(|most| too_dear(&demand.billed, most, demand.price(row))),
         }
     }
 
@@ -180,9 +182,9 @@ fn too_long(needed: u64, row: &Row) -> Option<Rejection> {
     (needed > u64::from(available)).then_some(Rejection::Context { needed, available })
 }
 
-fn too_dear((prompt, answer): (u64, u64), most: Usd, price: Option<Price>) -> Option<Rejection> {
+fn too_dear(billed: &Usage, most: Usd, price: Option<Price>) -> Option<Rejection> {
     let Some(price) = price else { return Some(Rejection::Unpriced) };
-    let at_most = price.upper_bound(prompt, answer);
+    let at_most = price.upper_bound(billed);
     (at_most > most).then_some(Rejection::Cost { at_most })
 }
 

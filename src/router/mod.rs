@@ -283,7 +283,7 @@ impl<'a> RouteAsk<'a> {
     /// ```
     #[must_use]
     pub fn tokens_at_most(&self) -> u64 {
-        self.prompt_tokens_at_most + self.request.chat_ref().max_tokens.map_or(0, u64::from)
+        self.prompt_tokens_at_most + self.request.max_tokens_of().map_or(0, u64::from)
     }
 }
 
@@ -431,13 +431,15 @@ pub struct Candidate {
     pub price: Option<Price>,
     /// The most tokens of an answer, where it is known: what an answer without `max_tokens` may cost.
     pub max_output: Option<u32>,
+    /// Tokens of prompt and answer together, or of each text to embed, where it is known.
+    pub context: Option<u32>,
 }
 
 impl Candidate {
     /// A route of unknown price.
     #[must_use]
     pub const fn new(route: RouteId) -> Self {
-        Self { route, price: None, max_output: None }
+        Self { route, price: None, max_output: None, context: None }
     }
 
     /// Sets the price.

@@ -186,5 +186,5 @@ fn considered(standing: &Standing<'_>) -> Considered {
 
 fn candidate(standing: &Standing<'_>) -> Candidate {
     let route = &standing.row.route;
-    Candidate { route: route.id().clone(), price: route.price, max_output: route.max_output }
+    Candidate { route: route.id().clone(), price: route.price, max_output: route.max_output, context: route.context }
 }

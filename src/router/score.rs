@@ -9,7 +9,7 @@ use super::ModelRoute;
 use crate::types::{Priority, Usage, Usd};
 
 /// The request that costs are compared by: 1,000 tokens in, 256 out.
-const NOMINAL: Usage = Usage { prompt: 1_000, cached: 0, completion: 256, reasoning: 0 };
+const NOMINAL: Usage = Usage { prompt: 1_000, cached: 0, completion: 256, reasoning: 0, images: 0, pixels: 0 };
 /// The quality of a route that nobody evaluated; the same for all, so that it cancels.
 const UNKNOWN_QUALITY: f64 = 0.5;
 /// The lowest quality that counts: the logarithm of 0 would outweigh everything.

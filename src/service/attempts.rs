@@ -17,20 +17,21 @@ use futures_util::FutureExt;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{
-    error::{Cause, Error, ErrorKind, total_cost},
+    error::{Cause, Error, ErrorKind, Truncated, total_cost},
     plan::{Plan, no_warnings},
     prompt::at_once,
+    send::{Arrival, send},
     settle::Settlement,
     state::State,
 };
 use crate::{
-    client::{self, ChatCompletion, TogetherClient},
+    client::{self, TogetherClient},
     cost::{BudgetError, Intent, Scope},
     inference::{Answer, Attempt, Selection},
     limit::Refused,
     notify::AlertKind,
     router::Candidate,
-    types::{AttemptId, Cost, ModelId, RouteId, Usage, UsageSource},
+    types::{AttemptId, Cost, FinishReason, ModelId, RouteId, Usage, UsageSource},
 };
 
 /// What a call brought, shared by its leader and followers.
@@ -76,7 +77,7 @@ impl State {
     /// One answer, by as many attempts as it takes and the bounds allow.
     pub(super) async fn answer(self: &Arc<Self>, plan: &Plan) -> Result<Done, Error> {
         let send = |client: TogetherClient, model: ModelId| async move {
-            client.chat().create_with(&model, plan.request.chat_ref(), &plan.options()).await
+            send(&client, &model, plan.request.input(), &plan.options()).await
         };
         let Dispatched { value, settlement, attempts } = self.dispatch(plan, send).await?;
         settle(plan, value, settlement, attempts)
@@ -96,7 +97,7 @@ impl State {
         loop {
             let candidate = plan.ranking.candidates.get(at).ok_or_else(|| Error::new(ErrorKind::NoRoute, ""))?;
             // A refused admission has an id of its own too: a store may still be giving back what it had set aside.
-            let attempt = plan.id.attempt(u8::try_from(at + number as usize).unwrap_or(u8::MAX));
+            let attempt = plan.attempt(at + number as usize);
             let admission = pin!(self.admit(plan, candidate, attempt));
             let mut settlement = match self.unless_stopped(admission).await {
                 Ok(settlement) => settlement,
@@ -284,14 +285,17 @@ impl State {
     /// Classifies a failure once, and pays for the repeat.
     fn next_step(&self, plan: &Plan, error: &client::Error, at: usize, number: u32) -> Step {
         let next = plan.ranking.candidates.get(at + 1);
-        let pinned = matches!(plan.request.selection(), Selection::Pin(_));
         if number >= MOST.min(self.retry.attempts) {
             return Step::Stop;
         }
         let elsewhere = matches!(error.kind(), client::ErrorKind::ModelNotAvailable | client::ErrorKind::ContextLength);
         if elsewhere {
             // Not a failure of the route's health: no budget is charged.
-            return if next.is_some() && !pinned { Step::Elsewhere } else { Step::Stop };
+            let pinned = matches!(plan.request.selection(), Selection::Pin(_));
+            let tried = plan.ranking.candidates.get(at).map(|candidate| candidate.route.model());
+            // A pinned model may still be had on another upstream.
+            let may = next.is_some_and(|next| !pinned || Some(next.route.model()) == tried);
+            return if may { Step::Elsewhere } else { Step::Stop };
         }
         if !error.is_retryable() || (error.may_be_billed() && !self.retry.after_dispatch) {
             return Step::Stop;
@@ -370,15 +374,15 @@ fn check_cost(plan: &Plan, candidate: &Candidate, at_most: Cost) -> Result<(), E
 /// Settles a whole answer. Reused by streams, which fold theirs.
 pub(super) fn settle(
     plan: &Plan,
-    mut completion: ChatCompletion,
+    mut arrival: Arrival,
     settlement: Settlement,
     mut attempts: Vec<Attempt>,
 ) -> Result<Done, Error> {
-    let counted = counted(plan, &completion);
-    let usage = completion.usage.unwrap_or(counted);
-    let usage_source = if completion.usage.is_some() { UsageSource::Reported } else { UsageSource::Counted };
+    let counted = if arrival.usage.is_some() { Usage::default() } else { arrival.counted(&plan.request) };
+    let usage = arrival.usage.unwrap_or(counted);
+    let usage_source = if arrival.usage.is_some() { UsageSource::Reported } else { UsageSource::Counted };
     let (route, took) = (settlement.route.id.clone(), settlement.elapsed());
-    let worth = settlement.finish(usage, usage_source, &completion.model);
+    let worth = settlement.finish(usage, usage_source, &arrival.served);
     let answered = Attempt { route: route.clone(), error: None, status: Some(200), took, cost: worth };
     let attempts: Arc<[Attempt]> = if attempts.is_empty() {
         Arc::new([answered])
@@ -386,18 +390,10 @@ pub(super) fn settle(
         attempts.push(answered);
         attempts.into()
     };
-    let (request_id, warnings) = (completion.request_id.take(), mem::take(&mut completion.warnings));
-    let answer = Answer::of_completion(completion, counted);
+    let (request_id, warnings) = (arrival.request_id.take(), mem::take(&mut arrival.warnings));
+    let answer = arrival.into_answer(counted);
     if answer.is_empty() {
-        let finish = answer.finish().map_or("none", |finish| finish.as_str());
-        let message = format!(
-            "{} said nothing: {} completion tokens, {} of them reasoning, finish reason {finish}; raise max_tokens or \
-             lower the reasoning effort",
-            answer.served, usage.completion, usage.reasoning
-        );
-        return Err(Error::new(ErrorKind::EmptyAnswer, message)
-            .with_attempts(attempts)
-            .with_decision(&plan.ranking.decision));
+        return Err(nothing_said(plan, &answer).with_attempts(attempts).with_decision(&plan.ranking.decision));
     }
     Ok(Done {
         answer: Arc::new(answer),
@@ -412,11 +408,18 @@ pub(super) fn settle(
     })
 }
 
-/// The tokens of an answer where the provider reports none: four bytes a token.
-fn counted(plan: &Plan, completion: &ChatCompletion) -> Usage {
-    if completion.usage.is_some() {
-        return Usage::default();
-    }
-    let bytes: u64 = completion.choices.iter().map(|choice| choice.message.text_bytes() as u64).sum();
-    Usage { prompt: plan.request.prompt_tokens_counted(), completion: bytes.div_ceil(4), ..Usage::default() }
+/// The error of an answer without anything in it, which was paid for all the same.
+fn nothing_said(plan: &Plan, answer: &Answer) -> Error {
+    let usage = answer.usage;
+    let finish = answer.finish().map_or("none", FinishReason::as_str);
+    let message = format!(
+        "{} said nothing: {} completion tokens, {} of them reasoning, finish reason {finish}; raise max_tokens or lower \
+         the reasoning effort",
+        answer.served, usage.completion, usage.reasoning
+    );
+    let thinking_only = usage.reasoning > 0 || answer.reasoning().is_some_and(|text| !text.is_empty());
+    let cut = answer.finish() == Some(&FinishReason::Length);
+    let cap = plan.request.max_tokens_of();
+    let truncated = (cut || thinking_only).then_some(Truncated { thinking_only, used: usage.completion, cap });
+    Error::new(ErrorKind::EmptyAnswer, message).with_truncated(truncated)
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Arc, RwLock,
+        Arc, OnceLock, RwLock,
         atomic::{AtomicBool, AtomicUsize},
     },
 };
@@ -23,7 +23,7 @@ use crate::{
     limit::Limits,
     notify::{LogNotifier, Notifier},
     router::{CatalogRouter, ModelRouter},
-    types::{Clock, Price, Rng, RouteId, SystemClock, SystemRng, UpstreamId},
+    types::{Clock, ModelId, Price, Rng, RouteId, SystemClock, SystemRng, UpstreamId},
 };
 
 /// Puts an [`InferenceService`] together. Everything has a default.
@@ -61,6 +61,7 @@ pub struct ServiceBuilder {
     route_limits: HashMap<RouteId, Limits>,
     retry: RetryPolicy,
     default_max_tokens: u32,
+    embedding_model: Option<ModelId>,
     clock: Arc<dyn Clock>,
     rng: Arc<dyn Rng>,
 }
@@ -94,6 +95,7 @@ impl ServiceBuilder {
             route_limits: HashMap::new(),
             retry: RetryPolicy::default(),
             default_max_tokens: 4_096,
+            embedding_model: None,
             clock: Arc::new(SystemClock),
             rng: Arc::new(SystemRng::default()),
         }
@@ -169,6 +171,26 @@ impl ServiceBuilder {
         self
     }
 
+    /// Sets the model of every embedding request that names none: vectors of two models cannot be compared. Unless set,
+    /// it is the router's first choice when the first such request comes.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{InferenceService, testing::Together};
+    ///
+    /// let model = "intfloat/multilingual-e5-large-instruct";
+    /// let service = InferenceService::builder(Together::new().client()).embedding_model(model).build()?;
+    /// assert_eq!(service.embed("the sky").await?.model(), &model);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn embedding_model(mut self, model: impl Into<ModelId>) -> Self {
+        self.embedding_model = Some(model.into());
+        self
+    }
+
     /// Sets what an answer without `max_tokens` is taken to use at most where money is set aside: 4,096 unless set.
     #[must_use]
     pub const fn default_max_tokens(mut self, tokens: u32) -> Self {
@@ -228,6 +250,7 @@ impl ServiceBuilder {
                 route_limits: self.route_limits,
                 retry: self.retry,
                 default_max_tokens: self.default_max_tokens,
+                embedding_model: self.embedding_model.map_or_else(OnceLock::new, OnceLock::from),
                 clock: self.clock,
                 rng: self.rng,
                 recorder,

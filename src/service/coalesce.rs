@@ -196,8 +196,8 @@ impl State {
     }
 
     /// A record of $0 that says what was saved.
-    fn record_free(&self, plan: &Plan, done: &Done, ending: Ending) {
-        let mut record = plan.record(plan.id.attempt(0), &done.route, self.clock.now());
+    pub(super) fn record_free(&self, plan: &Plan, done: &Done, ending: Ending) {
+        let mut record = plan.record(plan.id.attempt(u16::MAX - 1), &done.route, self.clock.now());
         record.served = Some(done.answer.served.clone());
         record.saved = done.worth;
         record.ending = ending;

@@ -26,6 +26,34 @@ struct Inner {
     cost: Cost,
     decision: Option<Arc<Decision>>,
     text: Option<Box<str>>,
+    truncated: Option<Truncated>,
+}
+
+/// An answer that ended before anything was said.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use together_inference::{InferenceRequest, InferenceService, testing::Together};
+///
+/// let together = Together::new();
+/// together.on("Prove").reply_reasoning("Let me think about it for a long time.", "");
+/// let service = InferenceService::builder(together.client()).build()?;
+/// let error = service.complete(InferenceRequest::chat("Prove it.").max_tokens(4)).await.unwrap_err();
+/// let truncated = error.truncated().expect("it said nothing");
+/// assert!(truncated.thinking_only && truncated.cap == Some(4));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Truncated {
+    /// Whether the model only thought.
+    pub thinking_only: bool,
+    /// Tokens that were used, and are billed.
+    pub used: u64,
+    /// The request's `max_tokens`, if it has one.
+    pub cap: Option<u32>,
 }
 
 /// What stands behind an error.
@@ -116,6 +144,7 @@ impl Error {
             cost: Cost::Known(crate::types::Usd::ZERO),
             decision: None,
             text: None,
+            truncated: None,
         }))
     }
 
@@ -165,6 +194,16 @@ impl Error {
     #[cfg(feature = "schema")]
     pub(super) fn with_text(self, text: &str) -> Self {
         self.edit(|inner| inner.text = Some(text.into()))
+    }
+
+    pub(super) fn with_truncated(self, truncated: Option<Truncated>) -> Self {
+        self.edit(|inner| inner.truncated = truncated)
+    }
+
+    /// What an answer without anything in it used up, where its tokens ran out or it only thought.
+    #[must_use]
+    pub fn truncated(&self) -> Option<Truncated> {
+        self.0.truncated
     }
 
     /// What kind of failure it was.
@@ -323,13 +362,14 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { kind, message, cause, attempts, cost, decision: _, text } = &*self.0;
+        let Inner { kind, message, cause, attempts, cost, decision: _, text, truncated } = &*self.0;
         f.debug_struct("Error")
             .field("kind", kind)
             .field("message", message)
             .field("cause", cause)
             .field("attempts", attempts)
             .field("cost", cost)
+            .field("truncated", truncated)
             .field("text_bytes", &text.as_ref().map(|text| text.len()))
             .finish_non_exhaustive()
     }

@@ -5,16 +5,18 @@
 //! [`BudgetStore`](crate::cost::BudgetStore) and a [`Notifier`](crate::notify::Notifier), each with a good default.
 //!
 //! The path of a call, in the order of the files: `plan` (validate, rank), `coalesce` (cache, one call for identical
-//! requests), `attempts` (admit, call, fall back), `settle` (exactly one record an attempt).
+//! requests) or `embed` (the same for each text), `attempts` (admit, `send`, fall back), `settle` (exactly one record an attempt).
 
 mod attempts;
 mod builder;
 mod coalesce;
+mod embed;
 mod error;
 mod health;
 mod plan;
 mod prompt;
 mod recorder;
+mod send;
 mod settle;
 mod shutdown;
 mod state;
@@ -22,6 +24,7 @@ mod stream;
 #[cfg(feature = "schema")]
 mod structured;
 mod tenant;
+mod views;
 
 use std::{future::Future, sync::Arc};
 
@@ -32,7 +35,7 @@ use self::state::{State, in_runtime};
 pub use self::structured::Typed;
 pub use self::{
     builder::{BuildError, ServiceBuilder},
-    error::{Error, ErrorKind},
+    error::{Error, ErrorKind, Truncated},
     health::{CostTotals, RouteHealth, ServiceHealth},
     shutdown::Drained,
     stream::InferenceStream,
@@ -42,7 +45,7 @@ use crate::{
     client::TogetherClient,
     cost::PriceSource,
     inference::{Decision, Infer, InferenceRequest, InferenceResponse, Source},
-    types::{BoxError, RouteId, Tenant},
+    types::{BoxError, RouteId, Task, Tenant},
 };
 
 /// Answers inference requests. Cheap to clone; clones share everything.
@@ -180,6 +183,9 @@ impl State {
     /// The path of one call.
     async fn complete(self: &Arc<Self>, request: Arc<InferenceRequest>) -> Result<InferenceResponse, Error> {
         let plan = self.plan(request).await?;
+        if plan.request.task_of() == Task::Embedding {
+            return Box::pin(self.embedded(plan)).await;
+        }
         match plan.request.cacheable() {
             Ok(()) => self.cached(plan).await,
             Err(bypass) => {

@@ -33,9 +33,9 @@ pub(super) struct Plan {
     pub(super) started: Instant,
     pub(super) deadline: Instant,
     pub(super) prompt_tokens_at_most: u64,
-    /// `n`, at least 1: each answer may use `max_tokens`.
-    answers: u64,
     default_max_tokens: u32,
+    /// Attempts of parts of the call that went before: each part numbers its own from here.
+    attempted: u16,
 }
 
 impl State {
@@ -45,6 +45,7 @@ impl State {
         // Nobody else holds it yet.
         if let Some(request) = Arc::get_mut(&mut request) {
             request.set_defaults();
+            self.pin_embedding_model(request);
         }
         let book = Book(&self.prices);
         let ask = RouteAsk::new(&request).with_prices(&book);
@@ -57,10 +58,10 @@ impl State {
             Some(Err(_)) => return Err(Error::new(ErrorKind::Policy, "the router panicked")),
             None => return Err(Error::new(ErrorKind::DeadlineExceeded, "the router did not answer in time")),
         };
-        let ranking = self.reachable(ranking)?;
-        let answers = u64::from(request.chat_ref().n.unwrap_or(1));
-        let (id, default_max_tokens) = (RequestId::new(self.rng.next_u128() >> 8), self.default_max_tokens);
-        Ok(Plan { request, id, ranking, started, deadline, prompt_tokens_at_most, answers, default_max_tokens })
+        let ranking = self.one_embedding_model(&request, self.reachable(ranking)?)?;
+        let (id, default_max_tokens) = (RequestId::new(self.rng.next_u128() >> 16), self.default_max_tokens);
+        let attempted = 0;
+        Ok(Plan { request, id, ranking, started, deadline, prompt_tokens_at_most, default_max_tokens, attempted })
     }
 
     /// The ranking without candidates on upstreams that the service has not.
@@ -109,6 +110,19 @@ impl Plan {
         Self { request: Arc::clone(&self.request), ranking: self.ranking.clone(), deadline, ..*self }
     }
 
+    /// A part of the call: the same ranking and deadline for some of what is asked.
+    pub(super) fn part(&self, request: InferenceRequest, attempted: u16) -> Self {
+        let prompt_tokens_at_most = request.prompt_tokens_at_most();
+        let (request, ranking) = (Arc::new(request), self.ranking.clone());
+        Self { request, ranking, prompt_tokens_at_most, attempted, ..*self }
+    }
+
+    /// The id of an attempt of this call.
+    pub(super) fn attempt(&self, number: usize) -> AttemptId {
+        // The last number is that of a record without an attempt.
+        self.id.attempt(u16::try_from(number).unwrap_or(u16::MAX).saturating_add(self.attempted).min(u16::MAX - 2))
+    }
+
     /// The options of one attempt: the service makes the attempts, the client none of its own.
     pub(super) fn options(&self) -> CallOptions {
         CallOptions::default().attempts(1).deadline(self.deadline)
@@ -127,8 +141,8 @@ impl Plan {
     /// The most that an attempt at this candidate can cost.
     pub(super) fn at_most(&self, candidate: &Candidate, price: Option<PriceStamp>) -> Cost {
         let Some(PriceStamp { price, .. }) = price else { return Cost::Unpriced };
-        let most = self.request.chat_ref().max_tokens.or(candidate.max_output).unwrap_or(self.default_max_tokens);
-        let at_most = price.upper_bound(self.prompt_tokens_at_most, u64::from(most) * self.answers);
+        let max_output = u64::from(candidate.max_output.unwrap_or(self.default_max_tokens));
+        let at_most = price.upper_bound(&self.request.usage_at_most(self.prompt_tokens_at_most, max_output));
         if at_most.is_zero() { Cost::Known(Usd::ZERO) } else { Cost::Unknown { at_most } }
     }
 

@@ -5,7 +5,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -33,11 +33,11 @@ use crate::{
     limit::{Lane, Limits},
     notify::{Alert, AlertKind, Notifier},
     router::{Candidate, ModelRouter, Outcome},
-    types::{Clock, Cost, Rng, RouteId, UpstreamId, Usd},
+    types::{Clock, Cost, ModelId, Rng, RouteId, UpstreamId, Usd},
 };
 
 /// A cache layer is a miss after this.
-const PATIENCE: Duration = Duration::from_millis(250);
+pub(super) const PATIENCE: Duration = Duration::from_millis(250);
 /// An alert is given up after this: what a notifier may take.
 const ALERT_PATIENCE: Duration = Duration::from_secs(15);
 /// Alerts on their way at a time, at most.
@@ -58,6 +58,8 @@ pub(super) struct State {
     pub(super) retry: RetryPolicy,
     pub(super) wants_intents: bool,
     pub(super) default_max_tokens: u32,
+    /// The model of every embedding request that names none.
+    pub(super) embedding_model: OnceLock<ModelId>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) rng: Arc<dyn Rng>,
     pub(super) recorder: Recorder,

@@ -21,11 +21,12 @@ use super::{
     error::{Error, ErrorKind},
     log,
     plan::Plan,
+    send::open,
     state::State,
 };
 use crate::{
     client::{ChatCompletion, Delta, Fold, TogetherClient},
-    inference::{Attempt, Bypass, InferenceRequest, InferenceResponse, Source},
+    inference::{Attempt, Bypass, InferenceRequest, InferenceResponse, InvalidRequest, Source},
     types::{ModelId, Usage},
 };
 
@@ -70,10 +71,15 @@ impl State {
         request: Arc<InferenceRequest>,
         in_flight: TaskTrackerToken,
     ) -> Result<InferenceStream, Error> {
+        if !request.streams() {
+            request.validate()?;
+            let problem = format!("an answer of {} does not come in pieces; call complete", request.task_of());
+            return Err(InvalidRequest::new("stream", problem).into());
+        }
         let plan = Box::new(self.plan(request).await?);
         let send = |client: TogetherClient, model: ModelId| {
             let plan = &plan;
-            async move { client.chat().stream_with(&model, plan.request.chat_ref(), &plan.stream_options()).await }
+            async move { open(&client, &model, plan.request.input(), &plan.stream_options()).await }
         };
         let Dispatched { value, mut settlement, attempts } = self.dispatch(&plan, send).await?;
         settlement.first_token();
@@ -136,7 +142,7 @@ impl InferenceStream {
         let fold = std::mem::replace(&mut self.fold, Fold::new(settlement.route.id.model().clone()));
         let completion = ChatCompletion { request_id, ..fold.into_completion() };
         let attempts = std::mem::take(&mut self.attempts);
-        let outcome = settle(&self.plan, completion, settlement, attempts).map(|done| {
+        let outcome = settle(&self.plan, completion.into(), settlement, attempts).map(|done| {
             let mut reply = self.plan.respond(&done, Source::Upstream(Bypass::Stream));
             reply.timings.first_token = Some(self.first_token);
             reply

@@ -68,7 +68,7 @@ impl InferenceService {
         T: JsonSchema + DeserializeOwned,
     {
         let mut request = request.into().response_format(ResponseFormat::JsonSchema(schema_of::<T>()));
-        if request.chat_ref().temperature.is_none() {
+        if request.temperature_of().is_none() {
             request = request.temperature(0.0);
         }
         let deadline = later(Instant::now(), request.deadline_of());

@@ -232,9 +232,9 @@ impl RequestId {
     /// assert_ne!(request.attempt(1), request.attempt(0));
     /// ```
     #[must_use]
-    pub const fn attempt(self, number: u8) -> AttemptId {
+    pub const fn attempt(self, number: u16) -> AttemptId {
         // Plus one, so that the first attempt does not have its request's number.
-        AttemptId(self.0 ^ ((number as u128 + 1) << 120))
+        AttemptId(self.0 ^ ((number as u128 + 1) << 112))
     }
 
     /// The id as a number.

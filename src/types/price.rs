@@ -120,11 +120,17 @@ pub struct Price {
     pub cached_input: Option<Rate>,
     /// For each completion token, reasoning included.
     pub output: Rate,
+    /// For each picture made, whatever its size.
+    #[serde(default)]
+    pub image: Usd,
+    /// For each pixel made.
+    #[serde(default)]
+    pub pixel: Rate,
 }
 
 impl Price {
     /// A declared price of nothing. Unlike an unknown price, its cost is known to be $0.
-    pub const FREE: Self = Self { input: Rate::FREE, cached_input: None, output: Rate::FREE };
+    pub const FREE: Self = Self::from_rates(Rate::FREE, None, Rate::FREE);
 
     /// Dollars per million prompt and completion tokens.
     ///
@@ -136,7 +142,34 @@ impl Price {
     /// ```
     #[must_use]
     pub const fn per_million(input: Usd, output: Usd) -> Self {
-        Self { input: Rate::per_million(input), cached_input: None, output: Rate::per_million(output) }
+        Self::from_rates(Rate::per_million(input), None, Rate::per_million(output))
+    }
+
+    /// Dollars per megapixel (10⁶ pixels) of the pictures made.
+    ///
+    /// ```
+    /// use together_inference::{Price, Usage, usd};
+    ///
+    /// let price = Price::per_megapixel(usd!("0.0027"));
+    /// let two = Usage { images: 2, pixels: 2 * 1_000 * 500, ..Usage::default() };
+    /// assert_eq!(price.cost(&two), usd!("0.0027"));
+    /// ```
+    #[must_use]
+    pub const fn per_megapixel(dollars: Usd) -> Self {
+        Self { pixel: Rate::per_million(dollars), ..Self::FREE }
+    }
+
+    /// Dollars per picture, whatever its size. A negative amount is nothing.
+    ///
+    /// ```
+    /// use together_inference::{Price, Usage, usd};
+    ///
+    /// let three = Usage { images: 3, pixels: 3 << 20, ..Usage::default() };
+    /// assert_eq!(Price::per_image(usd!("0.04")).cost(&three), usd!("0.12"));
+    /// ```
+    #[must_use]
+    pub const fn per_image(dollars: Usd) -> Self {
+        Self { image: if dollars.nanos() < 0 { Usd::ZERO } else { dollars }, ..Self::FREE }
     }
 
     /// The same with a price per million prompt tokens read from the provider's prompt cache.
@@ -164,7 +197,7 @@ impl Price {
     /// ```
     #[must_use]
     pub const fn from_rates(input: Rate, cached_input: Option<Rate>, output: Rate) -> Self {
-        Self { input, cached_input, output }
+        Self { input, cached_input, output, image: Usd::ZERO, pixel: Rate::FREE }
     }
 
     /// The cost of this usage, rounded up once to a whole nano-dollar.
@@ -187,24 +220,26 @@ impl Price {
             .input
             .of(usage.prompt - cached)
             .saturating_add(self.cached_input.unwrap_or(self.input).of(cached))
-            .saturating_add(self.output.of(usage.completion));
+            .saturating_add(self.output.of(usage.completion))
+            .saturating_add(self.pixel.of(usage.pixels))
+            .saturating_add(u128::from(self.image.nanos().unsigned_abs()) * u128::from(usage.images) * 1_000);
         Usd::from_nanos(i64::try_from(picos.div_ceil(1_000)).unwrap_or(i64::MAX))
     }
 
-    /// The most that this many tokens can cost: the dearer of the input rates, and output in full.
+    /// The most that this usage can cost: as if nothing were cached, or all of it, whichever is dearer.
     ///
     /// ```
-    /// use together_inference::{Price, usd};
+    /// use together_inference::{Price, Usage, usd};
     ///
     /// let price = Price::per_million(usd!("1.00"), usd!("2.00")).cached(usd!("0.10"));
-    /// assert_eq!(price.upper_bound(1_000, 100), usd!("0.0012"), "as if nothing were cached");
+    /// let at_most = Usage { prompt: 1_000, completion: 100, ..Usage::default() };
+    /// assert_eq!(price.upper_bound(&at_most), usd!("0.0012"), "as if nothing were cached");
     /// ```
     #[must_use]
-    pub fn upper_bound(&self, prompt: u64, completion: u64) -> Usd {
+    pub fn upper_bound(&self, usage: &Usage) -> Usd {
         // Nothing says that reading a cache is the cheaper one; the bound holds either way.
         let input = self.input.max(self.cached_input.unwrap_or(self.input));
-        let at_most = Self { input, cached_input: None, output: self.output };
-        at_most.cost(&Usage { prompt, completion, ..Usage::default() })
+        Self { input, cached_input: None, ..*self }.cost(usage)
     }
 }
 

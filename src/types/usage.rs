@@ -2,13 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Tokens of one attempt, as the provider bills them.
+/// What one attempt used, as the provider bills it: tokens, or pictures.
 ///
 /// ```
 /// use together_inference::Usage;
 ///
 /// // 1,200 tokens in all: of the prompt 900 were cached, of the answer 150 were thoughts.
-/// let usage = Usage { prompt: 1_000, cached: 900, completion: 200, reasoning: 150 };
+/// let usage = Usage { prompt: 1_000, cached: 900, completion: 200, reasoning: 150, ..Usage::default() };
 /// assert_eq!(usage.total(), 1_200);
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash, Serialize, Deserialize)]
@@ -21,6 +21,12 @@ pub struct Usage {
     pub completion: u64,
     /// Those of the answer that were reasoning.
     pub reasoning: u64,
+    /// Pictures made.
+    #[serde(default)]
+    pub images: u64,
+    /// Pixels of those pictures, all together.
+    #[serde(default)]
+    pub pixels: u64,
 }
 
 impl Usage {
@@ -31,7 +37,7 @@ impl Usage {
     /// ```
     /// use together_inference::Usage;
     ///
-    /// let usage = Usage { prompt: 10, cached: 4, completion: 5, reasoning: 5 };
+    /// let usage = Usage { prompt: 10, cached: 4, completion: 5, reasoning: 5, ..Usage::default() };
     /// assert_eq!(usage.total(), 15);
     /// ```
     #[must_use]
@@ -59,7 +65,7 @@ pub enum UsageSource {
     /// The provider reported them.
     Reported,
     /// Counted by us, because the provider reported none: four UTF-8 bytes a token, rounded up, and four tokens a
-    /// message. On English text that is within about 25 % of a real tokenizer.
+    /// message. On English text that is within about 25 % of a real tokenizer. Pictures are counted exactly.
     Counted,
     /// Not known; the record carries the upper bound.
     UpperBound,

@@ -21,7 +21,7 @@ async fn whole(stream: &str) -> ChatCompletion {
 }
 
 fn usage(prompt: u64, completion: u64) -> Option<Usage> {
-    Some(Usage { prompt, cached: 0, completion, reasoning: 0 })
+    Some(Usage { prompt, cached: 0, completion, ..Usage::default() })
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use super::{
         lenient::{Count, JsonText, Truthy, at_most, finish_reason},
     },
     FunctionCall, ToolCall,
-    response::{MAX_CHOICES, MAX_TOOL_CALLS, WireWarnings},
+    response::{MAX_CHOICES, MAX_TOOL_CALLS, Notices},
     usage::WireUsage,
 };
 use crate::types::{FinishReason, ModelId, Text, Usage};
@@ -56,7 +56,7 @@ pub struct ChoiceDelta {
     pub(crate) token_id: Option<u64>,
     pub(crate) logprob: Option<f64>,
     /// Some servers put the usage here.
-    usage: Option<Usage>,
+    pub(in crate::client) usage: Option<Usage>,
 }
 
 /// A piece of a tool call: the first names it, later ones add arguments. `Debug` shows their size.
@@ -104,7 +104,7 @@ impl Delta {
     }
 
     /// Whether an answer ended by an error of the server.
-    pub(super) fn broke_off(&self) -> bool {
+    pub(in crate::client) fn broke_off(&self) -> bool {
         self.choices.iter().any(|choice| choice.finish_reason.as_ref().is_some_and(FinishReason::is_error))
     }
 
@@ -158,7 +158,7 @@ struct WireHead<'a> {
     #[serde(default)]
     created: Count,
     #[serde(default)]
-    warnings: WireWarnings,
+    warnings: Notices,
 }
 
 #[derive(Deserialize)]
@@ -244,6 +244,9 @@ impl WireToolDelta<'_> {
         }
     }
 }
+
+/// Reads the JSON of one chunk; whether its head is wanted is said beside it.
+pub(in crate::client) type ChunkParser = fn(&[u8], bool) -> Result<Option<Delta>, serde_json::Error>;
 
 /// Parses the JSON of one chunk; `Ok(None)`: it holds an error, whatever else is in it.
 ///

@@ -9,8 +9,13 @@ mod response;
 mod stream;
 mod usage;
 
-use http::Method;
-
+pub(super) use self::{
+    chunk::Head,
+    response::{MAX_CHOICES, NO_CHOICES, Notices, served},
+    stream::Expected,
+    usage::WireUsage,
+};
+use self::{chunk::parse_delta, request::Wire, response::parse_completion};
 pub use self::{
     chunk::{ChoiceDelta, Delta, ToolCallDelta},
     fold::Fold,
@@ -19,13 +24,7 @@ pub use self::{
     response::{ChatCompletion, Choice, Logprobs},
     stream::ChatStream,
 };
-use self::{request::Wire, response::parse_completion};
-use super::{
-    CallOptions, Error, ErrorKind, TogetherClient,
-    call::{Call, to_json},
-    error_body::error_in_success,
-    retry::Replay,
-};
+use super::{CallOptions, Error, TogetherClient, ask};
 use crate::types::ModelId;
 
 pub(super) const PATH: &str = "/v1/chat/completions";
@@ -66,22 +65,9 @@ impl<'a> Chat<'a> {
         input: &ChatInput,
         options: &CallOptions,
     ) -> Result<ChatCompletion, Error> {
-        let call = call(&Wire { model, input, stream: false })?;
-        self.client
-            .with_retry(&call, options, async |options| {
-                let success = self.client.attempt(&call, options).await?;
-                let (status, request_id, rate_limits) = (success.status, success.request_id(), success.rate_limits());
-                let raw = self.client.read_json(success).await.map_err(|error| error.with_model(Some(model)))?;
-                let failed = |error: Error| error.with_status(status).with_request_id(request_id.as_deref());
-                let inside = || error_in_success(&raw).map(|body| Error::inside_success(status, body, raw.clone()));
-                match parse_completion(&raw, model) {
-                    Ok(Some(answer)) if answer.choices.iter().any(Choice::broke_off) => Err(failed(broke_off(raw))),
-                    Ok(Some(answer)) => Ok(ChatCompletion { request_id: request_id.clone(), rate_limits, ..answer }),
-                    Ok(None) => Err(failed(inside().unwrap_or_else(|| no_choices(raw)))),
-                    Err(error) => Err(failed(inside().unwrap_or_else(|| Error::of_json(&error, raw)))),
-                }
-            })
-            .await
+        let call = ask::call(PATH, model, &Wire { model, input, stream: false }, false)?;
+        let (completion, arrived) = self.client.ask(&call, options, |raw| parse_completion(raw, model)).await?;
+        Ok(completion.with(arrived))
     }
 
     /// Asks for a completion in pieces. Resolves at the first piece of an answer: refusals are an `Err` here.
@@ -108,32 +94,13 @@ impl<'a> Chat<'a> {
         input: &ChatInput,
         options: &CallOptions,
     ) -> Result<ChatStream, Error> {
-        let call = call(&Wire { model, input, stream: true })?;
+        let call = ask::call(PATH, model, &Wire { model, input, stream: true }, true)?;
         self.client
             .with_retry(&call, options, async |options| {
                 let success = self.client.attempt(&call, options).await?;
-                ChatStream::open(self.client, success, model, input.n.unwrap_or(1), options.first_token).await
+                let expected = Expected { model, answers: input.n.unwrap_or(1), first_token: options.first_token };
+                ChatStream::open(self.client, success, expected, parse_delta).await
             })
             .await
     }
-}
-
-fn call<'a>(wire: &Wire<'a>) -> Result<Call<'a>, Error> {
-    Ok(Call {
-        method: Method::POST,
-        path: PATH,
-        body: to_json(wire)?,
-        model: Some(wire.model),
-        stream: wire.stream,
-        replay: Replay::Safe,
-    })
-}
-
-/// The error of a finish reason that is one: what came before it is no answer.
-fn broke_off(raw: bytes::Bytes) -> Error {
-    Error::new(ErrorKind::Server, "the model stopped with an error").with_body(raw)
-}
-
-fn no_choices(raw: bytes::Bytes) -> Error {
-    Error::new(ErrorKind::Malformed, "the response holds no answer (no choices)").with_body(raw)
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::{
     super::{
+        ask::{Arrived, NoAnswer},
         bounded::{Bounded, one_body},
         headers::RateLimits,
         lenient::{Count, Truthy, at_most, finish_reason, whole},
@@ -49,6 +50,11 @@ impl ChatCompletion {
     pub fn text(&self) -> &str {
         self.choices.first().map_or("", Choice::text)
     }
+
+    pub(in crate::client) fn with(self, arrived: Arrived) -> Self {
+        let Arrived { request_id, rate_limits, raw } = arrived;
+        Self { request_id, rate_limits, raw, ..self }
+    }
 }
 
 /// One answer.
@@ -77,7 +83,7 @@ impl Choice {
         }
     }
 
-    pub(super) fn broke_off(&self) -> bool {
+    pub(in crate::client) fn broke_off(&self) -> bool {
         self.finish_reason.as_ref().is_some_and(FinishReason::is_error)
     }
 }
@@ -99,7 +105,7 @@ pub struct Logprobs {
 // ---- the wire
 
 /// The most answers of one response: the API's own limit of `n`.
-pub(super) const MAX_CHOICES: usize = 128;
+pub(in crate::client) const MAX_CHOICES: usize = 128;
 /// The most tool calls of one answer; more is a broken server.
 pub(super) const MAX_TOOL_CALLS: usize = 256;
 /// The most notices of one response.
@@ -117,28 +123,28 @@ struct WireCompletion<'a> {
     choices: Option<Vec<WireChoice>>,
     usage: Option<WireUsage>,
     #[serde(default)]
-    warnings: WireWarnings,
+    warnings: Notices,
     #[serde(default)]
     error: Truthy,
 }
 
 #[derive(Default)]
-pub(super) struct WireWarnings(Option<Vec<WireWarning>>);
+pub(in crate::client) struct Notices(Option<Vec<Notice>>);
 
-impl<'de> Deserialize<'de> for WireWarnings {
+impl<'de> Deserialize<'de> for Notices {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         at_most::<MAX_WARNINGS, _, _>(deserializer).map(Self)
     }
 }
 
-impl WireWarnings {
-    pub(super) fn into_messages(self) -> Vec<String> {
+impl Notices {
+    pub(in crate::client) fn into_messages(self) -> Vec<String> {
         self.0.into_iter().flatten().map(|warning| warning.message).collect()
     }
 }
 
 #[derive(Deserialize)]
-struct WireWarning {
+struct Notice {
     #[serde(default)]
     message: String,
 }
@@ -184,7 +190,7 @@ impl WireChoice {
 }
 
 impl Logprobs {
-    fn from_value(value: Value) -> Option<Self> {
+    pub(in crate::client) fn from_value(value: Value) -> Option<Self> {
         let Value::Object(mut map) = value else { return None };
         let mut list = |name: &str| match map.remove(name) {
             Some(Value::Array(items)) => items,
@@ -197,14 +203,13 @@ impl Logprobs {
     }
 }
 
-/// Parses the JSON of a whole completion. `Ok(None)`: it is JSON, but no choice is in it, or an error is.
-pub(super) fn parse_completion(raw: &Bytes, asked: &ModelId) -> Result<Option<ChatCompletion>, serde_json::Error> {
-    let Some(mut wire) = one_body(|| serde_json::from_slice::<Option<WireCompletion<'_>>>(raw))? else {
-        return Ok(None);
-    };
+/// Parses the JSON of a whole completion.
+pub(super) fn parse_completion(raw: &Bytes, asked: &ModelId) -> Result<ChatCompletion, NoAnswer> {
+    let wire = one_body(|| serde_json::from_slice::<Option<WireCompletion<'_>>>(raw))?;
+    let mut wire = wire.ok_or(NO_CHOICES)?;
     let choices = wire.choices.take().unwrap_or_default();
     if choices.is_empty() || wire.error.0 {
-        return Ok(None);
+        return Err(NO_CHOICES);
     }
     let mut nested_usage = None;
     let choices: Vec<Choice> = choices
@@ -214,7 +219,10 @@ pub(super) fn parse_completion(raw: &Bytes, asked: &ModelId) -> Result<Option<Ch
             choice.into_choice()
         })
         .collect();
-    Ok(Some(ChatCompletion {
+    if choices.iter().any(Choice::broke_off) {
+        return Err(NoAnswer::BrokeOff);
+    }
+    Ok(ChatCompletion {
         id: wire.id.map(|id| id.0.into_owned()).unwrap_or_default(),
         model: served(wire.model, asked),
         created: wire.created.0,
@@ -223,12 +231,14 @@ pub(super) fn parse_completion(raw: &Bytes, asked: &ModelId) -> Result<Option<Ch
         warnings: wire.warnings.into_messages(),
         request_id: None,
         rate_limits: None,
-        raw: raw.clone(),
-    }))
+        raw: Bytes::new(),
+    })
 }
 
+pub(in crate::client) const NO_CHOICES: NoAnswer = NoAnswer::Missing("no choices");
+
 /// The asked model's own id where the server answers with the same name, so that nothing is allocated.
-fn served(model: Option<Text<'_>>, asked: &ModelId) -> ModelId {
+pub(in crate::client) fn served(model: Option<Text<'_>>, asked: &ModelId) -> ModelId {
     match model {
         Some(model) if *asked != *model.0 && !model.0.is_empty() => ModelId::from(&*model.0),
         _ => asked.clone(),

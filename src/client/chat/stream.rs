@@ -15,8 +15,8 @@ use futures_core::Stream;
 use tokio::time::{Instant, Sleep, timeout_at};
 
 use super::{
-    ChatCompletion, Delta, Fold, broke_off,
-    chunk::{Numbering, parse_delta},
+    ChatCompletion, Delta, Fold,
+    chunk::{ChunkParser, Numbering},
 };
 use crate::{
     client::{
@@ -44,6 +44,7 @@ pub struct ChatStream {
     client: TogetherClient,
     body: Body,
     parser: SseParser,
+    chunks: ChunkParser,
     /// Chunks that arrived before the stream was handed over: a role, and the first piece.
     ahead: VecDeque<Delta>,
     progress: Progress,
@@ -84,15 +85,22 @@ impl fmt::Debug for ChatStream {
     }
 }
 
+/// What a stream is to be.
+pub(in crate::client) struct Expected<'a> {
+    pub(in crate::client) model: &'a ModelId,
+    pub(in crate::client) answers: u32,
+    pub(in crate::client) first_token: Option<Instant>,
+}
+
 impl ChatStream {
     /// Takes over a response and waits for the first piece of an answer.
-    pub(super) async fn open(
+    pub(in crate::client) async fn open(
         client: &TogetherClient,
         success: Success,
-        model: &ModelId,
-        answers: u32,
-        first_token: Option<Instant>,
+        expected: Expected<'_>,
+        chunks: ChunkParser,
     ) -> Result<Self, Error> {
+        let Expected { model, answers, first_token } = expected;
         let (idle, started) = (client.timeouts().idle, Instant::now());
         let (status, request_id) = (success.status, success.request_id());
         let is_json = success
@@ -107,6 +115,7 @@ impl ChatStream {
             client: client.clone(),
             body: success.body,
             parser: SseParser::new(*client.caps()),
+            chunks,
             ahead: VecDeque::new(),
             progress: Progress::Open,
             numbering: Numbering::default(),
@@ -222,10 +231,13 @@ impl ChatStream {
         if &data[..] == b"[DONE]" {
             return self.done().err().map(Err);
         }
-        match parse_delta(&data, self.received == 0) {
+        match (self.chunks)(&data, self.received == 0) {
             Ok(None) => Some(Err(self.told(data))),
             Ok(Some(delta)) if delta.choices.is_empty() && delta.usage.is_none() => None,
-            Ok(Some(delta)) if delta.broke_off() => Some(Err(self.end(broke_off(data).with_status(200)))),
+            Ok(Some(delta)) if delta.broke_off() => {
+                let error = Error::new(ErrorKind::Server, "the model stopped with an error").with_body(data);
+                Some(Err(self.end(error.with_status(200))))
+            }
             Ok(Some(mut delta)) => {
                 self.received += 1;
                 self.numbering.number(&mut delta);

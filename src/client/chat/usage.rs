@@ -6,7 +6,7 @@ use super::super::lenient::Count;
 use crate::types::Usage;
 
 #[derive(Deserialize)]
-pub(super) struct WireUsage {
+pub(in crate::client) struct WireUsage {
     #[serde(default)]
     prompt_tokens: Count,
     #[serde(default)]
@@ -31,7 +31,7 @@ struct CompletionDetails {
 
 impl WireUsage {
     /// `None` where neither side was counted: an object of nulls is no usage.
-    pub(super) fn into_usage(self) -> Option<Usage> {
+    pub(in crate::client) fn into_usage(self) -> Option<Usage> {
         if self.prompt_tokens.0.is_none() && self.completion_tokens.0.is_none() {
             return None;
         }
@@ -41,6 +41,7 @@ impl WireUsage {
             cached: self.cached_tokens.0.or(detail).unwrap_or(0),
             completion: self.completion_tokens.0.unwrap_or(0),
             reasoning: self.completion_tokens_details.and_then(|details| details.reasoning_tokens.0).unwrap_or(0),
+            ..Usage::default()
         })
     }
 }

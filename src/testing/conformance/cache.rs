@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{Failure, Pace, Promise, begin_and_drop};
 use crate::{
     cache::{CacheEntry, CacheLayer, CacheValue},
-    client::{Message, ToolCall},
+    client::{Image, Message, ToolCall},
     inference::{Answer, CacheKey, Kind, Output},
     types::{FinishReason, Tenant, Usage},
 };
@@ -147,12 +147,21 @@ async fn unknown_is_a_miss(on: &On<'_>) -> Result<(), Failure> {
     on.miss("a key never kept, beside one that is", &on.key("never")).await
 }
 
+fn picture() -> Answer {
+    let images =
+        vec![Image::Bytes(Bytes::from_static(&[0, 0xff, 0x89, b'P'])), Image::Url("https://é.example/1".into())];
+    let mut answer = Answer::chat("", "black-forest-labs/FLUX.1-schnell");
+    answer.output = Arc::new(Output::Image(images));
+    answer
+}
+
 fn values() -> Vec<CacheValue> {
     let mut answer = Answer::chat("é \u{1f980}\u{200d} \" \\ \u{1} \r\n", "org/model@v1");
-    answer.usage = Usage { prompt: u64::MAX, cached: 1, completion: 2, reasoning: 3 };
+    answer.usage = Usage { prompt: u64::MAX, cached: 1, completion: 2, reasoning: 3, images: 4, pixels: 5 };
     answer.usage_reported = true;
-    let Output::Chat(choices) = Arc::make_mut(&mut answer.output);
-    if let Some(first) = choices.first_mut() {
+    if let Output::Chat(choices) = Arc::make_mut(&mut answer.output)
+        && let Some(first) = choices.first_mut()
+    {
         let mut second = first.clone();
         second.index = 1;
         second.seed = Some(u64::MAX);
@@ -167,6 +176,7 @@ fn values() -> Vec<CacheValue> {
     vec![
         CacheValue::Inference(Arc::new(answer)),
         CacheValue::Inference(Arc::new(Answer::chat("", "m"))),
+        CacheValue::Inference(Arc::new(picture())),
         CacheValue::Embedding(odd.into()),
         CacheValue::Embedding(Arc::new([])),
         CacheValue::Embedding((0..4_096_u16).map(f32::from).collect()),

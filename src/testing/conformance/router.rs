@@ -257,7 +257,7 @@ async fn leaving_says_nothing(on: &On<'_>) -> Result<(), Failure> {
 async fn anything_is_observed(on: &On<'_>) -> Result<(), Failure> {
     let (best, _) = on.ordinary().await?;
     let nobody = RouteId::new("", "a model that nobody has");
-    let huge = Usage { prompt: u64::MAX, cached: u64::MAX, completion: u64::MAX, reasoning: u64::MAX };
+    let huge = Usage { prompt: u64::MAX, cached: u64::MAX, completion: u64::MAX, ..Usage::default() };
     for usage in [Usage::default(), huge] {
         on.observe(&best, Outcome::Answered(usage))?;
         on.observe(&nobody, Outcome::Answered(usage))?;

@@ -95,8 +95,9 @@ impl Broken {
                 *json = String::from_utf8(json.to_vec()).unwrap().replace(' ', "").into();
             }
             (Fault::ForgetsTheSeed, CacheValue::Inference(answer)) => {
-                let Output::Chat(choices) = Arc::make_mut(&mut Arc::make_mut(answer).output);
-                choices.iter_mut().for_each(|choice| choice.seed = None);
+                if let Output::Chat(choices) = Arc::make_mut(&mut Arc::make_mut(answer).output) {
+                    choices.iter_mut().for_each(|choice| choice.seed = None);
+                }
             }
             (Fault::ForgetsDelta, _) => entry.delta = Duration::ZERO,
             (Fault::CountsFromWhenKept, _) if !entry.ttl.is_zero() => entry.stored = Instant::now(),

@@ -1,0 +1,288 @@
+//! Vectors of texts: what is cached is not asked again, the rest goes together, and one model makes them all.
+//!
+//! Two models' vectors cannot be compared. Requests that name no model therefore all use the service's one embedding
+//! model: the builder's, or the router's first choice when the first request came.
+
+use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc};
+
+use futures_util::FutureExt;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::{
+    attempts::Done,
+    error::{Error, ErrorKind, total_cost},
+    plan::{Plan, no_attempts, no_warnings},
+    state::{PATIENCE, State},
+};
+use crate::{
+    cache::{CacheEntry, CacheValue},
+    client::{EmbeddingInput, TogetherClient},
+    cost::Ending,
+    inference::{
+        Answer, Attempt, CacheKey, InferenceRequest, InferenceResponse, Input, InvalidRequest, Kind, Output, Source,
+    },
+    router::{NoRoute, Ranking},
+    types::{Cost, Task, Usage, UsageSource, Usd},
+};
+
+/// The most texts of one call; more go in several, one after the other.
+const MAX_TEXTS: usize = 256;
+/// More bytes than these a token has no natural language on average: a text that is too long even so surely is.
+const MOST_BYTES_PER_TOKEN: usize = 8;
+
+type Vector = Arc<[f32]>;
+
+impl State {
+    /// A request that leaves the embedding model to the service gets the one that all others got.
+    pub(super) fn pin_embedding_model(&self, request: &mut InferenceRequest) {
+        if let Some(model) = self.embedding_model.get().filter(|_| leaves_model_open(request)) {
+            request.pin(model);
+        }
+    }
+
+    /// The ranking with the routes of one embedding model alone: the service's, from the first ranking on.
+    pub(super) fn one_embedding_model(
+        &self,
+        request: &InferenceRequest,
+        mut ranking: Ranking,
+    ) -> Result<Ranking, Error> {
+        let Some(best) = ranking.candidates.first().filter(|_| leaves_model_open(request)) else { return Ok(ranking) };
+        let model = self.embedding_model.get_or_init(|| best.route.model().clone());
+        ranking.candidates = ranking.candidates.iter().filter(|one| one.route.model() == model).cloned().collect();
+        if ranking.candidates.is_empty() {
+            let reason = format!("the service's embedding model {model} cannot serve this request; name another one");
+            return Err(NoRoute::new(reason, Vec::new()).into());
+        }
+        Ok(ranking)
+    }
+
+    /// One answer for all texts. Each part that had to be asked for is kept as soon as it is there.
+    pub(super) async fn embedded(self: &Arc<Self>, plan: Plan) -> Result<InferenceResponse, Error> {
+        let Input::Embedding(input) = plan.request.input() else {
+            return Err(Error::new(ErrorKind::Policy, "not a request for vectors"));
+        };
+        check_lengths(&plan, input)?;
+        let bypass = plan.request.cacheable().err();
+        let mut texts = Texts::new(&plan, input, plan_host(self, &plan));
+        if bypass.is_none() {
+            texts.fill(self.look_up_many(&texts.keys, plan.deadline).await);
+        }
+        let missing = texts.missing();
+        let mut asked = Asked::default();
+        for part in missing.chunks(MAX_TEXTS) {
+            let request = plan.request.with_texts(part.iter().filter_map(|at| input.texts.get(*at)).cloned().collect());
+            let part_plan = plan.part(request, asked.attempted());
+            let done = match Box::pin(self.answer(&part_plan)).await {
+                Ok(done) => done,
+                Err(error) => return Err(asked.failed(&error)),
+            };
+            texts.take(part, done.answer.vectors());
+            if bypass.is_none() {
+                self.keep_many(texts.entries(part)).await;
+            }
+            asked.push(done);
+        }
+        let source = match (bypass, asked.is_empty()) {
+            (Some(bypass), _) => Source::Upstream(bypass),
+            (None, true) => Source::Cache,
+            (None, false) => Source::Miss,
+        };
+        let saved = self.worth(&plan, input, &texts.cached);
+        let done = asked.into_done(&plan, texts.into_vectors()?);
+        let done = Done { worth: saved.unwrap_or(done.worth), ..done };
+        if saved.is_some() {
+            self.record_free(&plan, &done, Ending::Hit);
+        }
+        let mut reply = plan.respond(&done, source);
+        reply.saved = saved.unwrap_or(Cost::Known(Usd::ZERO));
+        Ok(reply)
+    }
+
+    /// What the cached texts would have cost; `None` if none was.
+    fn worth(&self, plan: &Plan, input: &EmbeddingInput, cached: &[bool]) -> Option<Cost> {
+        let tokens = |(text, cached): (&String, &bool)| if *cached { (text.len() as u64).div_ceil(4) } else { 0 };
+        let prompt = input.texts.iter().zip(cached).map(tokens).sum();
+        let stamp = plan.ranking.candidates.first().and_then(|candidate| self.price(candidate));
+        let usage = Usage { prompt, ..Usage::default() };
+        let worth = stamp.map_or(Cost::Unpriced, |stamp| Cost::Known(stamp.price.cost(&usage)));
+        cached.contains(&true).then_some(worth)
+    }
+
+    /// The vectors that the cache has. Whatever goes wrong is a miss.
+    async fn look_up_many(&self, keys: &[CacheKey], by: Instant) -> Vec<Option<Vector>> {
+        let asked = AssertUnwindSafe(self.cache.get_many(keys)).catch_unwind();
+        let found = match timeout_at(by.min(Instant::now() + PATIENCE), asked).await {
+            Ok(Ok(Ok(found))) => found,
+            Ok(Ok(Err(error))) => {
+                tracing::warn!(%error, "cache look-up failed, going on without");
+                Vec::new()
+            }
+            Ok(Err(_)) => {
+                tracing::warn!("the cache panicked, going on without");
+                Vec::new()
+            }
+            Err(_) => {
+                tracing::warn!("the cache took too long, going on without");
+                Vec::new()
+            }
+        };
+        let now = Instant::now();
+        let vector = |entry: CacheEntry| match entry.value {
+            CacheValue::Embedding(ref vector) if entry.is_fresh(now) => Some(Arc::clone(vector)),
+            _ => None,
+        };
+        found.into_iter().map(|entry| entry.and_then(vector)).collect()
+    }
+
+    /// Keeps vectors. Whatever goes wrong costs later misses.
+    async fn keep_many(&self, entries: Vec<(CacheKey, CacheEntry)>) {
+        let kept = AssertUnwindSafe(self.cache.set_many(entries)).catch_unwind();
+        match timeout(PATIENCE, kept).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(error))) => tracing::warn!(%error, "vectors could not be cached"),
+            Ok(Err(_)) => tracing::warn!("the cache panicked while keeping vectors"),
+            Err(_) => tracing::warn!("the cache took too long to keep vectors"),
+        }
+    }
+}
+
+fn leaves_model_open(request: &InferenceRequest) -> bool {
+    request.task_of() == Task::Embedding && request.selection().is_any()
+}
+
+fn plan_host<'a>(state: &'a State, plan: &Plan) -> &'a str {
+    state.client(plan.asked()).map_or("", TogetherClient::base)
+}
+
+/// Refuses a text that cannot fit, by its number: the provider's own refusal does not say which.
+fn check_lengths(plan: &Plan, input: &EmbeddingInput) -> Result<(), Error> {
+    let limits = plan.ranking.candidates.iter().map(|candidate| candidate.context);
+    // A candidate whose limit is not known may take any text.
+    let Some(limit) = limits.collect::<Option<Vec<_>>>().and_then(|limits| limits.into_iter().max()) else {
+        return Ok(());
+    };
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let at = input.texts.iter().position(|text| text.len() / MOST_BYTES_PER_TOKEN > limit);
+    at.map_or(Ok(()), |at| {
+        let problem = format!("text {at} is too long: {} takes {limit} tokens a text; split it", plan.asked().model());
+        Err(InvalidRequest::new("input", problem).into())
+    })
+}
+
+/// The texts of a call with what is known of each.
+struct Texts {
+    keys: Vec<CacheKey>,
+    vectors: Vec<Option<Vector>>,
+    cached: Vec<bool>,
+    /// For each text, the first one that says the same.
+    first: Vec<usize>,
+}
+
+impl Texts {
+    fn new(plan: &Plan, input: &EmbeddingInput, host: &str) -> Self {
+        let (tenant, place) = (plan.request.tenant_of(), (plan.asked(), host));
+        let key = |text: &String| CacheKey::embedding(text, &input.extra, tenant, place);
+        let mut seen = HashMap::with_capacity(input.texts.len());
+        let first = input.texts.iter().enumerate().map(|(at, text)| *seen.entry(text.as_str()).or_insert(at));
+        let first = first.collect();
+        let (keys, count) = (input.texts.iter().map(key).collect(), input.texts.len());
+        Self { keys, vectors: vec![None; count], cached: vec![false; count], first }
+    }
+
+    /// Takes what the cache had. A layer that answers fewer has nothing of the rest.
+    fn fill(&mut self, found: Vec<Option<Vector>>) {
+        for ((vector, cached), found) in self.vectors.iter_mut().zip(&mut self.cached).zip(found) {
+            *cached = found.is_some();
+            *vector = found;
+        }
+    }
+
+    /// The texts to ask for, each once.
+    fn missing(&self) -> Vec<usize> {
+        let texts = self.vectors.iter().zip(&self.first).enumerate();
+        texts.filter(|(at, (vector, first))| vector.is_none() && at == *first).map(|(at, _)| at).collect()
+    }
+
+    fn take(&mut self, part: &[usize], vectors: &[Vector]) {
+        for (at, vector) in part.iter().zip(vectors) {
+            if let Some(place) = self.vectors.get_mut(*at) {
+                *place = Some(Arc::clone(vector));
+            }
+        }
+    }
+
+    fn entries(&self, part: &[usize]) -> Vec<(CacheKey, CacheEntry)> {
+        let entry = |at: &usize| {
+            let vector = self.vectors.get(*at)?.clone()?;
+            Some((*self.keys.get(*at)?, CacheEntry::new(CacheValue::Embedding(vector), Kind::Embedding.ttl())))
+        };
+        part.iter().filter_map(entry).collect()
+    }
+
+    /// Every text's vector, that of its first like where it was not asked for.
+    fn into_vectors(self) -> Result<Vec<Vector>, Error> {
+        let of = |(own, first): (&Option<Vector>, &usize)| own.clone().or_else(|| self.vectors.get(*first)?.clone());
+        let all: Option<Vec<_>> = self.vectors.iter().zip(&self.first).map(of).collect();
+        all.ok_or_else(|| Error::new(ErrorKind::Upstream, "the provider answered fewer vectors than texts"))
+    }
+}
+
+/// What was asked for and brought.
+#[derive(Default)]
+struct Asked {
+    parts: Vec<Done>,
+    attempts: Vec<Attempt>,
+}
+
+impl Asked {
+    const fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    fn attempted(&self) -> u16 {
+        // An admission that was passed over takes a number as well: three a part and one for each candidate.
+        u16::try_from(self.parts.len() * 16).unwrap_or(u16::MAX)
+    }
+
+    fn push(&mut self, done: Done) {
+        self.attempts.extend_from_slice(&done.attempts);
+        self.parts.push(done);
+    }
+
+    /// The error of a part, with what the parts before it cost.
+    fn failed(mut self, error: &Error) -> Error {
+        self.attempts.extend_from_slice(error.attempts());
+        error.clone().with_attempts(self.attempts)
+    }
+
+    fn into_done(self, plan: &Plan, vectors: Vec<Vector>) -> Done {
+        let sum = |of: fn(&Usage) -> u64| self.parts.iter().map(|done| of(&done.answer.usage)).sum();
+        let usage = Usage { prompt: sum(|usage| usage.prompt), cached: sum(|usage| usage.cached), ..Usage::default() };
+        let reported = self.parts.iter().all(|done| done.usage_source == UsageSource::Reported);
+        let last = self.parts.last();
+        let served = last.map_or_else(|| plan.asked().model().clone(), |done| done.answer.served.clone());
+        let answer = Answer {
+            output: Arc::new(Output::Embedding(vectors)),
+            served,
+            usage,
+            usage_reported: reported && last.is_some(),
+            // One part's JSON is not the answer's.
+            raw: last.filter(|_| self.parts.len() == 1).map(|done| done.answer.raw.clone()).unwrap_or_default(),
+        };
+        Done {
+            answer: Arc::new(answer),
+            route: last.map_or_else(|| plan.asked().clone(), |done| done.route.clone()),
+            cost: total_cost(&self.attempts),
+            worth: total_cost(&self.attempts),
+            usage_source: match (last, reported) {
+                (None, _) => UsageSource::None,
+                (Some(_), true) => UsageSource::Reported,
+                (Some(_), false) => UsageSource::Counted,
+            },
+            request_id: last.and_then(|done| done.request_id.clone()),
+            warnings: last.map_or_else(no_warnings, |done| Arc::clone(&done.warnings)),
+            from_cache: last.is_none(),
+            attempts: if self.attempts.is_empty() { no_attempts() } else { self.attempts.into() },
+        }
+    }
+}

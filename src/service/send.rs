@@ -1,0 +1,121 @@
+//! One attempt of any kind of request: the call of the client that it is, and what came back in one shape.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::{
+    client::{self, CallOptions, ChatCompletion, ChatStream, TogetherClient},
+    inference::{Answer, InferenceRequest, Input, Output},
+    types::{ModelId, Usage},
+};
+
+/// What an attempt brought, whatever was asked.
+pub(super) struct Arrival {
+    pub(super) output: Output,
+    pub(super) served: ModelId,
+    pub(super) usage: Option<Usage>,
+    pub(super) warnings: Vec<String>,
+    pub(super) request_id: Option<Arc<str>>,
+    pub(super) raw: Bytes,
+}
+
+impl Arrival {
+    /// The answer, with what was counted where the provider reports nothing.
+    pub(super) fn into_answer(self, counted: Usage) -> Answer {
+        Answer {
+            output: Arc::new(self.output),
+            served: self.served,
+            usage: self.usage.unwrap_or(counted),
+            usage_reported: self.usage.is_some(),
+            raw: self.raw,
+        }
+    }
+
+    /// What was used, counted: four bytes a token, and the pictures that were asked for.
+    pub(super) fn counted(&self, request: &InferenceRequest) -> Usage {
+        let prompt = request.prompt_tokens_counted();
+        match &self.output {
+            Output::Chat(choices) => {
+                let bytes: u64 = choices.iter().map(|choice| choice.message.text_bytes() as u64).sum();
+                Usage { prompt, completion: bytes.div_ceil(4), ..Usage::default() }
+            }
+            Output::Image(images) => {
+                let asked = request.usage_at_most(prompt, 0);
+                let each = asked.pixels / asked.images.max(1);
+                let made = images.len() as u64;
+                Usage { prompt, images: made, pixels: each.saturating_mul(made), ..Usage::default() }
+            }
+            Output::Embedding(_) | Output::Rerank(_) => Usage { prompt, ..Usage::default() },
+        }
+    }
+}
+
+impl From<ChatCompletion> for Arrival {
+    fn from(completion: ChatCompletion) -> Self {
+        let ChatCompletion { model, choices, usage, warnings, request_id, raw, .. } = completion;
+        Self { output: Output::Chat(choices), served: model, usage, warnings, request_id, raw }
+    }
+}
+
+/// Makes one attempt and waits for all of its answer.
+pub(super) async fn send(
+    client: &TogetherClient,
+    model: &ModelId,
+    input: &Input,
+    options: &CallOptions,
+) -> Result<Arrival, client::Error> {
+    match input {
+        Input::Chat(input) => client.chat().create_with(model, input, options).await.map(Into::into),
+        Input::Prompt(input) => client.completions().create_with(model, input, options).await.map(Into::into),
+        // Rarer than the two above: their futures are not to be part of those.
+        Input::Embedding(input) => {
+            let embedded = Box::pin(client.embeddings().create_with(model, input, options)).await?;
+            Ok(Arrival {
+                output: Output::Embedding(embedded.vectors),
+                served: embedded.model,
+                usage: embedded.usage,
+                warnings: Vec::new(),
+                request_id: embedded.request_id,
+                raw: embedded.raw,
+            })
+        }
+        Input::Image(input) => {
+            let made = Box::pin(client.images().generate_with(model, input, options)).await?;
+            Ok(Arrival {
+                output: Output::Image(made.images),
+                served: made.model,
+                usage: None,
+                warnings: Vec::new(),
+                request_id: made.request_id,
+                raw: Bytes::new(),
+            })
+        }
+        Input::Rerank(input) => {
+            let reranked = Box::pin(client.rerank().create_with(model, input, options)).await?;
+            Ok(Arrival {
+                output: Output::Rerank(reranked.results),
+                served: reranked.model,
+                usage: reranked.usage,
+                warnings: Vec::new(),
+                request_id: reranked.request_id,
+                raw: reranked.raw,
+            })
+        }
+    }
+}
+
+/// Makes one attempt at a stream.
+pub(super) async fn open(
+    client: &TogetherClient,
+    model: &ModelId,
+    input: &Input,
+    options: &CallOptions,
+) -> Result<ChatStream, client::Error> {
+    match input {
+        Input::Chat(input) => client.chat().stream_with(model, input, options).await,
+        Input::Prompt(input) => client.completions().stream_with(model, input, options).await,
+        // Refused before: the request says whether it streams.
+        _ => Err(client::Error::no_stream()),
+    }
+}
