@@ -257,7 +257,7 @@ mod tests {
     #[test]
     fn each_bad_field_is_refused_by_its_name() {
         let ask = || InferenceRequest::chat("hi");
-        let bad = [
+        let bad = vec![
             ("messages", InferenceRequest::new(Task::Chat)),
             ("model", ask().model("")),
             ("model", ask().models(["a", " "])),
