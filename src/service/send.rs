@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::{
-    client::{self, CallOptions, ChatCompletion, ChatStream, TogetherClient},
+    client::{self, CallOptions, ChatCompletion, ChatStream, Image, TogetherClient},
     inference::{Answer, InferenceRequest, Input, Output},
     types::{ModelId, Usage},
 };
@@ -43,8 +43,9 @@ impl Arrival {
             Output::Image(images) => {
                 let asked = request.usage_at_most(prompt, 0);
                 let each = asked.pixels / asked.images.max(1);
-                let made = images.len() as u64;
-                Usage { prompt, images: made, pixels: each.saturating_mul(made), ..Usage::default() }
+                // What was made is billed, whatever was asked; behind a link it cannot be seen.
+                let pixels = images.iter().map(|image| pixels_of(image).unwrap_or(each)).sum();
+                Usage { prompt, images: images.len() as u64, pixels, ..Usage::default() }
             }
             Output::Embedding(_) | Output::Rerank(_) => Usage { prompt, ..Usage::default() },
         }
@@ -56,6 +57,12 @@ impl From<ChatCompletion> for Arrival {
         let ChatCompletion { model, choices, usage, warnings, request_id, raw, .. } = completion;
         Self { output: Output::Chat(choices), served: model, usage, warnings, request_id, raw }
     }
+}
+
+/// Width times height, read from the picture's first bytes.
+fn pixels_of(image: &Image) -> Option<u64> {
+    let size = imagesize::blob_size(image.bytes()?).ok()?;
+    u64::try_from(size.width).ok()?.checked_mul(u64::try_from(size.height).ok()?)
 }
 
 /// Makes one attempt and waits for all of its answer.

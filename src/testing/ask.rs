@@ -37,7 +37,24 @@ impl<'a> Ask<'a> {
 
     pub(super) fn last_user_text(self) -> Cow<'a, str> {
         let user = |message: &&Value| message.get("role").and_then(Value::as_str) == Some("user");
-        self.messages().iter().rev().find(user).map(text_of).unwrap_or_default()
+        let last = self.messages().iter().rev().find(user).map(text_of);
+        last.or_else(|| self.prompt().map(Cow::Borrowed)).unwrap_or_default()
+    }
+
+    /// The text to continue, of a completion.
+    pub(super) fn prompt(self) -> Option<&'a str> {
+        self.field("prompt").and_then(Value::as_str)
+    }
+
+    /// How many log probabilities a token are asked for.
+    pub(super) fn logprobs(self) -> Option<u64> {
+        self.field("logprobs").and_then(Value::as_u64).filter(|count| *count > 0)
+    }
+
+    /// The links of the pictures that the model is shown.
+    pub(super) fn image_urls(self) -> Vec<&'a str> {
+        let url = |part: &'a Value| part.get("image_url")?.get("url")?.as_str();
+        self.messages().iter().flat_map(parts_of).filter_map(url).collect()
     }
 
     /// The result of a tool, when it is the last message.
@@ -91,31 +108,40 @@ impl<'a> Ask<'a> {
         format.get("json_schema").unwrap_or(format).get("schema")
     }
 
+    /// The regular expression that the answer must match.
+    pub(super) fn pattern(self) -> Option<&'a str> {
+        let format = self.field("response_format").filter(|_| self.response_type() == "regex")?;
+        format.get("pattern")?.as_str()
+    }
+
     pub(super) fn has_image(self) -> bool {
         self.messages().iter().flat_map(parts_of).any(is_image)
     }
 
-    /// The tool this request calls for: named by `tool_choice`, or by the user's own words.
-    pub(super) fn wanted_tool(self) -> Option<&'a Value> {
-        let tools = self.field("tools")?.as_array()?;
+    /// The tools this request calls for: one named by `tool_choice`, or those in the user's own words.
+    pub(super) fn wanted_tools(self) -> Vec<&'a Value> {
+        let tools = self.field("tools").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
         let functions: Vec<_> = tools.iter().filter_map(|tool| tool.get("function")).collect();
         let text = self.last_user_text().to_lowercase();
-        let mentioned = functions.iter().find(|function| mentions(&text, name_of(function))).copied();
+        let mentioned = || functions.iter().filter(|function| mentions(&text, name_of(function))).copied().collect();
         match self.field("tool_choice") {
             Some(Value::Object(choice)) => {
                 let name = choice.get("function").map(name_of).unwrap_or_default();
-                functions.into_iter().find(|function| name_of(function) == name)
+                functions.into_iter().filter(|function| name_of(function) == name).take(1).collect()
             }
-            Some(Value::String(choice)) if choice == "none" => None,
-            Some(Value::String(choice)) if choice == "required" => mentioned.or_else(|| functions.first().copied()),
-            _ => mentioned,
+            Some(Value::String(choice)) if choice == "none" => Vec::new(),
+            Some(Value::String(choice)) if choice == "required" => {
+                let wanted: Vec<_> = mentioned();
+                if wanted.is_empty() { functions.into_iter().take(1).collect() } else { wanted }
+            }
+            _ => mentioned(),
         }
     }
 
     /// Tokens of the whole prompt: messages and tools.
     pub(super) fn prompt_tokens(self) -> u64 {
         let tools = self.field("tools").map_or(0, |tools| count(&tools.to_string()));
-        self.messages().iter().map(message_tokens).sum::<u64>() + tools
+        self.messages().iter().map(message_tokens).sum::<u64>() + tools + self.prompt().map_or(0, count)
     }
 }
 
@@ -175,7 +201,7 @@ mod tests {
             "tools": [{"type": "function", "function": {"name": "other"}},
                       {"type": "function", "function": {"name": "get_weather"}}],
         });
-        let tool = |body: &Value| Ask::new(body).wanted_tool().map(|tool| name_of(tool).to_owned());
+        let tool = |body: &Value| Ask::new(body).wanted_tools().first().map(|tool| name_of(tool).to_owned());
         assert_eq!(tool(&body).as_deref(), Some("get_weather"));
         body["tool_choice"] = json!({"type": "function", "function": {"name": "other"}});
         assert_eq!(tool(&body).as_deref(), Some("other"));

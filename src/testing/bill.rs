@@ -11,6 +11,8 @@ pub(super) struct Tokens {
     pub(super) cached: u64,
     pub(super) completion: u64,
     pub(super) reasoning: u64,
+    pub(super) images: u64,
+    pub(super) pixels: u64,
 }
 
 /// Everything the simulator has charged since it started (or since `forget`).
@@ -40,6 +42,10 @@ pub struct Bill {
     pub cached_tokens: u64,
     /// Completion tokens, reasoning included.
     pub completion_tokens: u64,
+    /// Pictures made.
+    pub images: u64,
+    /// Pixels of those pictures.
+    pub pixels: u64,
     /// The sum of the lines, in nano-dollars (10⁻⁹ USD).
     pub nano_usd: i64,
     /// One line per charged call, oldest first; the latest 10,000.
@@ -83,6 +89,8 @@ impl Account {
         self.total.prompt_tokens += tokens.prompt;
         self.total.cached_tokens += tokens.cached;
         self.total.completion_tokens += tokens.completion;
+        self.total.images += tokens.images;
+        self.total.pixels += tokens.pixels;
         self.total.nano_usd = self.total.nano_usd.saturating_add(nano_usd);
         if self.lines.len() == Self::KEPT {
             self.lines.pop_front();
@@ -109,7 +117,8 @@ fn cost_in_nano(price: Price, tokens: Tokens) -> i64 {
     // Wide enough for any count of tokens that fits the wire.
     let pico = fresh * i128::from(price.input)
         + i128::from(tokens.cached) * i128::from(price.cached.unwrap_or(price.input))
-        + i128::from(tokens.completion) * i128::from(price.output);
+        + i128::from(tokens.completion) * i128::from(price.output)
+        + i128::from(tokens.pixels) * i128::from(price.pixel);
     i64::try_from((pico + 999).div_euclid(1_000)).unwrap_or(i64::MAX)
 }
 
@@ -117,10 +126,10 @@ fn cost_in_nano(price: Price, tokens: Tokens) -> i64 {
 mod tests {
     use super::*;
 
-    const PRICE: Price = Price { input: 150_000, output: 600_000, cached: None };
+    const PRICE: Price = Price { input: 150_000, output: 600_000, cached: None, pixel: 0 };
 
     fn tokens(prompt: u64, cached: u64, completion: u64) -> Tokens {
-        Tokens { prompt, cached, completion, reasoning: 0 }
+        Tokens { prompt, cached, completion, ..Tokens::default() }
     }
 
     #[test]
@@ -131,7 +140,7 @@ mod tests {
 
     #[test]
     fn a_fraction_of_a_nano_dollar_is_rounded_up_once() {
-        let price = Price { input: 1, output: 1, cached: Some(1) };
+        let price = Price { input: 1, output: 1, cached: Some(1), pixel: 0 };
         assert_eq!(cost_in_nano(price, tokens(1, 0, 1)), 1);
         assert_eq!(cost_in_nano(price, tokens(1_000, 0, 0)), 1);
         assert_eq!(cost_in_nano(price, tokens(1_000, 0, 1)), 2);
@@ -147,7 +156,7 @@ mod tests {
 
     #[test]
     fn the_total_is_the_sum_of_rounded_lines() {
-        let price = Price { input: 1, output: 1, cached: None };
+        let price = Price { input: 1, output: 1, cached: None, pixel: 0 };
         let mut account = Account::default();
         (0..3).for_each(|_| account.charge("id", "m", price, tokens(1, 0, 0), true));
         let bill = account.bill();

@@ -6,7 +6,9 @@ use super::{
     ask::{Ask, tokens_in},
     bill::Tokens,
     draft::{Draft, draft, first},
+    logprobs,
     models::{Price, SimModel},
+    moderation::verdict,
     random::{Random, hash_without},
     script::Reply,
 };
@@ -27,6 +29,12 @@ pub(super) struct Completion {
     pub(super) reasoning_key: &'static str,
     /// Whether usage has `…_details` objects instead of a flat `cached_tokens`.
     detailed_usage: bool,
+    /// A continued prompt instead of a turn.
+    pub(super) plain: bool,
+    /// How many log probabilities a token, where they were asked for.
+    pub(super) logprobs: Option<u64>,
+    /// The prompt, where it was asked back.
+    echo: Option<String>,
 }
 
 /// One of the alternative answers.
@@ -47,6 +55,8 @@ pub(super) struct Circumstances<'a> {
     pub(super) seed: u64,
     /// The number of this call, so that ids differ.
     pub(super) serial: u64,
+    /// A prompt is continued: the answer has no turns.
+    pub(super) plain: bool,
 }
 
 /// Answers the request. The text depends on the request and the seed alone.
@@ -57,7 +67,10 @@ pub(super) fn complete(ask: Ask<'_>, given: Circumstances<'_>) -> Completion {
     let stops = ask.stops();
     let choice = |index: u64| {
         let mut random = Random::new(root.wrapping_add(index.wrapping_mul(0x2545_f491_4f6c_dd1d)));
-        let draft = draft(ask, given.reply, thinks, &mut random);
+        let draft = match (given.reply, model.kind()) {
+            (None, "moderation") => Draft { text: verdict(&ask.last_user_text()), ..Draft::default() },
+            _ => draft(ask, given.reply, thinks, &mut random),
+        };
         let (draft, finish) = bounded(draft, &stops, ask.max_tokens());
         // As recorded: beyond the range of i64.
         Choice { draft, finish, seed: random.next() | 1 << 63 }
@@ -68,6 +81,7 @@ pub(super) fn complete(ask: Ask<'_>, given: Circumstances<'_>) -> Completion {
         cached: given.cached,
         completion: choices.iter().map(|choice| tokens_in(choice.draft.bytes()).max(1)).sum(),
         reasoning: choices.iter().map(|choice| tokens_in(choice.draft.reasoning_bytes())).sum(),
+        ..Tokens::default()
     };
     let mut random = Random::new(given.seed ^ given.serial.rotate_left(17));
     Completion {
@@ -79,6 +93,9 @@ pub(super) fn complete(ask: Ask<'_>, given: Circumstances<'_>) -> Completion {
         price: model.price,
         reasoning_key: model.reasoning_key(),
         detailed_usage: model.thinks,
+        plain: given.plain,
+        logprobs: ask.logprobs(),
+        echo: ask.field("echo").and_then(Value::as_bool).unwrap_or_default().then(|| ask.last_user_text().into_owned()),
     }
 }
 
@@ -121,12 +138,13 @@ impl Completion {
     pub(super) fn to_json(&self) -> Value {
         let choices: Vec<_> =
             self.choices.iter().enumerate().map(|(index, choice)| self.choice(index, choice)).collect();
+        let echo: Vec<_> = self.echo.iter().map(|text| json!({"text": text, "logprobs": Value::Null})).collect();
         json!({
             "id": self.id,
-            "object": "chat.completion",
+            "object": if self.plain { "text.completion" } else { "chat.completion" },
             "created": self.created,
             "model": self.model,
-            "prompt": [],
+            "prompt": echo,
             "choices": choices,
             "usage": self.usage(),
         })
@@ -134,6 +152,16 @@ impl Completion {
 
     fn choice(&self, index: usize, choice: &Choice) -> Value {
         let draft = &choice.draft;
+        let logprobs = self.logprobs.map_or(Value::Null, |top| logprobs::whole(&draft.text, top));
+        if self.plain {
+            return json!({
+                "index": index,
+                "text": draft.text,
+                "finish_reason": choice.finish,
+                "seed": choice.seed,
+                "logprobs": logprobs,
+            });
+        }
         let calls = draft.tools.iter().enumerate().map(|(index, tool)| {
             let function = json!({"name": tool.name, "arguments": tool.arguments});
             json!({"index": index, "id": tool.id, "type": "function", "function": function})
@@ -149,13 +177,13 @@ impl Completion {
             "index": index,
             "finish_reason": choice.finish,
             "seed": choice.seed,
-            "logprobs": Value::Null,
+            "logprobs": logprobs,
             "message": message,
         })
     }
 
     pub(super) fn usage(&self) -> Value {
-        let Tokens { prompt, cached, completion, reasoning } = self.tokens;
+        let Tokens { prompt, cached, completion, reasoning, .. } = self.tokens;
         let mut usage = json!({
             "prompt_tokens": prompt,
             "completion_tokens": completion,
@@ -178,7 +206,7 @@ mod tests {
 
     fn complete_with(body: &Value, reply: Option<&Reply>) -> Completion {
         let model = SimModel::chat("m").reasoning();
-        complete(Ask::new(body), Circumstances { model: &model, reply, cached: 0, seed: 1, serial: 1 })
+        complete(Ask::new(body), Circumstances { model: &model, reply, cached: 0, seed: 1, serial: 1, plain: false })
     }
 
     fn ask(name: &str, value: Value) -> Value {

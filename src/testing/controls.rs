@@ -3,7 +3,12 @@
 use std::time::Duration;
 
 use super::{
-    decide::CHAT, faults::Fault, limits::PromptCache, models::SimModel, on::On, sse::UsagePlacement, together::Together,
+    faults::{ANY_MODEL, Fault},
+    limits::PromptCache,
+    models::SimModel,
+    on::On,
+    sse::UsagePlacement,
+    together::Together,
 };
 
 /// # What it answers
@@ -56,6 +61,11 @@ impl Together {
         self.shared.lock().usage = placement;
     }
 
+    /// Makes embeddings report their usage. By the contract they do not, and neither do they here unless told so.
+    pub fn embedding_usage(&self) {
+        self.shared.lock().embedding_usage = true;
+    }
+
     /// Lets streams arrive in parts of at most this many bytes, cut inside lines and inside characters, as a network
     /// may do it. Faults and latencies still count whole chunks.
     pub fn fragment_streams(&self, bytes: usize) {
@@ -98,7 +108,7 @@ impl Together {
     /// together.fail_next(1, Fault::cut_after(3));
     /// ```
     pub fn fail_next(&self, count: u32, fault: Fault) {
-        self.fail_next_at(CHAT, count, fault);
+        self.fail_next_at(ANY_MODEL, count, fault);
     }
 
     /// Lets the next `count` inference calls that ask for this model fail.
@@ -118,7 +128,7 @@ impl Together {
     /// # }
     /// ```
     pub fn fail_next_of(&self, model: &str, count: u32, fault: Fault) {
-        self.shared.lock().faults.plan_next(CHAT, Some(model), count, fault);
+        self.shared.lock().faults.plan_next(ANY_MODEL, Some(model), count, fault);
     }
 
     /// Lets the next `count` requests to this path fail, such as `/v1/models`.
@@ -146,7 +156,7 @@ impl Together {
     /// # }
     /// ```
     pub fn fail_share_of(&self, model: &str, share: f64, fault: Fault) {
-        self.shared.lock().faults.plan_share(CHAT, Some(model), share, fault);
+        self.shared.lock().faults.plan_share(ANY_MODEL, Some(model), share, fault);
     }
 
     /// Answers for this model with 503, until [`restore`](Self::restore).

@@ -1,9 +1,11 @@
 //! What an answer says, before it has a shape on the wire.
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
 use super::{
     ask::{Ask, name_of},
+    picture,
     random::Random,
     schema,
     script::Reply,
@@ -72,11 +74,20 @@ fn made_up(ask: Ask<'_>, random: &mut Random) -> Draft {
         let text = format!("According to the tool, the result for {topic} is: {}", first(&result, 400));
         return Draft { text, ..Draft::default() };
     }
-    if let Some(function) = ask.wanted_tool() {
-        let parameters = function.get("parameters").filter(|schema| schema.is_object());
-        let arguments = parameters.map_or_else(|| json!({}), |schema| schema::example(schema, &topic, random));
-        let tools = vec![call(name_of(function), &arguments, random)];
-        return Draft { tools, ..Draft::default() };
+    let wanted = ask.wanted_tools();
+    if !wanted.is_empty() {
+        let mut made_call = |function: &Value| {
+            let parameters = function.get("parameters").filter(|schema| schema.is_object());
+            let arguments = parameters.map_or_else(|| json!({}), |schema| schema::example(schema, &topic, random));
+            call(name_of(function), &arguments, random)
+        };
+        return Draft { tools: wanted.into_iter().map(&mut made_call).collect(), ..Draft::default() };
+    }
+    if let Some(seen) = seen(ask) {
+        return Draft { text: format!("I see {seen}."), ..Draft::default() };
+    }
+    if let Some(choice) = ask.pattern().and_then(first_choice) {
+        return Draft { text: choice, ..Draft::default() };
     }
     let text = match (ask.response_type(), ask.schema()) {
         ("json_schema" | "json_object", Some(schema)) => schema::example(schema, &topic, random).to_string(),
@@ -84,6 +95,25 @@ fn made_up(ask: Ask<'_>, random: &mut Random) -> Draft {
         _ => prose(&topic, random),
     };
     Draft { text, ..Draft::default() }
+}
+
+/// What is in the pictures that the request shows.
+fn seen(ask: Ask<'_>) -> Option<String> {
+    let describe = |url: &str| match url.split_once(";base64,") {
+        Some((_, data)) => BASE64_STANDARD.decode(data).ok().and_then(|file| picture::described(&file)),
+        None => Some(format!("the picture at {url}")),
+    };
+    let pictures: Vec<_> = ask.image_urls().into_iter().filter_map(describe).collect();
+    // A schema is answered as a schema, pictures or not.
+    (!pictures.is_empty() && ask.response_type() == "text").then(|| pictures.join(", and "))
+}
+
+/// A text that matches a pattern of plain alternatives, such as `(yes|no)`.
+fn first_choice(pattern: &str) -> Option<String> {
+    let plain = pattern.trim_start_matches(['^', '(']).trim_end_matches(['$', ')']);
+    let choice = plain.split('|').next().unwrap_or_default();
+    let simple = plain.chars().all(|c| c.is_alphanumeric() || matches!(c, '|' | ' ' | '_' | '-'));
+    (simple && !choice.is_empty()).then(|| choice.to_owned())
 }
 
 fn call(name: &str, arguments: &Value, random: &mut Random) -> ToolCall {

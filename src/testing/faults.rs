@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
 use super::{
+    endpoint::Endpoint,
     error::{ApiError, ErrorShape},
     random::Random,
 };
@@ -427,6 +428,9 @@ impl From<ApiError> for Fault {
     }
 }
 
+/// Every path that a model is called on.
+pub(super) const ANY_MODEL: &str = "*";
+
 /// Which requests a planned fault is for: those to `path`, and of them those for `model`.
 #[derive(Debug)]
 struct Planned {
@@ -482,7 +486,8 @@ impl Faults {
 
 impl Planned {
     fn is_for(&self, path: &str, model: &str) -> bool {
-        self.path == path && self.model.as_deref().is_none_or(|wanted| wanted == model)
+        (self.path == path || self.path == ANY_MODEL && Endpoint::of(path).is_some())
+            && self.model.as_deref().is_none_or(|wanted| wanted == model)
     }
 
     fn strike(&mut self, random: &mut Random) -> Option<Fault> {

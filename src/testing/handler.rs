@@ -5,16 +5,20 @@ use std::{sync::Arc, time::Duration};
 use futures_util::StreamExt;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode,
-    header::{ALLOW, CONTENT_TYPE},
+    header::{ALLOW, CONTENT_TYPE, HOST},
     request::Parts,
+    uri::Authority,
 };
 use serde_json::{Value, json};
 
 use super::{
+    account,
     ask::Ask,
-    decide::{Answer, CHAT, Outcome, decide},
+    decide::{Answer, Outcome, Whole, decide},
+    endpoint::Endpoint,
     error::{ApiError, ErrorShape},
     faults::{Effect, Fault},
+    images, listing,
     models::SimModel,
     recorded::{Key, Recorded},
     sse,
@@ -24,6 +28,10 @@ use super::{
 use crate::client::{Body, TransportError, TransportErrorKind};
 
 const MODELS: &str = "/v1/models";
+const SUPPORTED: &str = "/v2/supported-models";
+const WHOAMI: [&str; 2] = ["/v1/whoami", "/v3/whoami"];
+/// Pictures that are kept for their links.
+const MAX_FILES: usize = 64;
 const JSON: &str = "application/json";
 const EVENTS: &str = "text/event-stream;charset=utf-8";
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -88,7 +96,7 @@ impl<'a> Exchange<'a> {
         let mut state = shared.lock();
         state.serial += 1;
         state.log.push(recorded);
-        if parts.method == Method::POST && path == CHAT {
+        if parts.method == Method::POST && Endpoint::of(path).is_some() {
             state.log.count(Ask::new(&body).model());
         }
         Self { shared, parts, body, serial: state.serial }
@@ -99,14 +107,17 @@ impl<'a> Exchange<'a> {
     }
 
     async fn respond(&self, broken: Option<ApiError>) -> Outgoing {
-        let allowed = match self.parts.uri.path() {
-            CHAT => Method::POST,
-            MODELS => Method::GET,
-            path => {
-                let message = format!("Unknown request URL: {} {path}.", self.parts.method);
-                return Ok(self.error(&ApiError::new(StatusCode::NOT_FOUND, message)));
-            }
-        };
+        let path = self.parts.uri.path();
+        if let Some(name) = path.strip_prefix(images::FOLDER) {
+            return Ok(self.file(name));
+        }
+        let endpoint = Endpoint::of(path);
+        let is_known = endpoint.is_some() || matches!(path, MODELS | SUPPORTED) || WHOAMI.contains(&path);
+        if !is_known {
+            let message = format!("Unknown request URL: {} {path}.", self.parts.method);
+            return Ok(self.error(&ApiError::new(StatusCode::NOT_FOUND, message)));
+        }
+        let allowed = if endpoint.is_some() { Method::POST } else { Method::GET };
         if self.parts.method != allowed {
             let mut response = self.error(&ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed"));
             response
@@ -117,10 +128,21 @@ impl<'a> Exchange<'a> {
         if let Err(error) = self.authorize() {
             return Ok(self.error(&error));
         }
-        match broken {
-            _ if allowed == Method::GET => self.models().await,
-            Some(error) => Ok(self.error(&error)),
-            None => self.chat().await,
+        match (endpoint, broken) {
+            (None, _) => self.listing(path).await,
+            (Some(_), Some(error)) => Ok(self.error(&error)),
+            (Some(endpoint), None) => self.ask(endpoint).await,
+        }
+    }
+
+    /// A picture that an answer links to. Links need no key.
+    fn file(&self, name: &str) -> Response<Body> {
+        let found = self.shared.lock().files.iter().find(|(file, _)| file == name).map(|(_, bytes)| bytes.clone());
+        let is_png = found.as_ref().is_some_and(|bytes| bytes.starts_with(b"\x89PNG"));
+        let kind = if is_png { "image/png" } else { "image/jpeg" };
+        match found {
+            Some(bytes) => response(StatusCode::OK, Some(kind), bytes),
+            None => self.error(&ApiError::new(StatusCode::NOT_FOUND, "the picture has expired")),
         }
     }
 
@@ -135,33 +157,63 @@ impl<'a> Exchange<'a> {
         Err(ApiError::new(StatusCode::UNAUTHORIZED, message).with_code("invalid_api_key"))
     }
 
-    async fn models(&self) -> Outgoing {
-        let (fault, delay, listing) = {
+    /// The lists, and who asks.
+    async fn listing(&self, path: &str) -> Outgoing {
+        let (fault, delay, body) = {
             let mut state = self.shared.lock();
-            let listing: Vec<_> = state.models.iter().map(SimModel::listing).collect();
-            (state.faults.take(MODELS, ""), state.latency, Value::Array(listing))
+            let query = self.parts.uri.query().unwrap_or_default();
+            let body = match path {
+                MODELS => {
+                    let list: Vec<_> = state.models.iter().map(SimModel::listing).collect();
+                    let wrapped = self.shared.config.wrapped_models;
+                    if wrapped { json!({"object": "list", "data": list}) } else { Value::Array(list) }
+                }
+                SUPPORTED => listing::page(&state.models, query),
+                _ => account::whoami(),
+            };
+            (state.faults.take(path, ""), state.latency, body)
         };
         self.wait(delay).await;
         // What has no stream can't break in one.
         if let Some(fault) = fault.filter(|fault| !matches!(fault.effect, Effect::Stream(_))) {
             return self.fail(fault).await;
         }
-        let wrapped = self.shared.config.wrapped_models;
-        let body = if wrapped { json!({"object": "list", "data": listing}) } else { listing };
         Ok(response(StatusCode::OK, Some(JSON), body.to_string()))
     }
 
-    async fn chat(&self) -> Outgoing {
+    async fn ask(&self, endpoint: Endpoint) -> Outgoing {
         let ask = Ask::new(&self.body);
         let (delay, outcome) = {
             let mut state = self.shared.lock();
-            (state.latency(ask.model()), decide(&mut state, &self.shared.config, ask, self.serial))
+            (state.latency(ask.model()), decide(&mut state, &self.shared.config, endpoint, ask, self.serial))
         };
         self.wait(delay).await;
         match outcome {
             Outcome::Fails(fault) => self.fail(fault).await,
             Outcome::Answers(answer) => Ok(self.answer(*answer, ask.streams())),
+            Outcome::Whole(whole) => Ok(self.whole(*whole)),
         }
+    }
+
+    fn whole(&self, whole: Whole) -> Response<Body> {
+        let Whole { id, model, body, tokens, price, files, headers } = whole;
+        let mut text = body.to_string();
+        if !files.is_empty() {
+            // Links lead back to whoever was asked.
+            let host = self.parts.headers.get(HOST).and_then(|host| host.to_str().ok());
+            let host =
+                host.or_else(|| self.parts.uri.authority().map(Authority::as_str)).unwrap_or("simulated.invalid");
+            text = text.replace(images::FOLDER, &format!("http://{host}{}", images::FOLDER));
+        }
+        let mut state = self.shared.lock();
+        state.account.charge(&id, &model, price, tokens, true);
+        state.files.extend(files.into_iter().map(|(name, file)| (name, file.into())));
+        let surplus = state.files.len().saturating_sub(MAX_FILES);
+        state.files.drain(..surplus);
+        drop(state);
+        let mut response = response(StatusCode::OK, Some(JSON), text);
+        response.headers_mut().extend(headers);
+        response
     }
 
     fn answer(&self, answer: Answer, streams: bool) -> Response<Body> {

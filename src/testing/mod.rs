@@ -19,10 +19,21 @@
 //! [`conformance`] holds the suites that an application's own policies can run; [`reply`] is an answer for an
 //! [`Infer`](crate::inference::Infer) of its own.
 //!
-//! It simulates `POST /v1/chat/completions` and `GET /v1/models`; other paths are 404. Tokens are a quarter of the
-//! bytes of a text, rounded up. A made-up answer depends on the request and the [seed](TogetherBuilder::seed) alone; it
-//! satisfies a JSON schema that was asked for, and calls a tool that the request names or requires.
+//! It simulates these; other paths are 404:
+//!
+//! | path | what it answers |
+//! |---|---|
+//! | `POST /v1/chat/completions` | prose, JSON of the schema, calls of the tools that are named; pictures are looked at |
+//! | `POST /v1/completions` | the same for a prompt, in the older shape |
+//! | `POST /v1/embeddings` | vectors that are near for texts that share words |
+//! | `POST /v1/images/generations` | real PNG or JPEG files of the asked size |
+//! | `POST /v1/rerank` | documents by the words that they share with the query |
+//! | `GET /v1/models`, `/v2/supported-models`, `/v1/whoami` | its models in both forms, and whose the key is |
+//!
+//! Models of type `moderation` answer `safe` or `unsafe` and the category. Tokens are a quarter of the bytes of a text,
+//! rounded up. A made-up answer depends on the request and the [seed](TogetherBuilder::seed) alone.
 
+mod account;
 mod ask;
 mod bill;
 mod chat;
@@ -30,15 +41,23 @@ pub mod conformance;
 mod controls;
 mod decide;
 mod draft;
+mod embeddings;
+mod endpoint;
 mod error;
 mod faults;
 mod handler;
+mod images;
 mod limits;
+mod listing;
+mod logprobs;
 mod models;
+mod moderation;
 mod on;
+mod picture;
 mod random;
 mod recorded;
 mod reply;
+mod rerank;
 mod schema;
 mod script;
 mod server;
@@ -47,6 +66,7 @@ mod state;
 mod stream;
 mod together;
 mod validate;
+mod words;
 
 #[cfg(test)]
 mod tests;

@@ -11,6 +11,8 @@ pub(super) struct Price {
     pub(super) output: i64,
     /// Unknown for many models; they bill cached tokens like any other.
     pub(super) cached: Option<i64>,
+    /// Of one pixel of a picture: `$0.0027` per megapixel is 2,700.
+    pub(super) pixel: i64,
 }
 
 /// A model the simulator serves.
@@ -29,6 +31,10 @@ pub struct SimModel {
     pub(super) price: Price,
     pub(super) sees: bool,
     pub(super) thinks: bool,
+    /// Numbers of a vector.
+    pub(super) dimensions: usize,
+    /// Parameters that it refuses by name.
+    pub(super) lacks: Vec<&'static str>,
 }
 
 impl SimModel {
@@ -47,7 +53,16 @@ impl SimModel {
 
     /// A model of another `type` of `/v1/models`, such as `"embedding"` or `"image"`.
     pub fn of_kind(id: impl Into<Arc<str>>, kind: &'static str) -> Self {
-        Self { id: id.into(), kind, context: 131_072, price: Price::default(), sees: false, thinks: false }
+        Self {
+            id: id.into(),
+            kind,
+            context: 131_072,
+            price: Price::default(),
+            sees: false,
+            thinks: false,
+            dimensions: 1_024,
+            lacks: Vec::new(),
+        }
     }
 
     /// The context length in tokens, prompt and answer together.
@@ -101,6 +116,55 @@ impl SimModel {
         self
     }
 
+    /// The price of a pixel of a picture, in pico-dollars: `$0.0027` per megapixel is 2,700.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{client::{ImageInput, ImageRequest}, testing::{SimModel, Together}};
+    ///
+    /// let together = Together::new();
+    /// together.add_model(SimModel::of_kind("acme/Brush", "image").pixel_price(2_700));
+    /// let request = ImageRequest::new("acme/Brush", ImageInput::new("a red sky").size(100, 100));
+    /// together.client().images().generate(&request).await?;
+    /// assert_eq!((together.bill().pixels, together.bill().nano_usd), (10_000, 27_000));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub const fn pixel_price(mut self, pixel: i64) -> Self {
+        self.price.pixel = pixel;
+        self
+    }
+
+    /// How many numbers a vector has; 1,024 unless set.
+    #[must_use]
+    pub const fn dimensions(mut self, numbers: usize) -> Self {
+        self.dimensions = numbers;
+        self
+    }
+
+    /// Refuses this parameter with a 400 that names it, as servers do whose engine lacks it.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{client::{ChatRequest, ResponseFormat}, testing::{SimModel, Together}};
+    ///
+    /// let together = Together::new();
+    /// together.add_model(SimModel::chat("acme/Tiny-1B").without("response_format"));
+    /// let request = ChatRequest::new("acme/Tiny-1B").user("hi").response_format(ResponseFormat::JsonObject);
+    /// let error = together.client().chat().create(&request).await.unwrap_err();
+    /// assert_eq!(error.status(), Some(400));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn without(mut self, parameter: &'static str) -> Self {
+        self.lacks.push(parameter);
+        self
+    }
+
     /// Accepts images.
     #[must_use]
     pub const fn vision(mut self) -> Self {
@@ -121,8 +185,50 @@ impl SimModel {
         &self.id
     }
 
-    pub(super) fn is_chat(&self) -> bool {
-        self.kind == "chat"
+    pub(super) const fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    /// The row of `/v2/supported-models`.
+    pub(super) fn supported(&self) -> Value {
+        let (publisher, name) = self.id.split_once('/').unwrap_or(("", &self.id));
+        let capability = match self.kind {
+            "embedding" => "CAPABILITY_EMBEDDING",
+            "rerank" => "CAPABILITY_RERANKING",
+            "image" => "CAPABILITY_IMAGE_GENERATION",
+            _ => "CAPABILITY_CHAT",
+        };
+        let input = if self.sees { vec!["MODALITY_TEXT", "MODALITY_IMAGE"] } else { vec!["MODALITY_TEXT"] };
+        let has = |parameter: &str| !self.lacks.contains(&parameter);
+        let mut features = Vec::new();
+        features.extend((self.kind == "chat" && has("tools")).then_some("FEATURE_TOOL_CALLING"));
+        features.extend((self.kind == "chat" && has("response_format")).then_some("FEATURE_STRUCTURED_OUTPUT"));
+        features.extend(self.thinks.then_some("FEATURE_REASONING"));
+        let mut pricing =
+            json!({"input": usd_per_million(self.price.input), "output": usd_per_million(self.price.output)});
+        if let (Some(cached), Some(map)) = (self.price.cached, pricing.as_object_mut()) {
+            map.insert("cachedInput".into(), json!(usd_per_million(cached)));
+        }
+        json!({
+            "id": format!("model-{name}"),
+            "name": &*self.id,
+            "displayName": name,
+            "inputModalities": input,
+            "outputModalities": [if self.kind == "image" { "MODALITY_IMAGE" } else { "MODALITY_TEXT" }],
+            "products": ["PRODUCT_SERVERLESS"],
+            "features": features,
+            "capabilities": [capability],
+            "contextLength": self.context.to_string(),
+            "publisher": publisher,
+            "status": "SUPPORTED_MODEL_STATUS_SUPPORTED",
+            "displayType": self.kind,
+            "baseModelId": format!("base-{name}"),
+            "baseModel": &*self.id,
+            "deploymentProfiles": [],
+            "pricing": pricing,
+            "createdAt": "2026-10-01T00:00:00Z",
+            "updatedAt": "2026-11-01T00:00:00Z",
+        })
     }
 
     /// Where this model puts its thoughts: one family differs from the rest.
@@ -163,8 +269,8 @@ fn usd_per_million(pico: i64) -> f64 {
     i32::try_from(pico).map_or(0.0, f64::from) / 1_000_000.0
 }
 
-/// id, kind, context, input, output, cached (dollars per million tokens, times 10,000; -1 is unknown), `v`ision and
-/// `r`easoning.
+/// id, kind, context, input, output (of an image model: a pixel, in pico-dollars), cached (dollars per million tokens,
+/// times 10,000; -1 is unknown), `v`ision and `r`easoning.
 type Row = (&'static str, &'static str, u64, i64, i64, i64, &'static str);
 
 /// As published on 2026-11-24; capabilities that nobody could confirm are off.
@@ -188,11 +294,13 @@ const BUILTIN: &[Row] = &[
     ("moonshotai/Kimi-K3.1-Pro", "chat", 1_048_576, 20_000, 100_000, 2_000, "vr"),
     ("moonshotai/Kimi-K3", "chat", 1_048_576, 30_000, 150_000, 3_000, "vr"),
     ("nvidia/NVIDIA-Nemotron-3.5-Super-VL", "chat", 262_144, 1_500, 5_000, 200, "vr"),
-    ("intfloat/multilingual-e5-large-instruct", "embedding", 514, 0, 0, -1, ""),
-    ("black-forest-labs/FLUX.1-schnell", "image", 0, 0, 0, -1, ""),
-    ("black-forest-labs/FLUX.1.1-pro", "image", 0, 0, 0, -1, ""),
-    ("black-forest-labs/FLUX.2-pro", "image", 0, 0, 0, -1, ""),
-    ("black-forest-labs/FLUX.2-max", "image", 0, 0, 0, -1, ""),
+    ("meta-llama/Llama-Guard-4-12B", "moderation", 131_072, 2_000, 2_000, -1, ""),
+    ("intfloat/multilingual-e5-large-instruct", "embedding", 514, 200, 0, -1, ""),
+    ("mixedbread-ai/Mxbai-Rerank-Large-V2", "rerank", 32_768, 1_000, 0, -1, ""),
+    ("black-forest-labs/FLUX.1-schnell", "image", 0, 0, 2_700, -1, ""),
+    ("black-forest-labs/FLUX.1.1-pro", "image", 0, 0, 40_000, -1, ""),
+    ("black-forest-labs/FLUX.2-pro", "image", 0, 0, 30_000, -1, ""),
+    ("black-forest-labs/FLUX.2-max", "image", 0, 0, 70_000, -1, ""),
 ];
 
 /// The built-in models.
@@ -201,10 +309,14 @@ pub(super) fn builtin() -> Vec<SimModel> {
 }
 
 fn from_row(&(id, kind, context, input, output, cached, flags): &Row) -> SimModel {
+    let cached = (cached >= 0).then_some(cached * 100);
     // A ten-thousandth of a dollar per million tokens is 100 pico-dollars per token.
-    let price = Price { input: input * 100, output: output * 100, cached: (cached >= 0).then_some(cached * 100) };
+    let price = match kind {
+        "image" => Price { pixel: output, ..Price::default() },
+        _ => Price { input: input * 100, output: output * 100, cached, pixel: 0 },
+    };
     let (sees, thinks) = (flags.contains('v'), flags.contains('r'));
-    SimModel { id: id.into(), kind, context, price, sees, thinks }
+    SimModel { context, price, sees, thinks, ..SimModel::of_kind(id, kind) }
 }
 
 #[cfg(test)]

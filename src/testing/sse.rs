@@ -2,7 +2,10 @@
 
 use serde_json::{Map, Value, json};
 
-use super::chat::{Choice, Completion};
+use super::{
+    chat::{Choice, Completion},
+    logprobs,
+};
 
 /// Where a stream reports its usage, when `stream_options.include_usage` asks for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,7 +98,7 @@ pub(super) fn pieces(completion: &Completion, placement: UsagePlacement) -> Vec<
 }
 
 /// Pieces of about a word: a piece ends before white space, or after twelve bytes.
-fn words(text: &str) -> impl Iterator<Item = String> {
+pub(super) fn words(text: &str) -> impl Iterator<Item = String> {
     let mut rest = text;
     std::iter::from_fn(move || {
         let long_enough = |(at, c): &(usize, char)| *at > 0 && (c.is_whitespace() || *at >= 12);
@@ -124,6 +127,9 @@ impl Piece {
     }
 
     fn chunk(&self, completion: &Completion) -> Option<Value> {
+        if completion.plain {
+            return self.plain_chunk(completion);
+        }
         let frame = Frame { completion };
         Some(match self {
             Self::Role(choice) => frame.role(*choice),
@@ -138,6 +144,44 @@ impl Piece {
             Self::Usage { with_choice: false } => frame.with_usage(frame.around(&json!([]), false)),
             Self::Done => return None,
         })
+    }
+}
+
+/// Chunks of a continued prompt: its token, seed and finish reason stand beside the choices.
+impl Piece {
+    fn plain_chunk(&self, completion: &Completion) -> Option<Value> {
+        let (index, text, end) = match self {
+            Self::Text(choice, text) => (*choice, text.as_str(), None),
+            Self::Finish { choice, usage } => (*choice, "", Some(*usage)),
+            Self::Done => return None,
+            _ => (0, "", None),
+        };
+        let choice = completion.choices.get(index);
+        let finish = end.and(choice).map(|choice| choice.finish);
+        let with_usage = matches!(end, Some(UsageAt::Top | UsageAt::Choice)) || matches!(self, Self::Usage { .. });
+        let id = if end.is_some() { 128_009 } else { logprobs::id(text) };
+        let token = json!({
+            "id": id,
+            "text": text,
+            "logprob": logprobs::of(text),
+            "special": end.is_some(),
+        });
+        let delta = json!({"token_id": id, "role": "assistant", "content": text});
+        let choices = match self {
+            Self::Usage { with_choice: false } => json!([]),
+            _ => json!([{"index": index, "text": text, "delta": delta}]),
+        };
+        Some(json!({
+            "id": completion.id,
+            "object": "completion.chunk",
+            "created": completion.created,
+            "model": completion.model,
+            "token": token,
+            "choices": choices,
+            "usage": if with_usage { completion.usage() } else { Value::Null },
+            "seed": end.and(choice).map(|choice| choice.seed),
+            "finish_reason": finish,
+        }))
     }
 }
 
@@ -190,7 +234,8 @@ impl Frame<'_> {
         let mut choice = Map::new();
         choice.insert("index".into(), json!(index));
         choice.insert("text".into(), json!(text));
-        choice.insert("logprobs".into(), Value::Null);
+        let logprob = self.completion.logprobs.filter(|_| !text.is_empty()).map(|_| logprobs::of(text));
+        choice.insert("logprobs".into(), json!(logprob));
         choice.insert("finish_reason".into(), finish);
         choice.insert("delta".into(), delta);
         if !self.has_tool(index) {

@@ -44,7 +44,7 @@ const TOOL: &str = r#"[
 
 fn stream(reply: &Reply, body: &Value, placement: UsagePlacement) -> Vec<Value> {
     let model = SimModel::chat("m");
-    let given = Circumstances { model: &model, reply: Some(reply), cached: 0, seed: 1, serial: 1 };
+    let given = Circumstances { model: &model, reply: Some(reply), cached: 0, seed: 1, serial: 1, plain: false };
     let completion = complete(Ask::new(body), given);
     let mut events: Vec<_> = pieces(&completion, placement).iter().map(|piece| piece.render(&completion)).collect();
     assert_eq!(events.pop().as_deref(), Some("data: [DONE]\n\n"));

@@ -1,7 +1,7 @@
 //! What all handles of one simulator share.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -66,6 +66,10 @@ pub(super) struct State {
     pub(super) redirects: BTreeMap<String, String>,
     pub(super) usage: UsagePlacement,
     pub(super) prompt_cache: Option<PromptCache>,
+    /// Whether embeddings report usage.
+    pub(super) embedding_usage: bool,
+    /// Pictures that answers link to, the latest last.
+    pub(super) files: VecDeque<(String, bytes::Bytes)>,
 }
 
 impl Shared {
@@ -89,6 +93,8 @@ impl Shared {
             redirects: BTreeMap::new(),
             usage: UsagePlacement::default(),
             prompt_cache: None,
+            embedding_usage: false,
+            files: VecDeque::new(),
         };
         let state = Mutex::new(state);
         Self { config, state, in_flight: AtomicUsize::new(0), open_streams: AtomicUsize::new(0) }

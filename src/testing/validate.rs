@@ -7,16 +7,37 @@ use super::{ask::Ask, error::ApiError};
 
 type Check = Result<(), ApiError>;
 
-/// Checks the body of a chat request.
-pub(super) fn chat(ask: Ask<'_>) -> Check {
+/// Checks what every request of a model has.
+pub(super) fn model(ask: Ask<'_>) -> Check {
     if !ask.body().is_object() {
         return Err(ApiError::new(StatusCode::BAD_REQUEST, "the request body must be a JSON object"));
     }
     match ask.field("model").and_then(Value::as_str) {
-        Some(model) if !model.is_empty() => {}
-        _ => return Err(ApiError::bad_request("model", "model is required")),
+        Some(model) if !model.is_empty() => Ok(()),
+        _ => Err(ApiError::bad_request("model", "model is required")),
     }
+}
+
+/// Checks the body of a chat request.
+pub(super) fn chat(ask: Ask<'_>) -> Check {
+    model(ask)?;
     messages(ask)?;
+    sampling(ask)?;
+    tools(ask)?;
+    tool_choice(ask)?;
+    response_format(ask)
+}
+
+/// Checks the body of a completion request.
+pub(super) fn completion(ask: Ask<'_>) -> Check {
+    model(ask)?;
+    if ask.prompt().is_none_or(str::is_empty) {
+        return Err(ApiError::bad_request("prompt", "prompt must be a non-empty string"));
+    }
+    sampling(ask)
+}
+
+fn sampling(ask: Ask<'_>) -> Check {
     range(ask, "temperature", 0.0, 2.0)?;
     range(ask, "top_p", 0.0, 1.0)?;
     range(ask, "min_p", 0.0, 1.0)?;
@@ -29,9 +50,7 @@ pub(super) fn chat(ask: Ask<'_>) -> Check {
     if ask.field("stream").is_some_and(|stream| !stream.is_boolean()) {
         return Err(ApiError::bad_request("stream", "stream must be a boolean"));
     }
-    tools(ask)?;
-    tool_choice(ask)?;
-    response_format(ask)
+    Ok(())
 }
 
 fn messages(ask: Ask<'_>) -> Check {
@@ -131,7 +150,7 @@ fn tool_choice(ask: Ask<'_>) -> Check {
             "required" => ask.field("tools").is_some(),
             _ => false,
         },
-        Some(choice) => choice.is_object() && ask.wanted_tool().is_some(),
+        Some(choice) => choice.is_object() && !ask.wanted_tools().is_empty(),
     };
     let message = "tool_choice must be auto, none, required or a function among tools";
     if fine { Ok(()) } else { Err(ApiError::bad_request("tool_choice", message)) }
