@@ -12,7 +12,7 @@ use serde_json::json;
 use together_inference::{
     InferenceRequest, InferenceService,
     schemars::{self, JsonSchema},
-    service::Typed,
+    service::{Repair, Typed},
     testing::Together,
 };
 
@@ -53,7 +53,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         "Hello! You charged my card twice this month. Please give one payment back.",
     ] {
         let request = InferenceRequest::chat(mail).system("Sort this support mail.").max_tokens(300);
-        let Typed { value: ticket, reply, repaired, .. } = service.complete_as::<Ticket>(request).await?;
+        let Typed { value: ticket, reply, repair, .. } = service.complete_as::<Ticket>(request).await?;
         println!("{mail}");
         println!("  {:?}: {}", ticket.category, ticket.summary);
         match &ticket.order {
@@ -61,7 +61,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
             None => println!("  no order named"),
         }
         // A first answer that is not a Ticket is sent back once with the error; that is a call of its own.
-        println!("  [{} {}{}]\n", reply.model(), reply.cost(), if repaired { ", at the second attempt" } else { "" });
+        println!(
+            "  [{} {}{}]\n",
+            reply.model(),
+            reply.cost(),
+            if repair == Repair::AskedAgain { ", at the second attempt" } else { "" }
+        );
     }
 
     service.shutdown(Duration::from_secs(5)).await;

@@ -32,8 +32,9 @@ pub(crate) use self::fields::is_taken;
 pub use self::{
     call::{CallOptions, TogetherClient},
     chat::{
-        Chat, ChatCompletion, ChatInput, ChatRequest, ChatStream, Choice, ChoiceDelta, Content, Delta, Fold, Function,
-        FunctionCall, JsonSchema, Logprobs, Message, Part, ResponseFormat, Tool, ToolCall, ToolCallDelta, ToolChoice,
+        BadArguments, Chat, ChatCompletion, ChatInput, ChatRequest, ChatStream, Choice, ChoiceDelta, Content, Delta,
+        Fold, Function, FunctionCall, JsonSchema, Logprobs, Message, Part, ResponseFormat, Tool, ToolCall,
+        ToolCallDelta, ToolChoice,
     },
     completions::{CompletionRequest, Completions, PromptInput},
     config::{Caps, ClientBuilder, DEFAULT_BASE_URL, Timeouts},

@@ -97,6 +97,8 @@ impl CacheKey {
             max_cost,
             needs,
             tags: _,
+            // The prompt and the form of the answer say it.
+            json_by_prompt: _,
             misfit: _,
         } = request;
         let mut hash = hasher(tenant.as_ref());

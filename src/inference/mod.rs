@@ -5,17 +5,18 @@
 mod answer;
 mod content;
 mod decision;
+mod forms;
 mod hash;
 mod input;
 mod key;
 mod key_inputs;
+mod leaks;
 mod needs;
 mod reading;
 mod request;
 mod response;
 mod selection;
 mod stored;
-#[cfg(feature = "schema")]
 mod structured;
 mod validate;
 
@@ -26,16 +27,18 @@ mod property_tests;
 use async_trait::async_trait;
 
 #[cfg(feature = "schema")]
-pub(crate) use self::structured::{parse_value, schema_of};
+pub(crate) use self::structured::{Parsed, Start, parse_value, start_of};
 pub use self::{
     answer::{Answer, Output},
     decision::{Considered, Decision, Rejection},
     input::Input,
     key::{CacheKey, Kind},
+    leaks::leaked_tool_markup,
     needs::{JsonNeed, Needs},
     request::InferenceRequest,
     response::{Attempt, Bypass, InferenceResponse, Source, Timings},
     selection::{ModelRef, Selection},
+    structured::{Partial, Repaired, repair_json},
     validate::InvalidRequest,
 };
 use crate::types::BoxError;

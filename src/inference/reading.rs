@@ -61,6 +61,7 @@ impl InferenceRequest {
     }
 
     /// The randomness, where the request says it.
+    #[cfg(feature = "schema")]
     pub(crate) const fn temperature_of(&self) -> Option<f64> {
         match &self.input {
             Input::Chat(input) => input.temperature,
@@ -189,6 +190,7 @@ impl InferenceRequest {
     pub fn needs_of(&self) -> Needs {
         let Input::Chat(input) = &self.input else { return self.needs };
         let json = match &input.response_format {
+            Some(ResponseFormat::JsonSchema(_)) if self.json_by_prompt => JsonNeed::None,
             Some(ResponseFormat::JsonSchema(_)) => JsonNeed::Schema,
             Some(ResponseFormat::JsonObject) => JsonNeed::Object,
             _ => JsonNeed::None,
@@ -268,8 +270,9 @@ impl InferenceRequest {
         }
     }
 
-    /// Fills in what the request leaves to the service: temperature 0.7.
+    /// Fills in what the request leaves to the service: temperature 0.7, and where its schema stands.
     pub(crate) fn set_defaults(&mut self) {
+        self.move_schema_into_prompt();
         match &mut self.input {
             Input::Chat(ChatInput { temperature, .. }) | Input::Prompt(PromptInput { temperature, .. }) => {
                 temperature.get_or_insert(0.7);

@@ -54,6 +54,8 @@ pub struct InferenceRequest {
     pub(super) tags: Vec<(Box<str>, Box<str>)>,
     #[serde(default)]
     pub(super) needs: Needs,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) json_by_prompt: bool,
     /// The first setter that did not fit.
     #[serde(skip)]
     pub(super) misfit: Option<Misfit>,
@@ -85,6 +87,7 @@ impl InferenceRequest {
             max_cost: None,
             tags: Vec::new(),
             needs: Needs::default(),
+            json_by_prompt: false,
             misfit: None,
         }
     }

@@ -57,6 +57,7 @@ pub struct InferenceResponse {
     pub warnings: Arc<[String]>,
     /// Why this model.
     pub decision: Arc<Decision>,
+    pub(crate) leaked: Option<&'static str>,
 }
 
 /// Where an answer came from.
@@ -210,6 +211,30 @@ impl InferenceResponse {
     #[must_use]
     pub fn tool_calls(&self) -> &[ToolCall] {
         self.answer.tool_calls()
+    }
+
+    /// The mark of a tool call that stands in the text instead of being called, if tools were offered: see
+    /// [`leaked_tool_markup`](super::leaked_tool_markup). Nothing of it was executed.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use serde_json::json;
+    /// use together_inference::{InferenceRequest, InferenceService, client::Tool, testing::Together};
+    ///
+    /// let together = Together::new();
+    /// together.on("Rain").reply(r#"<tool_call>{"name": "weather"}</tool_call>"#);
+    /// let service = InferenceService::builder(together.client()).build()?;
+    /// let tool = Tool::function("weather", "The weather now", json!({"type": "object"}));
+    /// let reply = service.complete(InferenceRequest::chat("Rain in Paris?").tool(tool)).await?;
+    /// assert_eq!(reply.leaked_tool_markup(), Some("<tool_call>"));
+    /// assert!(reply.tool_calls().is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn leaked_tool_markup(&self) -> Option<&'static str> {
+        self.leaked
     }
 
     /// The reasoning of the first answer, where the model shows it.

@@ -24,6 +24,8 @@ mod stream;
 #[cfg(feature = "schema")]
 mod structured;
 mod tenant;
+#[cfg(feature = "schema")]
+mod typed_stream;
 mod views;
 
 use std::{future::Future, sync::Arc};
@@ -31,8 +33,6 @@ use std::{future::Future, sync::Arc};
 use async_trait::async_trait;
 
 use self::state::{State, in_runtime};
-#[cfg(feature = "schema")]
-pub use self::structured::Typed;
 pub use self::{
     builder::{BuildError, ServiceBuilder},
     error::{Error, ErrorKind, Truncated},
@@ -40,6 +40,11 @@ pub use self::{
     shutdown::Drained,
     stream::InferenceStream,
     tenant::TenantService,
+};
+#[cfg(feature = "schema")]
+pub use self::{
+    structured::{Repair, Typed},
+    typed_stream::TypedStream,
 };
 use crate::{
     client::TogetherClient,

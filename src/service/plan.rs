@@ -18,7 +18,9 @@ use super::{
 use crate::{
     client::{CallOptions, TogetherClient},
     cost::{CostRecord, PriceBook, PriceStamp},
-    inference::{Attempt, CacheKey, InferenceRequest, InferenceResponse, Rejection, Source, Timings},
+    inference::{
+        Attempt, CacheKey, InferenceRequest, InferenceResponse, Rejection, Source, Timings, leaked_tool_markup,
+    },
     router::{Candidate, NoRoute, Prices, Ranking, RouteAsk},
     types::{AttemptId, Cost, Price, RequestId, RouteId, Usd, later},
 };
@@ -164,7 +166,13 @@ impl Plan {
         let zero = Cost::Known(Usd::ZERO);
         let (cost, saved) = if source.is_upstream() { (done.cost, zero) } else { (zero, done.worth) };
         let attempts = if source.is_upstream() { Arc::clone(&done.attempts) } else { no_attempts() };
+        let offers_tools = self.request.as_chat().is_some_and(|input| !input.tools.is_empty());
+        let leaked = if offers_tools { leaked_tool_markup(done.answer.text()) } else { None };
+        if let Some(marker) = leaked {
+            tracing::warn!(model = %done.answer.served, marker, "a tool call stands in the text; it is not executed");
+        }
         InferenceResponse {
+            leaked,
             answer: Arc::clone(&done.answer),
             asked: self.asked().clone(),
             route: done.route.clone(),

@@ -39,7 +39,12 @@ impl TenantService {
         &self.tenant
     }
 
-    fn stamp(&self, request: InferenceRequest) -> Result<InferenceRequest, Error> {
+    #[cfg(feature = "schema")]
+    pub(super) const fn service(&self) -> &InferenceService {
+        &self.service
+    }
+
+    pub(super) fn stamp(&self, request: InferenceRequest) -> Result<InferenceRequest, Error> {
         request.stamp(&self.tenant).map_err(|_| InvalidRequest::new("tenant", "this handle is another tenant's").into())
     }
 

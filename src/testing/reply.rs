@@ -36,6 +36,7 @@ pub fn reply(text: impl Into<String>) -> InferenceResponse {
     let route = RouteId::new(UpstreamId::together(), MODEL);
     let decision = Decision::new("testing", Task::Chat, Priority::Standard, Tier::Mid, "a stand-in");
     InferenceResponse {
+        leaked: None,
         answer: Arc::new(Answer::chat(text, ModelId::from(MODEL))),
         asked: route.clone(),
         route,

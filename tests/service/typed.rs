@@ -32,7 +32,7 @@ async fn a_valid_first_answer_is_the_value() {
     let world = World::new();
     world.sim.on("Peru").reply(format!("```json\n{LIMA}\n```"));
     let typed = city(&world, muse("The largest city of Peru?")).await.unwrap();
-    assert_eq!((typed.value.name.as_str(), typed.value.inhabitants, typed.repaired), ("Lima", 10_000_000, false));
+    assert_eq!((typed.value.name.as_str(), typed.value.inhabitants, typed.repaired()), ("Lima", 10_000_000, false));
     let body = world.sim.requests()[0].body.clone();
     assert_eq!(body["temperature"], 0.0, "unless it is set");
     assert_eq!(body["response_format"]["json_schema"]["name"], "City");
@@ -40,7 +40,7 @@ async fn a_valid_first_answer_is_the_value() {
     city(&world, muse("The largest city of Peru?").temperature(0.5)).await.unwrap();
     assert_eq!(world.sim.requests()[1].body["temperature"], 0.5);
     let made_up = city(&world, muse("Any city?")).await.unwrap();
-    assert!(!made_up.repaired, "the schema alone is enough");
+    assert!(!made_up.repaired(), "the schema alone is enough");
     world.at_rest().await;
 }
 
@@ -50,7 +50,7 @@ async fn one_bad_answer_is_repaired_with_a_second_call() {
     world.sim.on("not valid for the schema").reply(LIMA);
     world.sim.on("Peru").reply(r#"{"name":"Lima","inhabitants":"ten million"}"#);
     let typed = city(&world, muse("The largest city of Peru?").model(LARGE)).await.unwrap();
-    assert!(typed.repaired);
+    assert!(typed.repaired());
     assert_eq!((typed.value.inhabitants, world.calls()), (10_000_000, 2));
     let messages = world.sim.requests()[1].body["messages"].clone();
     assert_eq!(messages[1]["role"], "assistant");
@@ -134,7 +134,7 @@ async fn a_repaired_answer_is_asked_for_again_but_its_repair_is_kept() {
     world.sim.on("Peru").reply("Lima");
     let first = city(&world, muse("The largest city of Peru?")).await.unwrap();
     let again = city(&world, muse("The largest city of Peru?")).await.unwrap();
-    assert!(first.repaired && again.repaired);
+    assert!(first.repaired() && again.repaired());
     assert_eq!((world.calls(), again.reply.source()), (3, Source::Cache));
     assert_eq!(again.cost().known().map(|cost| cost.nanos()), Some(world.sim.bill().lines[2].nano_usd));
     world.at_rest().await;

@@ -1,22 +1,19 @@
 //! Chat completions: `POST /v1/chat/completions`.
 
+mod check;
 mod chunk;
 mod fold;
 mod message;
 mod redact;
 mod request;
 mod response;
+#[cfg(feature = "schema")]
+mod schema;
 mod stream;
 mod usage;
 
-pub(super) use self::{
-    chunk::Head,
-    response::{MAX_CHOICES, NO_CHOICES, Notices, served},
-    stream::Expected,
-    usage::WireUsage,
-};
-use self::{chunk::parse_delta, request::Wire, response::parse_completion};
 pub use self::{
+    check::BadArguments,
     chunk::{ChoiceDelta, Delta, ToolCallDelta},
     fold::Fold,
     message::{Content, FunctionCall, Message, Part, ToolCall},
@@ -24,6 +21,13 @@ pub use self::{
     response::{ChatCompletion, Choice, Logprobs},
     stream::ChatStream,
 };
+pub(super) use self::{
+    chunk::Head,
+    response::{MAX_CHOICES, NO_CHOICES, Notices, served},
+    stream::Expected,
+    usage::WireUsage,
+};
+use self::{chunk::parse_delta, request::Wire, response::parse_completion};
 use super::{CallOptions, Error, TogetherClient, ask};
 use crate::types::ModelId;
 

@@ -1,0 +1,155 @@
+//! A typed answer that can be seen while it is written.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+
+use super::{
+    Error, InferenceService, InferenceStream, TenantService, Typed,
+    structured::{cut_short, not_of_type, request_for, was_cut},
+};
+use crate::inference::{InferenceRequest, Parsed, Partial, parse_value, start_of};
+
+/// A typed answer in pieces: what of it is complete, after each of them.
+///
+/// It holds and gives back what an [`InferenceStream`] does. Nothing of it is a `T` before its end:
+/// [`finish`](Self::finish) gives that.
+pub struct TypedStream<T> {
+    stream: InferenceStream,
+    partial: Partial<T>,
+    request: InferenceRequest,
+    start: crate::inference::Start,
+}
+
+impl<T> fmt::Debug for TypedStream<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TypedStream")
+            .field("stream", &self.stream)
+            .field("partial", &self.partial)
+            .finish_non_exhaustive()
+    }
+}
+
+impl InferenceService {
+    /// Answers a request with a value of a type that can be seen while it is written. Temperature 0 unless the request
+    /// sets one. It resolves at the first piece, as [`stream`](Self::stream) does.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// use schemars::JsonSchema;
+    /// use serde::Deserialize;
+    /// use together_inference::{InferenceService, schemars, testing::Together};
+    ///
+    /// #[derive(Debug, Deserialize, JsonSchema)]
+    /// struct City {
+    ///     name: String,
+    ///     districts: Vec<String>,
+    /// }
+    ///
+    /// let together = Together::new();
+    /// together.on("Peru").reply(r#"{"name": "Lima", "districts": ["Barranco", "Miraflores"]}"#);
+    /// let service = InferenceService::builder(together.client()).build()?;
+    /// let mut stream = service.stream_as::<City>("The largest city of Peru?").await?;
+    /// let mut seen = Vec::new();
+    /// while let Some(partial) = stream.next().await {
+    ///     let name: Option<String> = partial?.get("/name");
+    ///     seen.push(name.is_some());
+    /// }
+    /// assert!(!seen[0] && seen[seen.len() - 1], "the name was complete before the end");
+    /// assert_eq!(stream.finish().await?.value.districts.len(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`stream`](Self::stream).
+    ///
+    /// # Cancellation
+    ///
+    /// As [`stream`](Self::stream).
+    pub async fn stream_as<T>(&self, request: impl Into<InferenceRequest>) -> Result<TypedStream<T>, Error>
+    where
+        T: JsonSchema + DeserializeOwned,
+    {
+        let (request, schema) = request_for::<T>(request.into());
+        let start = start_of(&schema.schema);
+        let stream = self.stream(&request).await?;
+        Ok(TypedStream { stream, partial: Partial::starting(start), request, start })
+    }
+}
+
+impl<T> TypedStream<T> {
+    /// Waits for the next piece and shows what is complete; `None` at the end of a whole answer. Pieces that add nothing
+    /// to the document, such as reasoning, show the same again.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future loses no piece.
+    pub async fn next(&mut self) -> Option<Result<&Partial<T>, Error>> {
+        match self.stream.next().await? {
+            Ok(delta) => {
+                self.partial.push(delta.text());
+                Some(Ok(&self.partial))
+            }
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// What is complete so far.
+    #[must_use]
+    pub const fn partial(&self) -> &Partial<T> {
+        &self.partial
+    }
+
+    /// The stream beneath: its text and model so far.
+    #[must_use]
+    pub const fn stream(&self) -> &InferenceStream {
+        &self.stream
+    }
+}
+
+impl<T: JsonSchema + DeserializeOwned> TypedStream<T> {
+    /// Reads to the end and gives the value, with what it cost. A stream is not asked for again.
+    ///
+    /// # Errors
+    ///
+    /// The stream's first error; [`InvalidOutput`](super::ErrorKind::InvalidOutput), which keeps the text, when the
+    /// answer is not of the type or was cut at `max_tokens`.
+    pub async fn finish(self) -> Result<Typed<T>, Error> {
+        let Self { stream, mut partial, request, start } = self;
+        let mut stream = stream;
+        while let Some(delta) = stream.next().await {
+            partial.push(delta?.text());
+        }
+        let reply = stream.finish().await?;
+        // The text itself where it is valid JSON; else exactly what was shown as complete.
+        match parse_value(reply.text(), start) {
+            Ok(Parsed { value, mended: false }) => return Ok(Typed::once(value, reply, false)),
+            _ if was_cut(&reply) => return Err(cut_short(&request, &reply)),
+            Err(error) if partial.is_whole() => return Err(not_of_type::<T>(&reply, Some(&error), "answered with")),
+            _ => {}
+        }
+        let shown = partial.finish().map(|(value, _)| T::deserialize(value));
+        match shown {
+            Some(Ok(value)) => Ok(Typed::once(value, reply, true)),
+            Some(Err(error)) => Err(not_of_type::<T>(&reply, Some(&error), "answered with")),
+            None => Err(not_of_type::<T>(&reply, None, "answered with")),
+        }
+    }
+}
+
+impl TenantService {
+    /// [`InferenceService::stream_as`] for this tenant.
+    ///
+    /// # Errors
+    ///
+    /// As there, and for a request of another tenant.
+    pub async fn stream_as<T>(&self, request: impl Into<InferenceRequest>) -> Result<TypedStream<T>, Error>
+    where
+        T: JsonSchema + DeserializeOwned,
+    {
+        self.service().stream_as(self.stamp(request.into())?).await
+    }
+}
