@@ -26,6 +26,7 @@ struct Inner {
     kind: ErrorKind,
     status: Option<u16>,
     code: Option<Box<str>>,
+    param: Option<Box<str>>,
     message: Box<str>,
     /// The message is not the provider's, which may quote the prompt.
     ours: bool,
@@ -156,6 +157,7 @@ impl Error {
             kind,
             status: None,
             code: None,
+            param: None,
             message: message.into(),
             ours: true,
             model: None,
@@ -193,6 +195,7 @@ impl Error {
         error.0.ours = false;
         error.0.status = Some(status);
         error.0.code = parsed.code.or(parsed.kind).map(Into::into);
+        error.0.param = parsed.param.map(Into::into);
         error.0.request_id = parsed.id.filter(|id| is_identifier(id)).map(Into::into);
         error.0.body = body;
         error
@@ -263,8 +266,8 @@ impl Error {
 
     /// Takes a secret out of whatever is shown: some servers echo the key that they refuse.
     pub(crate) fn without(mut self, secret: &str) -> Self {
-        let Inner { message, code, request_id, .. } = &mut *self.0;
-        for text in [Some(message), code.as_mut(), request_id.as_mut()].into_iter().flatten() {
+        let Inner { message, code, param, request_id, .. } = &mut *self.0;
+        for text in [Some(message), code.as_mut(), param.as_mut(), request_id.as_mut()].into_iter().flatten() {
             if !secret.is_empty() && text.contains(secret) {
                 *text = text.replace(secret, "[redacted]").into();
             }
@@ -293,6 +296,12 @@ impl Error {
     #[must_use]
     pub fn code(&self) -> Option<&str> {
         self.0.code.as_deref()
+    }
+
+    /// The parameter that the provider refuses, such as `response_format`, where it says one.
+    #[must_use]
+    pub fn param(&self) -> Option<&str> {
+        self.0.param.as_deref()
     }
 
     /// The provider's message, or ours where it sent none. The provider's may quote the request: do not log it unasked.

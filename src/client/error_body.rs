@@ -26,6 +26,8 @@ pub(crate) struct ErrorBody {
     pub(crate) kind: Option<String>,
     /// The code, for example `model_not_available`; a number is turned into text.
     pub(crate) code: Option<String>,
+    /// The parameter that is refused, for example `response_format`.
+    pub(crate) param: Option<String>,
     /// The provider's id of the failed request.
     pub(crate) id: Option<String>,
 }
@@ -65,6 +67,7 @@ struct Fields {
     kind: Scalar,
     error_type: Scalar,
     code: Scalar,
+    param: Scalar,
     id: Scalar,
 }
 
@@ -89,6 +92,7 @@ impl From<Fields> for ErrorBody {
             // `error_type` first: the documentation puts the kind of a rate limit there, `type` may be more general.
             kind: pick(|fields| &mut fields.error_type).or_else(|| pick(|fields| &mut fields.kind)),
             code: pick(|fields| &mut fields.code),
+            param: pick(|fields| &mut fields.param),
             id: pick(|fields| &mut fields.id),
             message: inner.message().or_else(|| outer.message()),
         }
@@ -278,7 +282,7 @@ mod tests {
 
     /// message, kind, code, id
     fn fields(body: &str) -> [Option<String>; 4] {
-        let ErrorBody { message, kind, code, id } = ErrorBody::parse(body.as_bytes());
+        let ErrorBody { message, kind, code, id, .. } = ErrorBody::parse(body.as_bytes());
         [message, kind, code, id]
     }
 

@@ -26,7 +26,9 @@ mod models;
 mod rerank;
 mod retry;
 mod sse;
+mod supported;
 mod transport;
+mod whoami;
 
 pub(crate) use self::fields::is_taken;
 pub use self::{
@@ -45,5 +47,7 @@ pub use self::{
     models::{Model, Models, Pricing},
     rerank::{Document, Ranked, Rerank, RerankInput, RerankRequest, Reranked},
     retry::{RetryBudget, RetryPolicy},
+    supported::{SupportedModel, SupportedQuery},
     transport::{Body, Transport, TransportError, TransportErrorKind},
+    whoami::Whoami,
 };

@@ -17,6 +17,19 @@ impl<'a> Models<'a> {
         Self { client }
     }
 
+    pub(super) const fn client(self) -> &'a TogetherClient {
+        self.client
+    }
+
+    /// The models that the API lists for dedicated endpoints.
+    ///
+    /// # Errors
+    ///
+    /// Any [`ErrorKind`](super::ErrorKind).
+    pub async fn list_dedicated(self) -> Result<Vec<Model>, Error> {
+        self.client.get::<ModelList>("/v1/models?dedicated=true").await.map(|list| list.0)
+    }
+
     /// Every model that the API lists. Being listed does not mean being callable without a dedicated endpoint.
     ///
     /// # Errors
@@ -116,13 +129,27 @@ impl Model {
     /// The price per token, or `None` where the list does not say one: missing, zero and negative prices are not free.
     #[must_use]
     pub fn price(&self) -> Option<Price> {
-        let pricing = self.pricing.as_ref()?;
-        let input = Rate::from_fetched(pricing.input?)?;
-        // Embedding models have no completion to price.
-        let output = match self.kind.as_deref() {
-            Some("embedding" | "rerank") => pricing.output.and_then(Rate::from_fetched).unwrap_or(Rate::FREE),
-            _ => Rate::from_fetched(pricing.output?)?,
-        };
-        Some(Price::from_rates(input, pricing.cached_input.and_then(Rate::from_fetched), output))
+        let pricing = self.pricing?;
+        match self.kind.as_deref() {
+            // These have no completion to price.
+            Some("embedding" | "rerank") => {
+                let output = pricing.output.and_then(Rate::from_fetched).unwrap_or(Rate::FREE);
+                Some(Price::from_rates(pricing.input.and_then(Rate::from_fetched)?, pricing.cached(), output))
+            }
+            _ => pricing.price(),
+        }
+    }
+}
+
+impl Pricing {
+    /// The price per token, if both sides have one.
+    #[must_use]
+    pub fn price(&self) -> Option<Price> {
+        let rate = |dollars: Option<f64>| dollars.and_then(Rate::from_fetched);
+        Some(Price::from_rates(rate(self.input)?, self.cached(), rate(self.output)?))
+    }
+
+    fn cached(&self) -> Option<Rate> {
+        self.cached_input.and_then(Rate::from_fetched)
     }
 }

@@ -21,6 +21,8 @@ pub enum PriceSource {
     Catalogue,
     /// The provider's model list.
     ModelList,
+    /// `/v2/supported-models`.
+    SupportedModels,
     /// The application.
     User,
 }

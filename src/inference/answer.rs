@@ -44,8 +44,8 @@ impl fmt::Debug for Answer {
     }
 }
 
-/// What was produced.
-#[derive(Clone, Debug, PartialEq)]
+/// What was produced. `Debug` shows how much, not what.
+#[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Output {
     /// Turns of a conversation, or continuations of a prompt, one a choice; never empty.
@@ -56,6 +56,17 @@ pub enum Output {
     Image(Vec<Image>),
     /// Documents, best first.
     Rerank(Vec<Ranked>),
+}
+
+impl fmt::Debug for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Chat(choices) => f.debug_tuple("Chat").field(choices).finish(),
+            Self::Embedding(vectors) => write!(f, "Embedding({} vectors)", vectors.len()),
+            Self::Image(images) => f.debug_tuple("Image").field(images).finish(),
+            Self::Rerank(ranking) => write!(f, "Rerank({} documents)", ranking.len()),
+        }
+    }
 }
 
 impl Answer {

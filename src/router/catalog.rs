@@ -3,13 +3,16 @@
 use std::{
     fmt,
     sync::{Arc, PoisonError, RwLock, atomic::Ordering},
+    time::SystemTime,
 };
 
 use async_trait::async_trait;
 
 use super::{
-    CatalogError, ModelRoute, ModelRouter, NoRoute, Observation, Outcome, Ranking, Registered, Retired, RouteAsk,
-    RouteLimits, RouteState, RouterError, filter, rank, snapshot,
+    CatalogError, Heard, Listing, ModelRoute, ModelRouter, NoRoute, Observation, Outcome, Ranking, Registered, Retired,
+    RouteAsk, RouteLimits, RouteState, RouterError, filter,
+    lessons::Lessons,
+    rank, snapshot,
     table::{Finished, Key, Table},
 };
 use crate::{inference::Selection, types::RouteId};
@@ -55,6 +58,9 @@ use crate::{inference::Selection, types::RouteId};
 #[derive(Default)]
 pub struct CatalogRouter {
     table: RwLock<Arc<Table>>,
+    lessons: Lessons,
+    /// When what is known was true; the catalogue's own date until a list is heard.
+    as_of: RwLock<Option<SystemTime>>,
 }
 
 /// How the attempts on a route ended so far.
@@ -94,7 +100,9 @@ impl CatalogRouter {
     #[must_use]
     pub fn builtin() -> Self {
         // That the shipped text parses is a test; without its routes the router still says what it lacks.
-        Self::from_tsv(snapshot::SHIPPED).unwrap_or_default()
+        let shipped = Self::from_tsv(snapshot::SHIPPED).unwrap_or_default();
+        *shipped.as_of.write().unwrap_or_else(PoisonError::into_inner) = snapshot::date();
+        shipped
     }
 
     /// No routes, to add one's own.
@@ -148,7 +156,7 @@ impl CatalogRouter {
     }
 
     fn of(table: Table) -> Self {
-        Self { table: RwLock::new(Arc::new(table)) }
+        Self { table: RwLock::new(Arc::new(table)), ..Self::default() }
     }
 
     /// Adds a route, or replaces the one of the same id.
@@ -165,7 +173,9 @@ impl CatalogRouter {
     /// ```
     #[must_use]
     pub fn with(self, route: ModelRoute) -> Self {
-        Self::of(self.table().with(route))
+        let with = self.table().with(route);
+        *self.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(with);
+        self
     }
 
     /// How the attempts on a route ended so far; `None` if the catalogue does not know it.
@@ -202,7 +212,18 @@ impl CatalogRouter {
     }
 
     /// The ranking, without a future around it.
+    /// Changes the table, if there is something to change.
+    fn replace(&self, change: impl FnOnce(&Table) -> Option<Table>) {
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(next) = change(&table) {
+            *table = Arc::new(next);
+        }
+    }
+
     pub(super) fn rank_now(&self, ask: &RouteAsk<'_>) -> Result<Ranking, NoRoute> {
+        if self.lessons.any_ended(ask.now) {
+            self.replace(|table| self.lessons.forget(table, ask.now));
+        }
         let table = self.table();
         match ask.request.selection() {
             Selection::Pin(model) => rank::pinned(&table, ask, model),
@@ -250,8 +271,13 @@ impl ModelRouter for CatalogRouter {
         self.rank_now(ask)
     }
 
-    /// Counts how attempts end, see [`seen`](CatalogRouter::seen). Nothing is learned from it yet.
+    /// Counts how attempts end, see [`seen`](CatalogRouter::seen), and believes for a day what a refusal says that a
+    /// model lacks.
     fn observe(&self, seen: &Observation) {
+        if let Some(ability) = seen.lacks {
+            let at = seen.dispatched + seen.took;
+            self.replace(|table| self.lessons.learn(table, &seen.route, ability, at));
+        }
         let table = self.table();
         let Some(entry) = table.entry(&seen.route) else { return };
         let count = match seen.outcome {
@@ -289,6 +315,35 @@ impl ModelRouter for CatalogRouter {
             after.state = RouteState::Retired { to: to.cloned() };
             changed(table, after, answer)
         })
+    }
+
+    fn hear(&self, listings: &[Listing], at: SystemTime) -> Heard {
+        let mut heard = Heard::default();
+        self.replace(|table| {
+            let mut routes: Vec<ModelRoute> =
+                table.entries().iter().map(|entry| ModelRoute::clone(&entry.route)).collect();
+            for listing in listings {
+                match routes.iter_mut().find(|route| *route.id() == listing.route) {
+                    Some(route) => {
+                        let told = listing.told(route);
+                        heard.changed += usize::from(told != *route);
+                        *route = told;
+                    }
+                    None if !listing.tasks.is_empty() => {
+                        heard.new += 1;
+                        routes.push(listing.to_route());
+                    }
+                    None => {}
+                }
+            }
+            (heard != Heard::default()).then(|| table.with_all(routes))
+        });
+        *self.as_of.write().unwrap_or_else(PoisonError::into_inner) = Some(at);
+        heard
+    }
+
+    fn as_of(&self) -> Option<SystemTime> {
+        *self.as_of.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn routes(&self) -> Vec<ModelRoute> {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::{Word, Words};
 use crate::types::{ModelId, Price, Rate, RouteId, Task, Tier, UpstreamId};
 
 /// A model on an upstream with everything that speaks for or against it.
@@ -39,6 +40,15 @@ pub struct ModelRoute {
     pub state: RouteState,
     /// 0: known but not in use until promoted; 1: in use.
     pub weight: f32,
+    /// By whose word each capability is known.
+    #[serde(default)]
+    pub words: Words,
+    /// Whether it is going to be removed, by the provider's word.
+    #[serde(default)]
+    pub deprecated: bool,
+    /// Whether the application put it here: lists then change no more than what it left unknown.
+    #[serde(default)]
+    pub(super) by_user: bool,
 }
 
 /// Whether a route is in use.
@@ -88,6 +98,16 @@ pub enum Known {
     Yes,
 }
 
+impl Known {
+    /// The word that somebody's own statement has.
+    const fn word(self) -> Word {
+        match self {
+            Self::Unknown => Word::Snapshot,
+            Self::Yes | Self::No => Word::User,
+        }
+    }
+}
+
 /// What a model can do.
 ///
 /// ```
@@ -124,6 +144,9 @@ impl ModelRoute {
             quality_score: None,
             state: RouteState::Live,
             weight: 1.0,
+            words: Words::default(),
+            deprecated: false,
+            by_user: true,
         }
     }
 
@@ -210,6 +233,15 @@ impl ModelRoute {
     /// ```
     #[must_use]
     pub const fn capabilities(mut self, capabilities: Capabilities) -> Self {
+        let words = [capabilities.tools, capabilities.json_schema, capabilities.vision, capabilities.reasoning];
+        let [tools, json_schema, vision, reasoning] = words;
+        // What is left unknown may be told by others.
+        self.words = Words {
+            tools: tools.word(),
+            json_schema: json_schema.word(),
+            vision: vision.word(),
+            reasoning: reasoning.word(),
+        };
         self.capabilities = capabilities;
         self
     }

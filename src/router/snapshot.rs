@@ -1,12 +1,26 @@
 //! Catalogues as text: the one that ships, and a user's own.
 
-use super::{Capabilities, Known, ModelRoute, RouteState};
+use std::time::{Duration, SystemTime};
+
+use super::{Capabilities, Known, ModelRoute, RouteState, Word, Words};
 use crate::types::{Price, Task, Tier, UpstreamId, Usd, parse_usd};
 
 /// The catalogue that ships.
 pub(super) const SHIPPED: &str = include_str!("catalog.tsv");
 /// When it was gathered.
 pub(super) const DATE: &str = "2026-11-24";
+
+/// [`DATE`] as a time.
+pub(super) fn date() -> Option<SystemTime> {
+    let mut parts = DATE.split('-').map(|part| part.parse::<u64>().ok());
+    let (year, month, day) = (parts.next()??, parts.next()??, parts.next()??);
+    // Days of the months before, in a year that begins in March: leap days come last.
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = year * 365 + year / 4 - year / 100 + year / 400 + (month * 153 + 2) / 5 + day;
+    // From the first of March of year 0 to 1970-01-01.
+    let days = days.checked_sub(719_469)?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(days * 86_400))
+}
 
 /// The columns that a catalogue may have.
 const COLUMNS: [&str; 15] = [
@@ -117,6 +131,8 @@ impl<'a> Row<'a> {
         route.max_output = self.tokens("max_output")?;
         let states = [("live", RouteState::Live), ("preview", RouteState::Preview)];
         route.state = self.choice("state", &states)?.unwrap_or_default();
+        route.words = Words::all(Word::Snapshot);
+        route.by_user = false;
         Ok(route)
     }
 
@@ -203,6 +219,12 @@ mod tests {
     }
 
     #[test]
+    fn the_date_is_a_time() {
+        let seconds = date().unwrap().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        assert_eq!((DATE, seconds), ("2026-11-24", 1_795_478_400));
+    }
+
+    #[test]
     fn every_chat_and_code_route_that_ships_has_a_tier_and_a_price() {
         for route in parse(SHIPPED).unwrap() {
             if route.tasks.iter().any(|task| matches!(task, Task::Chat | Task::Code)) {
@@ -243,7 +265,8 @@ mod tests {
     #[test]
     fn a_short_file_will_do() {
         let routes = parse("tasks\tmodel\tupstream\r\nchat, code\tqwen\tlocal\r\n").unwrap();
-        assert_eq!(routes, [ModelRoute::new("local", "qwen").tasks([Task::Chat, Task::Code])]);
+        let written = ModelRoute { by_user: false, ..ModelRoute::new("local", "qwen").tasks([Task::Chat, Task::Code]) };
+        assert_eq!(routes, [written]);
     }
 
     proptest! {

@@ -162,6 +162,16 @@ impl Table {
         Self::new(entries)
     }
 
+    /// The same table with these routes instead; the counts of those that stay go on.
+    pub(super) fn with_all(&self, mut routes: Vec<ModelRoute>) -> Self {
+        routes.sort_by(|a, b| a.id().cmp(b.id()));
+        let entry = |route: ModelRoute| {
+            let counts = self.entry(route.id()).map(|entry| Arc::clone(&entry.counts)).unwrap_or_default();
+            Entry { route: Arc::new(route), counts }
+        };
+        Self::new(routes.into_iter().map(entry).collect())
+    }
+
     fn lane(&self, task: Task) -> Option<&Lane> {
         self.lanes.iter().find(|lane| lane.task == task)
     }

@@ -30,7 +30,7 @@ use crate::{
     inference::{Answer, Attempt, Selection},
     limit::Refused,
     notify::AlertKind,
-    router::Candidate,
+    router::{Ability, Candidate},
     types::{AttemptId, Cost, FinishReason, ModelId, RouteId, Usage, UsageSource},
 };
 
@@ -129,9 +129,11 @@ impl State {
                     return Err(ended.with_attempts(attempts).with_decision(&plan.ranking.decision));
                 }
             };
+            let lacks = plan.lacks(&error);
+            settlement.lacks(lacks);
             attempts.push(failed_attempt(&mut settlement, &error));
             drop(settlement);
-            match self.next_step(plan, &error, at, number) {
+            match self.next_step(plan, (&error, lacks), at, number) {
                 Step::Stop => return Err(self.give_up(plan, error, attempts)),
                 step @ (Step::Next | Step::Elsewhere) => {
                     at += 1;
@@ -283,12 +285,19 @@ impl State {
     }
 
     /// Classifies a failure once, and pays for the repeat.
-    fn next_step(&self, plan: &Plan, error: &client::Error, at: usize, number: u32) -> Step {
+    fn next_step(
+        &self,
+        plan: &Plan,
+        (error, lacks): (&client::Error, Option<Ability>),
+        at: usize,
+        number: u32,
+    ) -> Step {
         let next = plan.ranking.candidates.get(at + 1);
         if number >= MOST.min(self.retry.attempts) {
             return Step::Stop;
         }
-        let elsewhere = matches!(error.kind(), client::ErrorKind::ModelNotAvailable | client::ErrorKind::ContextLength);
+        let elsewhere = lacks.is_some()
+            || matches!(error.kind(), client::ErrorKind::ModelNotAvailable | client::ErrorKind::ContextLength);
         if elsewhere {
             // Not a failure of the route's health: no budget is charged.
             let pinned = matches!(plan.request.selection(), Selection::Pin(_));

@@ -236,7 +236,7 @@ impl ServiceBuilder {
         let sinks = if self.sinks.is_empty() { vec![Arc::new(TracingCosts) as Arc<dyn CostSink>] } else { self.sinks };
         let sinks = FanOut::new(sinks);
         let recorder = Recorder::new(&sinks, self.budget.clone());
-        Ok(InferenceService {
+        let service = InferenceService {
             state: Arc::new(State {
                 upstreams: self.upstreams,
                 router,
@@ -264,6 +264,8 @@ impl ServiceBuilder {
                 streams: Arc::default(),
                 alerts: AtomicUsize::new(0),
             }),
-        })
+        };
+        service.warn_if_stale();
+        Ok(service)
     }
 }

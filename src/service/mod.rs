@@ -9,6 +9,7 @@
 
 mod attempts;
 mod builder;
+mod catalogue;
 mod coalesce;
 mod embed;
 mod error;
@@ -35,6 +36,7 @@ use async_trait::async_trait;
 use self::state::{State, in_runtime};
 pub use self::{
     builder::{BuildError, ServiceBuilder},
+    catalogue::{RefreshFailure, Refreshed},
     error::{Error, ErrorKind, Truncated},
     health::{CostTotals, RouteHealth, ServiceHealth},
     shutdown::Drained,
@@ -48,9 +50,8 @@ pub use self::{
 };
 use crate::{
     client::TogetherClient,
-    cost::PriceSource,
     inference::{Decision, Infer, InferenceRequest, InferenceResponse, Source},
-    types::{BoxError, RouteId, Task, Tenant},
+    types::{BoxError, Task, Tenant},
 };
 
 /// Answers inference requests. Cheap to clone; clones share everything.
@@ -153,34 +154,6 @@ impl InferenceService {
     /// A handle that stamps every request with this tenant and refuses another one's.
     pub fn for_tenant(&self, tenant: impl Into<Tenant>) -> TenantService {
         TenantService::new(self.clone(), tenant.into())
-    }
-
-    /// Reads the model list of every upstream and takes over its prices. A zero is no price; what the application set
-    /// stays.
-    ///
-    /// # Errors
-    ///
-    /// The first upstream's error; the prices of the others are taken over all the same.
-    pub async fn refresh_prices(&self) -> Result<usize, crate::client::Error> {
-        let mut taken = 0;
-        let mut failed = Ok(());
-        for (upstream, client) in &self.state.upstreams {
-            let models = match client.models().list().await {
-                Ok(models) => models,
-                Err(error) => {
-                    failed = failed.and(Err(error));
-                    continue;
-                }
-            };
-            for model in models {
-                if let Some(price) = model.price() {
-                    let route = RouteId::new(upstream.clone(), model.id);
-                    self.state.prices.set(&route, price, PriceSource::ModelList);
-                    taken += 1;
-                }
-            }
-        }
-        failed.map(|()| taken)
     }
 }
 

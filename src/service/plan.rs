@@ -16,12 +16,13 @@ use super::{
     state::State,
 };
 use crate::{
-    client::{CallOptions, TogetherClient},
+    client::{self, CallOptions, TogetherClient},
     cost::{CostRecord, PriceBook, PriceStamp},
     inference::{
-        Attempt, CacheKey, InferenceRequest, InferenceResponse, Rejection, Source, Timings, leaked_tool_markup,
+        Attempt, CacheKey, InferenceRequest, InferenceResponse, JsonNeed, Needs, Rejection, Source, Timings,
+        leaked_tool_markup,
     },
-    router::{Candidate, NoRoute, Prices, Ranking, RouteAsk},
+    router::{Ability, Candidate, NoRoute, Prices, Ranking, RouteAsk},
     types::{AttemptId, Cost, Price, RequestId, RouteId, Usd, later},
 };
 
@@ -35,6 +36,7 @@ pub(super) struct Plan {
     pub(super) started: Instant,
     pub(super) deadline: Instant,
     pub(super) prompt_tokens_at_most: u64,
+    pub(super) needs: Needs,
     default_max_tokens: u32,
     /// Attempts of parts of the call that went before: each part numbers its own from here.
     attempted: u16,
@@ -53,7 +55,7 @@ impl State {
         let ask = RouteAsk::new(&request).with_prices(&book);
         let started = ask.now;
         let deadline = later(started, request.deadline_of());
-        let prompt_tokens_at_most = ask.prompt_tokens_at_most;
+        let (prompt_tokens_at_most, needs) = (ask.prompt_tokens_at_most, ask.needs);
         let ranked = by(deadline, AssertUnwindSafe(self.router.rank(&ask)).catch_unwind());
         let ranking = match self.unless_stopped(pin!(async { Ok(ranked.await) })).await? {
             Some(Ok(ranking)) => ranking?,
@@ -63,7 +65,17 @@ impl State {
         let ranking = self.one_embedding_model(&request, self.reachable(ranking)?)?;
         let (id, default_max_tokens) = (RequestId::new(self.rng.next_u128() >> 16), self.default_max_tokens);
         let attempted = 0;
-        Ok(Plan { request, id, ranking, started, deadline, prompt_tokens_at_most, default_max_tokens, attempted })
+        Ok(Plan {
+            request,
+            id,
+            ranking,
+            started,
+            deadline,
+            prompt_tokens_at_most,
+            needs,
+            default_max_tokens,
+            attempted,
+        })
     }
 
     /// The ranking without candidates on upstreams that the service has not.
@@ -138,6 +150,24 @@ impl Plan {
         let begins_by = first.map_or(self.deadline, |first| first.min(self.deadline));
         let deadline = options.deadline.filter(|_| self.request.names_deadline());
         CallOptions { deadline, ..options }.first_token(begins_by)
+    }
+
+    /// What the model lacks that refused the request, if it said so and the request needs it.
+    pub(super) fn lacks(&self, error: &client::Error) -> Option<Ability> {
+        if !matches!(error.status(), Some(400 | 422)) {
+            return None;
+        }
+        let param = error.param()?;
+        // Some servers name the messages where they mean the picture in them.
+        let picture = param.starts_with("messages") && self.needs.vision && error.message().contains("image");
+        let ability = Ability::of_parameter(param).or(picture.then_some(Ability::Vision))?;
+        let needed = match ability {
+            Ability::Tools => self.needs.tools,
+            Ability::JsonSchema => self.needs.json != JsonNeed::None,
+            Ability::Vision => self.needs.vision,
+            Ability::Reasoning => self.needs.reasoning,
+        };
+        needed.then_some(ability)
     }
 
     /// The most that an attempt at this candidate can cost.

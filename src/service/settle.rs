@@ -21,7 +21,7 @@ use crate::{
     client,
     cost::{CostRecord, Ending, PriceStamp},
     limit::Permit,
-    router::{Candidate, Observation, Outcome},
+    router::{Ability, Candidate, Observation, Outcome},
     types::{AttemptId, Cost, ModelId, Price, RouteId, Usage, UsageSource, Usd},
 };
 
@@ -38,6 +38,8 @@ pub(super) struct Settlement {
     dispatched: Option<Instant>,
     /// What a stream has brought so far: what a cut is billed by.
     so_far: Option<Usage>,
+    /// What the model said that it lacks.
+    lacks: Option<Ability>,
 }
 
 impl std::fmt::Debug for Settlement {
@@ -69,6 +71,7 @@ impl Settlement {
             permit: None,
             dispatched: None,
             so_far: None,
+            lacks: None,
         }
     }
 
@@ -119,6 +122,11 @@ impl Settlement {
         let cost = self.price_of(served).map_or(Cost::Unpriced, |price| Cost::Known(price.cost(&usage)));
         self.end(usage, source, Some(served), cost, Ending::Answered);
         cost
+    }
+
+    /// The model refused the request for what it lacks: the router is told when the attempt ends.
+    pub(super) const fn lacks(&mut self, ability: Option<Ability>) {
+        self.lacks = ability;
     }
 
     /// Ends with an error. What the provider may have billed is recorded at its upper bound, or as counted if a stream
@@ -221,7 +229,9 @@ impl Settlement {
             _ => Outcome::Cancelled,
         };
         self.route.counts.ended(outcome);
-        let seen = Observation { first_token, ..Observation::new(self.route.id.clone(), dispatched, took, outcome) };
+        let lacks = self.lacks;
+        let seen =
+            Observation { first_token, lacks, ..Observation::new(self.route.id.clone(), dispatched, took, outcome) };
         // A router's panic must not become an abort: this may run while unwinding.
         if catch_unwind(AssertUnwindSafe(|| self.state.router.observe(&seen))).is_err() {
             tracing::warn!("the router panicked in observe");

@@ -304,7 +304,7 @@ impl Together {
     /// let together = Together::new();
     /// together.set_price("zai-org/GLM-5.3", 2_000_000, 6_000_000);
     /// let service = InferenceService::builder(together.client()).build()?;
-    /// assert!(service.refresh_prices().await? > 10, "the service has taken the list's prices over");
+    /// assert!(service.refresh_catalogue().await.prices > 10, "the service has taken the list's prices over");
     /// # Ok(())
     /// # }
     /// ```

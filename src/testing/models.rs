@@ -192,11 +192,12 @@ impl SimModel {
     /// The row of `/v2/supported-models`.
     pub(super) fn supported(&self) -> Value {
         let (publisher, name) = self.id.split_once('/').unwrap_or(("", &self.id));
-        let capability = match self.kind {
-            "embedding" => "CAPABILITY_EMBEDDING",
-            "rerank" => "CAPABILITY_RERANKING",
-            "image" => "CAPABILITY_IMAGE_GENERATION",
-            _ => "CAPABILITY_CHAT",
+        let capabilities: &[&str] = match self.kind {
+            "chat" => &["CAPABILITY_CHAT"],
+            "embedding" => &["CAPABILITY_EMBEDDING"],
+            "rerank" => &["CAPABILITY_RERANKING"],
+            "image" => &["CAPABILITY_IMAGE_GENERATION"],
+            _ => &[],
         };
         let input = if self.sees { vec!["MODALITY_TEXT", "MODALITY_IMAGE"] } else { vec!["MODALITY_TEXT"] };
         let has = |parameter: &str| !self.lacks.contains(&parameter);
@@ -217,7 +218,7 @@ impl SimModel {
             "outputModalities": [if self.kind == "image" { "MODALITY_IMAGE" } else { "MODALITY_TEXT" }],
             "products": ["PRODUCT_SERVERLESS"],
             "features": features,
-            "capabilities": [capability],
+            "capabilities": capabilities,
             "contextLength": self.context.to_string(),
             "publisher": publisher,
             "status": "SUPPORTED_MODEL_STATUS_SUPPORTED",

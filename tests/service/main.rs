@@ -4,6 +4,7 @@
 mod attempts;
 mod cache_policy;
 mod cancellation;
+mod catalogue;
 mod ceilings;
 mod coalescing;
 mod doubles;
@@ -11,6 +12,7 @@ mod live;
 mod money;
 mod money_edges;
 mod panics;
+mod plane;
 mod shape;
 mod shutdown;
 mod sinks;

@@ -74,7 +74,7 @@ async fn a_price_that_changes_in_flight_does_not_touch_the_record() {
     let call = world.spawn(muse("why?").model(LARGE));
     sleep(ms(500)).await;
     world.sim.set_price(LARGE, 14_000_000, 44_000_000);
-    world.service.refresh_prices().await.unwrap();
+    assert!(world.service.refresh_catalogue().await.failures.is_empty());
     let old = call.await.unwrap().unwrap();
     assert_eq!(old.cost().known().unwrap().nanos(), world.sim.bill().lines[0].nano_usd);
     let new = world.service.complete(muse("why?").model(LARGE)).await.unwrap();

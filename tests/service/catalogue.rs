@@ -1,0 +1,174 @@
+//! The catalogue: what lists and refusals teach, and for how long.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use serde_json::json;
+use together_inference::{
+    InferenceService, Price, RouteId, Task, Tier,
+    client::{ErrorKind, Tool},
+    router::{Capabilities, CatalogRouter, Known, ModelRoute, ModelRouter, RouteState, Word},
+    testing::{Fault, SimModel, Together},
+    types::ManualClock,
+    usd,
+};
+use tokio::time::advance;
+
+use crate::world::{World, ask, muse, route, secs};
+
+fn tool() -> Tool {
+    Tool::function("weather", "The weather now", json!({"type": "object"}))
+}
+
+/// Two models that are alike; the cheaper one refuses tools, which nobody knows.
+fn alike() -> (Together, Arc<CatalogRouter>) {
+    let together = Together::new();
+    together.add_model(SimModel::chat("acme/cheap").price(1_000, 1_000).without("tools"));
+    together.add_model(SimModel::chat("acme/dear").price(2_000, 2_000));
+    let price = |dollars| Price::per_million(dollars, dollars);
+    let router = CatalogRouter::empty()
+        .with(ModelRoute::new("together", "acme/cheap").tier(Tier::Mid).price(price(usd!("0.001"))))
+        .with(ModelRoute::new("together", "acme/dear").tier(Tier::Mid).price(price(usd!("0.002"))));
+    (together, Arc::new(router))
+}
+
+fn tools_of(router: &CatalogRouter, model: &str) -> (Known, Word) {
+    let routes = router.routes();
+    let found = routes.iter().find(|known| *known.id() == route(model)).unwrap();
+    (found.capabilities.tools, found.words.tools)
+}
+
+/// Scenario: a model refuses a request by the name of a parameter.
+/// Expected: the next one answers it, and for a day such requests go there at once; other requests do not.
+#[tokio::test(start_paused = true)]
+async fn a_refused_parameter_is_believed_for_a_day() {
+    let (together, router) = alike();
+    let service = InferenceService::builder(together.client()).router(Arc::clone(&router)).build().unwrap();
+    let first = service.complete(muse("Rain?").tool(tool())).await.unwrap();
+    assert_eq!((first.model().as_str(), first.attempts.len()), ("acme/dear", 2));
+    assert_eq!(tools_of(&router, "acme/cheap"), (Known::No, Word::Learned));
+    for (request, model) in [(muse("Rain?").tool(tool()), "acme/dear"), (muse("Rain?"), "acme/cheap")] {
+        let reply = service.complete(request).await.unwrap();
+        assert_eq!((reply.model().as_str(), reply.attempts.len()), (model, 1));
+    }
+    advance(secs(86_400 - 60)).await;
+    assert_eq!(service.complete(muse("Rain?").tool(tool())).await.unwrap().attempts.len(), 1);
+    advance(secs(61)).await;
+    assert_eq!(service.complete(muse("Rain?").tool(tool())).await.unwrap().attempts.len(), 2, "asked once more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_teaches_nothing_that_the_request_does_not_need_or_the_application_knows_better() {
+    let (together, router) = alike();
+    let service = InferenceService::builder(together.client()).router(Arc::clone(&router)).build().unwrap();
+    let fault = Fault::status(400).message("response_format is not supported");
+    together.fail_next_of("acme/cheap", 1, fault);
+    let error = service.complete(muse("Rain?")).await.unwrap_err();
+    assert_eq!((error.client_error().unwrap().kind(), error.attempts().len()), (ErrorKind::InvalidRequest, 1));
+    assert_eq!(tools_of(&router, "acme/cheap").0, Known::Unknown);
+
+    let sure = ModelRoute::new("together", "acme/cheap").capabilities(Capabilities::all());
+    router.register(sure).unwrap();
+    service.complete(muse("Rain?").tool(tool()).model("acme/cheap")).await.unwrap_err();
+    assert_eq!(tools_of(&router, "acme/cheap"), (Known::Yes, Word::User));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pinned_model_that_refuses_is_an_error_that_names_the_parameter() {
+    let (together, router) = alike();
+    let service = InferenceService::builder(together.client()).router(router).build().unwrap();
+    let error = service.complete(muse("Rain?").tool(tool()).model("acme/cheap")).await.unwrap_err();
+    assert_eq!(error.client_error().unwrap().param(), Some("tools"));
+    assert_eq!(error.attempts().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_known_ranks_below_what_is() {
+    let price = Price::per_million(usd!("1"), usd!("1"));
+    let router = CatalogRouter::empty()
+        .with(ModelRoute::new("together", "acme/unknown").tier(Tier::Mid).price(Price::FREE))
+        .with(ModelRoute::new("together", "acme/sure").tier(Tier::Mid).price(price).capabilities(Capabilities::all()));
+    let service = InferenceService::builder(Together::new().client()).router(router).build().unwrap();
+    let best = |request| {
+        let service = service.clone();
+        async move { service.explain(&request).await.unwrap().ranked[0].route.model().to_string() }
+    };
+    assert_eq!(best(muse("hi").tool(tool())).await, "acme/sure", "although it is dearer");
+    assert_eq!(best(muse("hi")).await, "acme/unknown");
+}
+
+#[tokio::test(start_paused = true)]
+async fn lists_fill_in_what_is_not_known_and_change_nothing_that_the_application_said() {
+    let together = Together::new();
+    together.add_model(SimModel::chat("acme/new").price(10_000, 20_000).context(9_000).vision());
+    let own = ModelRoute::new("together", "acme/own").context(4_000);
+    together.add_model(SimModel::chat("acme/own").price(10_000, 20_000).context(9_000));
+    let router = Arc::new(CatalogRouter::builtin().with(own));
+    let fixed = Price::per_million(usd!("7"), usd!("7"));
+    let service = InferenceService::builder(together.client())
+        .router(Arc::clone(&router))
+        .price(&route("zai-org/GLM-5.3"), fixed)
+        .build()
+        .unwrap();
+    let refreshed = service.refresh_catalogue().await;
+    assert!(refreshed.failures.is_empty() && refreshed.new >= 2, "{refreshed:?}");
+    let routes = router.routes();
+    let find = |model: &str| routes.iter().find(|known| *known.id() == route(model)).unwrap();
+    let new = find("acme/new");
+    assert_eq!(
+        (new.context, new.capabilities.vision, new.words.vision),
+        (Some(9_000), Known::Yes, Word::SupportedModels)
+    );
+    assert_eq!(new.price, Some(Price::per_million(usd!("0.01"), usd!("0.02"))));
+    let own = find("acme/own");
+    assert_eq!((own.context, own.price.is_some()), (Some(4_000), true), "its own context, the list's price");
+    assert_eq!(find("mixedbread-ai/Mxbai-Rerank-Large-V2").tasks, [Task::Rerank]);
+    assert!(
+        routes.iter().all(|known| !known.id().model().as_str().contains("Llama-Guard")),
+        "no model to converse with"
+    );
+    assert_eq!(service.refresh_catalogue().await.changed, 0, "the same once more");
+    let reply = service.complete(ask("hi").model("zai-org/GLM-5.3")).await.unwrap();
+    assert_eq!(reply.cost().known(), Some(fixed.cost(&reply.usage())), "the application's price stands");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_the_curated_list_the_older_one_serves_and_new_models_are_previews() {
+    let together = Together::new();
+    together.add_model(SimModel::chat("acme/new").price(10_000, 20_000));
+    together.fail_next_at("/v2/supported-models", 1, Fault::status(404));
+    let router = Arc::new(CatalogRouter::builtin());
+    let service = InferenceService::builder(together.client()).router(Arc::clone(&router)).build().unwrap();
+    assert!(service.refresh_catalogue().await.failures.is_empty());
+    let routes = router.routes();
+    let new = routes.iter().find(|known| *known.id() == route("acme/new")).unwrap();
+    assert_eq!(new.state, RouteState::Preview, "it may need an endpoint of one's own");
+    assert_eq!(service.complete(muse("hi").model("acme/new")).await.unwrap().model(), &"acme/new");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_cannot_be_read_does_not_keep_the_others_from_it() {
+    let (sick, well) = (Together::new(), Together::builder().models([SimModel::chat("qwen3-8b")]).build());
+    sick.fail_next_at("/v1/models", 9, Fault::status(500));
+    let service = InferenceService::builder(sick.client()).upstream("local", well.client()).build().unwrap();
+    let refreshed = service.refresh_catalogue().await;
+    assert_eq!(refreshed.failures.len(), 1);
+    assert_eq!(refreshed.failures[0].upstream.as_str(), "together");
+    let here = muse("hi").model(RouteId::new("local", "qwen3-8b"));
+    assert_eq!(service.complete(here).await.unwrap().model(), &"qwen3-8b");
+    assert_eq!(refreshed.new, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_age_of_the_catalogue_is_told_and_a_refresh_renews_it() {
+    let gathered = CatalogRouter::builtin().as_of().unwrap();
+    let clock = Arc::new(ManualClock::new(gathered + Duration::from_secs(40 * 86_400)));
+    let world = World::with(|builder| builder.clock(clock.clone()));
+    assert_eq!(world.service.catalogue_age(), Some(Duration::from_secs(40 * 86_400)));
+    world.service.refresh_catalogue().await;
+    assert_eq!(world.service.catalogue_age(), Some(Duration::ZERO));
+    clock.set(SystemTime::UNIX_EPOCH);
+    assert_eq!(world.service.catalogue_age(), Some(Duration::ZERO), "a clock that goes back is no harm");
+}
