@@ -77,8 +77,21 @@ fn is_golden(name: &str) {
 
 #[test]
 fn the_examples_print_what_their_golden_files_hold() {
-    for name in ["axum_chat", "custom_cache", "custom_cost_sink", "custom_router", "quickstart", "structured", "tools"]
-    {
+    for name in [
+        "axum_chat",
+        "custom_cache",
+        "custom_cost_sink",
+        "custom_router",
+        "embeddings_search",
+        "image",
+        "models",
+        "quickstart",
+        "rerank",
+        "structured",
+        "tool_loop",
+        "typed_stream",
+        "vision",
+    ] {
         is_golden(name);
     }
 }

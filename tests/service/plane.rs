@@ -160,7 +160,7 @@ async fn vectors_fall_back_to_the_same_model_elsewhere_and_to_no_other() {
     first.overload(E5);
     second.overload(E5);
     let error = service.embed("sky").await.unwrap_err();
-    assert!(error.attempts().iter().all(|attempt| attempt.route.model() == &E5), "{error}");
+    assert!(error.attempts().iter().all(|attempt| *attempt.route.model() == E5), "{error}");
     second.restore(E5);
     assert_eq!(service.embed("sun").await.unwrap().model(), &E5);
     first.restore(E5);

@@ -1,6 +1,6 @@
 //! Tools: the model asks for calls, the program makes them and sends the results back.
 //!
-//! `cargo run --example tools` runs on the simulator; set `TOGETHER_API_KEY` for the real API.
+//! `cargo run --example tool_loop` runs on the simulator; set `TOGETHER_API_KEY` for the real API.
 #![expect(clippy::print_stdout, reason = "the output is the example")]
 
 mod common;
@@ -12,14 +12,17 @@ use serde_json::json;
 use together_inference::{
     Cost, InferenceRequest, InferenceService, Usd,
     client::{Message, Tool, ToolCall},
+    schemars::{self, JsonSchema},
     testing::Together,
 };
 
 /// A model that never stops asking is stopped.
 const MOST_ROUNDS: usize = 4;
 
-#[derive(Deserialize)]
+/// What the tool is called with.
+#[derive(Deserialize, JsonSchema)]
 struct City {
+    /// The city's English name.
     city: String,
 }
 
@@ -31,10 +34,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     let service = InferenceService::builder(client).build()?;
 
-    let city = json!({"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]});
-    let mut request = InferenceRequest::chat("Is it warmer in Lisbon or in Oslo?")
-        .tool(Tool::function("get_weather", "The weather in a city, now.", city))
-        .max_tokens(1_000);
+    let weather = Tool::of::<City>("get_weather", "The weather in a city, now.");
+    let mut request =
+        InferenceRequest::chat("Is it warmer in Lisbon or in Oslo?").tool(weather.clone()).max_tokens(1_000);
     let mut cost = Cost::Known(Usd::ZERO);
 
     for round in 1..=MOST_ROUNDS {
@@ -48,7 +50,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         // The model's own turn goes back with the results: they refer to its calls by id.
         request = request.messages(reply.message().cloned());
         for call in reply.tool_calls() {
-            let result = run(call).unwrap_or_else(|problem| format!("error: {problem}"));
+            let result = run(&weather, call).unwrap_or_else(|problem| format!("error: {problem}"));
             println!("  {}({}) -> {result}", call.name(), call.function.arguments);
             request = request.message(Message::tool(&call.id, result));
         }
@@ -57,9 +59,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Runs one call. What goes wrong is text for the model: it may correct itself, so nothing here ends the program.
-fn run(call: &ToolCall) -> Result<String, Box<dyn Error>> {
+fn run(weather: &Tool, call: &ToolCall) -> Result<String, Box<dyn Error>> {
     match call.name() {
         "get_weather" => {
+            // What the schema does not allow is told to the model in words.
+            weather.check(call)?;
             let City { city } = call.arguments()?;
             match city.as_str() {
                 "Lisbon" => Ok("18 degrees, sunny".to_owned()),
