@@ -29,7 +29,8 @@ use crate::client::{Body, TransportError, TransportErrorKind};
 
 const MODELS: &str = "/v1/models";
 const SUPPORTED: &str = "/v2/supported-models";
-const WHOAMI: [&str; 2] = ["/v1/whoami", "/v3/whoami"];
+const WHOAMI: &str = "/v1/whoami";
+const WHOAMI_V3: &str = "/v3/whoami";
 /// Pictures that are kept for their links.
 const MAX_FILES: usize = 64;
 const JSON: &str = "application/json";
@@ -112,7 +113,7 @@ impl<'a> Exchange<'a> {
             return Ok(self.file(name));
         }
         let endpoint = Endpoint::of(path);
-        let is_known = endpoint.is_some() || matches!(path, MODELS | SUPPORTED) || WHOAMI.contains(&path);
+        let is_known = endpoint.is_some() || matches!(path, MODELS | SUPPORTED | WHOAMI | WHOAMI_V3);
         if !is_known {
             let message = format!("Unknown request URL: {} {path}.", self.parts.method);
             return Ok(self.error(&ApiError::new(StatusCode::NOT_FOUND, message)));
@@ -169,6 +170,7 @@ impl<'a> Exchange<'a> {
                     if wrapped { json!({"object": "list", "data": list}) } else { Value::Array(list) }
                 }
                 SUPPORTED => listing::page(&state.models, query),
+                WHOAMI_V3 => account::whoami_v3(),
                 _ => account::whoami(),
             };
             (state.faults.take(path, ""), state.latency, body)
