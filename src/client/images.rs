@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::{
     CallOptions, Error, RateLimits, TogetherClient,
-    ask::{self, Arrived, NoAnswer},
+    ask::{Arrived, NoAnswer},
     chat::served,
     fields::{self, Wire},
     lenient::{Count, Truthy, at_most, or_default},
@@ -352,7 +352,7 @@ impl<'a> Images<'a> {
         options: &CallOptions,
     ) -> Result<GeneratedImages, Error> {
         let input = &Here { input, response_format: input.response_format.is_none().then_some("base64") };
-        let call = ask::call(PATH, model, &Wire { model, input, stream: false }, false)?;
+        let call = self.client.call_of(PATH, model, &Wire { model, input, stream: false }, false)?;
         let (made, arrived) = self.client.ask(&call, options, |raw| parse(raw, model)).await?;
         // The pictures are decoded already: their JSON is not kept as well.
         let Arrived { request_id, rate_limits, raw: _ } = arrived;

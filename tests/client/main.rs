@@ -10,6 +10,7 @@ mod fault;
 
 mod bounds;
 mod cuts;
+mod dialect;
 mod fault_server;
 mod fold;
 mod malformed;
