@@ -68,8 +68,8 @@ enum Reasoning {
 enum Thoughts {
     /// Under the name that they came by.
     AsTheyCame,
-    /// As `reasoning_content`.
-    Content,
+    /// All under this name; a server silently drops those under another.
+    Named(&'static str),
     /// Not at all.
     Dropped,
 }
@@ -98,7 +98,7 @@ const VLLM: Form = Form {
     regex: Regex::StructuredOutputs,
     image_base64: "b64_json",
     reasoning: Reasoning::Template,
-    thoughts: Thoughts::Content,
+    thoughts: Thoughts::Named("reasoning"),
     logprobs: Logprobs::Flag,
     max_tokens: "max_tokens",
 };
@@ -132,16 +132,19 @@ impl Dialect {
         Self { auth_header: None, form }
     }
 
-    /// vLLM's: reasoning by the chat template, regular expressions under `structured_outputs`.
+    /// vLLM's, from 0.12 on: reasoning by the chat template, thoughts sent back as `reasoning`, regular expressions
+    /// under `structured_outputs`.
     #[must_use]
     pub const fn vllm() -> Self {
         Self { auth_header: None, form: VLLM }
     }
 
-    /// That of llama.cpp's server: reasoning by the chat template, no regular expressions.
+    /// That of llama.cpp's server: reasoning by the chat template, thoughts sent back as `reasoning_content`, no regular
+    /// expressions.
     #[must_use]
     pub const fn llama_cpp() -> Self {
-        Self { auth_header: None, form: Form { regex: Regex::Never, ..VLLM } }
+        let form = Form { regex: Regex::Never, thoughts: Thoughts::Named("reasoning_content"), ..VLLM };
+        Self { auth_header: None, form }
     }
 
     /// Sends the key in this header, as it is, instead of as a bearer token: some gateways want `api-key`.
@@ -246,16 +249,9 @@ impl Form {
         if self.thoughts == Thoughts::AsTheyCame {
             return;
         }
-        let thought = turn.remove("reasoning");
-        match self.thoughts {
-            Thoughts::Content => {
-                if let Some(thought) = thought {
-                    turn.entry("reasoning_content").or_insert(thought);
-                }
-            }
-            _ => {
-                turn.remove("reasoning_content");
-            }
+        let (short, long) = (turn.remove("reasoning"), turn.remove("reasoning_content"));
+        if let (Thoughts::Named(name), Some(thought)) = (self.thoughts, short.or(long)) {
+            turn.insert(name.to_owned(), thought);
         }
     }
 }
@@ -302,7 +298,11 @@ mod tests {
         assert_eq!(openai["messages"][1], json!({"role": "assistant", "content": "ho"}));
         let vllm = adapted(&Dialect::vllm(), &chat()).unwrap();
         assert_eq!(vllm["chat_template_kwargs"], json!({"enable_thinking": false}));
-        assert_eq!(vllm["messages"][1]["reasoning_content"], "hm");
+        assert_eq!(vllm["messages"][1], json!({"role": "assistant", "content": "ho", "reasoning": "hm"}));
+        let llama = adapted(&Dialect::llama_cpp(), &chat()).unwrap();
+        assert_eq!(llama["messages"][1], json!({"role": "assistant", "content": "ho", "reasoning_content": "hm"}));
+        let long = json!({"messages": [{"role": "assistant", "reasoning_content": "hm"}]});
+        assert_eq!(adapted(&Dialect::vllm(), &long).unwrap()["messages"][0]["reasoning"], "hm");
         assert_eq!((&vllm["max_tokens"], &vllm["x"]), (&json!(5), &json!(1.5)));
         let shy = adapted(&Dialect::vllm().without_stream_options(), &chat()).unwrap();
         assert!(shy.get("stream_options").is_none() && vllm.get("stream_options").is_some());
