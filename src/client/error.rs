@@ -50,7 +50,7 @@ pub enum ErrorKind {
     Timeout,
     /// The connection broke, or a stream ended before its answer did.
     Interrupted,
-    /// 400, 413, 422 and other refusals of the request itself.
+    /// 400, 413, 422, 501 (the server cannot do it at all) and other refusals of the request itself.
     InvalidRequest,
     /// Prompt and `max_tokens` do not fit the model's context (403 at Together, 400 elsewhere).
     ContextLength,
@@ -104,7 +104,7 @@ impl ErrorKind {
             409 => Self::Conflict,
             429 => Self::RateLimited,
             503 | 529 => Self::Overloaded,
-            400..=499 => Self::InvalidRequest,
+            400..=499 | 501 => Self::InvalidRequest,
             _ => Self::Server,
         }
     }
