@@ -7,7 +7,7 @@ use together_inference::{
     TogetherClient,
     client::{
         Body, ChatCompletion, ChatRequest, CompletionRequest, Dialect, EmbeddingRequest, ErrorKind, JsonSchema,
-        Logprobs, ResponseFormat, RetryPolicy,
+        Logprobs, RerankInput, RerankRequest, ResponseFormat, RetryPolicy,
     },
     types::FinishReason,
 };
@@ -79,9 +79,41 @@ async fn log_probabilities_in_openais_shape_become_those_of_the_api() {
     let logprobs = answer.choices[0].logprobs.as_ref().unwrap();
     assert_eq!(tokens(logprobs), (vec!["Say", " hello", ".<"], 3));
     assert_eq!((logprobs.token_ids[0], logprobs.token_logprobs[0]), (Some(37_889), Some(-1.217_141_866_683_96)));
+    let stream = answered(|| sse([Bytes::from_static(recorded!("chat_stream_logprobs.sse"))]));
+    let streamed = stream.chat().stream(&hello()).await.unwrap().collect().await.unwrap();
+    let streamed = streamed.choices[0].logprobs.as_ref().unwrap();
+    assert_eq!(tokens(streamed), (vec!["Say", " hello", ".<"], 3), "a stream folds to what a plain call answers");
+    assert_eq!(streamed.token_ids[0], Some(37_889));
     let prompt = CompletionRequest::new("gemma.gguf", "The sky is");
+    let stream = answered(|| sse([Bytes::from_static(recorded!("completion_stream_logprobs.sse"))]));
+    let streamed = stream.completions().stream(&prompt).await.unwrap().collect().await.unwrap();
+    assert_eq!(tokens(streamed.choices[0].logprobs.as_ref().unwrap()), (vec![" three", ",", " four"], 3));
     let answer = llama(recorded!("completion_logprobs.json")).completions().create(&prompt).await.unwrap();
     assert_eq!(tokens(answer.choices[0].logprobs.as_ref().unwrap()).0, [" the", " limit"]);
+}
+
+#[tokio::test]
+async fn every_token_of_a_chunk_keeps_its_own_log_probability() {
+    let chunk = concat!(
+        r#"data: {"choices":[{"index":0,"delta":{"content":"ab"},"finish_reason":"stop","logprobs":{"content":["#,
+        r#"{"token":"a","logprob":-1.0,"top_logprobs":[]},{"token":"b","logprob":-2.0,"top_logprobs":[]}]}}]}"#,
+        "\n\ndata: [DONE]\n\n"
+    );
+    let stream = answered(move || sse([Bytes::from_static(chunk.as_bytes())]));
+    let answer = stream.chat().stream(&hello()).await.unwrap().collect().await.unwrap();
+    let logprobs = answer.choices[0].logprobs.as_ref().unwrap();
+    assert_eq!((answer.text(), tokens(logprobs)), ("ab", (vec!["a", "b"], 2)));
+    assert_eq!(logprobs.token_logprobs, [Some(-1.0), Some(-2.0)]);
+}
+
+#[tokio::test]
+async fn a_server_that_still_loads_is_asked_again_and_one_that_cannot_is_not() {
+    let error = llama_refuses(503, recorded!("error_loading.json")).chat().create(&hello()).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Overloaded, true));
+    let query = RerankRequest::new("gemma.gguf", RerankInput::new("a", ["b"]));
+    let error = llama_refuses(501, recorded!("error_rerank.json")).rerank().create(&query).await.unwrap_err();
+    assert_eq!((error.kind(), error.status()), (ErrorKind::InvalidRequest, Some(501)));
+    assert!(!error.is_retryable() && !error.may_be_billed());
 }
 
 #[tokio::test]

@@ -3,14 +3,13 @@
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
-use serde_json::Value;
 
 use super::{
     super::{
         bounded::{Bounded, one_body},
         lenient::{Count, JsonText, Truthy, at_most, finish_reason},
     },
-    FunctionCall, ToolCall,
+    FunctionCall, Logprobs, ToolCall,
     response::{MAX_CHOICES, MAX_TOOL_CALLS, Notices},
     usage::WireUsage,
 };
@@ -56,6 +55,8 @@ pub struct ChoiceDelta {
     pub(crate) seed: Option<u64>,
     pub(crate) token_id: Option<u64>,
     pub(crate) logprob: Option<f64>,
+    /// Those of other servers: a chunk may hold several tokens. Boxed, since it is rare.
+    pub(in crate::client) logprobs: Option<Box<Logprobs>>,
     /// Some servers put the usage here.
     pub(in crate::client) usage: Option<Usage>,
 }
@@ -210,18 +211,14 @@ impl<'de> Deserialize<'de> for ChoiceDelta {
     }
 }
 
-/// `OpenAI`'s shape: an object a token, one a chunk.
-fn first_logprob(logprobs: &Value) -> Option<f64> {
-    logprobs.get("content")?.get(0)?.get("logprob")?.as_f64()
-}
-
 impl WireChoice<'_> {
     fn into_delta(self) -> ChoiceDelta {
         let mut delta = ChoiceDelta {
             index: self.index.small().unwrap_or(0),
             finish_reason: self.finish_reason,
             seed: self.seed.0,
-            logprob: self.logprobs.0.as_f64().or_else(|| first_logprob(&self.logprobs.0)),
+            logprob: self.logprobs.0.as_f64(),
+            logprobs: Logprobs::from_value(self.logprobs.0).map(Box::new),
             usage: self.usage.and_then(WireUsage::into_usage),
             ..ChoiceDelta::default()
         };

@@ -159,6 +159,9 @@ impl Folded {
             logprobs.tokens.push(delta.content.clone());
             logprobs.token_logprobs.push(Some(logprob));
         }
+        if let Some(more) = &delta.logprobs {
+            self.logprobs.get_or_insert_default().append(more);
+        }
         if let Some(more) = &delta.content {
             self.content.get_or_insert_default().push_str(more);
         }

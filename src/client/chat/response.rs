@@ -205,6 +205,18 @@ impl Logprobs {
         Some(Self { token_ids, tokens, token_logprobs, top_logprobs: map.remove("top_logprobs") })
     }
 
+    /// Adds those of the tokens that follow.
+    pub(super) fn append(&mut self, more: &Self) {
+        self.token_ids.extend_from_slice(&more.token_ids);
+        self.tokens.extend_from_slice(&more.tokens);
+        self.token_logprobs.extend_from_slice(&more.token_logprobs);
+        match (&mut self.top_logprobs, &more.top_logprobs) {
+            (Some(Value::Array(all)), Some(Value::Array(more))) => all.extend_from_slice(more),
+            (none @ None, more) => none.clone_from(more),
+            _ => {}
+        }
+    }
+
     /// `OpenAI`'s shape: an object a token.
     fn of_tokens(tokens: Vec<Value>) -> Self {
         let mut read = Self::default();

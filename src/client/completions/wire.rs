@@ -119,6 +119,8 @@ struct WirePiece {
     delta: Option<WireDelta>,
     #[serde(default, deserialize_with = "finish_reason")]
     finish_reason: Option<FinishReason>,
+    #[serde(default)]
+    logprobs: Bounded,
 }
 
 #[derive(Deserialize)]
@@ -147,6 +149,7 @@ pub(super) fn parse_chunk(data: &[u8], want_head: bool) -> Result<Option<Delta>,
         seed: wire.seed.0,
         token_id: token.and_then(|token| token.id.0),
         logprob: token.and_then(|token| token.logprob),
+        logprobs: Logprobs::from_value(piece.logprobs.0).filter(|_| token.is_none()).map(Box::new),
         ..ChoiceDelta::default()
     };
     let mut choices: Vec<_> = wire.choices.unwrap_or_default().into_iter().map(piece).collect();
