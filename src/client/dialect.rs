@@ -184,7 +184,7 @@ impl Form {
             }
             Some(Value::Object(format)) if format.get("type").is_some_and(|kind| kind == "regex") => {
                 let pattern = format.get("pattern").cloned().unwrap_or_default();
-                self.regex(fields, pattern)?;
+                self.regex(fields, &pattern)?;
             }
             _ => {}
         }
@@ -194,7 +194,7 @@ impl Form {
         Ok(())
     }
 
-    fn regex(&self, fields: &mut Map<String, Value>, pattern: Value) -> Result<(), Error> {
+    fn regex(&self, fields: &mut Map<String, Value>, pattern: &Value) -> Result<(), Error> {
         match self.regex {
             Regex::Format => {}
             Regex::StructuredOutputs => {
