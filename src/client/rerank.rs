@@ -60,7 +60,7 @@ pub struct RerankInput {
 }
 
 /// A document to rank.
-#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 #[non_exhaustive]
 pub enum Document {
@@ -68,6 +68,17 @@ pub enum Document {
     Text(String),
     /// Its fields.
     Fields(Map<String, Value>),
+}
+
+/// By hand: where another crate switches on `serde_json/arbitrary_precision`, a derived reader would round numbers.
+impl<'de> Deserialize<'de> for Document {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Value::deserialize(deserializer)? {
+            Value::String(text) => Ok(Self::Text(text)),
+            Value::Object(fields) => Ok(Self::Fields(fields)),
+            _ => Err(serde::de::Error::custom("a document is a text or an object")),
+        }
+    }
 }
 
 impl From<&str> for Document {
@@ -169,6 +180,11 @@ impl RerankRequest {
     #[must_use]
     pub const fn input(&self) -> &RerankInput {
         &self.input
+    }
+
+    /// Every field of the input, to set what has no setter here.
+    pub const fn input_mut(&mut self) -> &mut RerankInput {
+        &mut self.input
     }
 }
 
