@@ -160,6 +160,9 @@ struct WireChoice {
     seed: Count,
     #[serde(default)]
     logprobs: Bounded,
+    /// The contract has it here as well as among the log probabilities.
+    #[serde(default)]
+    top_logprobs: Bounded,
     usage: Option<WireUsage>,
 }
 
@@ -184,7 +187,7 @@ impl WireChoice {
             message.reasoning_content = wire.reasoning_content.filter(|text| !text.is_empty());
             message.tool_calls = wire.tool_calls.unwrap_or_default();
         }
-        let logprobs = Logprobs::from_value(self.logprobs.0);
+        let logprobs = Logprobs::from_value(self.logprobs.0).map(|read| read.or_beside(self.top_logprobs.0));
         Choice { index, message, finish_reason: self.finish_reason, seed: self.seed.0, logprobs }
     }
 }
@@ -203,6 +206,15 @@ impl Logprobs {
         let tokens = list("tokens").into_iter().map(|token| token.as_str().map(str::to_owned)).collect();
         let token_logprobs = list("token_logprobs").iter().map(Value::as_f64).collect();
         Some(Self { token_ids, tokens, token_logprobs, top_logprobs: map.remove("top_logprobs") })
+    }
+
+    /// With the alternatives that stand beside it, if it has none itself.
+    fn or_beside(mut self, alternatives: Value) -> Self {
+        self.top_logprobs = self.top_logprobs.filter(|own| !own.is_null());
+        if self.top_logprobs.is_none() && !alternatives.is_null() {
+            self.top_logprobs = Some(alternatives);
+        }
+        self
     }
 
     /// `OpenAI`'s shape: an object a token.
