@@ -48,7 +48,7 @@ impl<'a> Chat<'a> {
     ///
     /// # Errors
     ///
-    /// Any [`ErrorKind`]. A success without an answer in it (no JSON, no choices, an error inside a 200) is an error
+    /// Any [`ErrorKind`](super::ErrorKind). A success without an answer in it (no JSON, no choices, an error inside a 200) is an error
     /// too.
     ///
     /// # Cancellation
@@ -78,7 +78,7 @@ impl<'a> Chat<'a> {
     ///
     /// # Errors
     ///
-    /// Any [`ErrorKind`].
+    /// Any [`ErrorKind`](super::ErrorKind).
     ///
     /// # Cancellation
     ///
