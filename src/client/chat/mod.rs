@@ -48,8 +48,8 @@ impl<'a> Chat<'a> {
     ///
     /// # Errors
     ///
-    /// Any [`ErrorKind`](super::ErrorKind). A success without an answer in it (no JSON, no choices, an error inside a 200) is an error
-    /// too.
+    /// Any [`ErrorKind`](super::ErrorKind). A success without an answer in it (no JSON, no choices, an error inside a
+    /// 200) is an error too.
     ///
     /// # Cancellation
     ///
