@@ -365,6 +365,20 @@ impl<'a> Images<'a> {
 
     /// Makes pictures. They come with the answer unless the input asks for links.
     ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{client::{ImageInput, ImageRequest}, testing::Together};
+    ///
+    /// let client = Together::new().client();
+    /// let input = ImageInput::new("a lighthouse at dusk").size(64, 64).png();
+    /// let request = ImageRequest::new("black-forest-labs/FLUX.1-schnell", input);
+    /// let made = client.images().generate(&request).await?;
+    /// assert!(made.images[0].bytes().is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// Any [`ErrorKind`](super::ErrorKind). An answer without a picture, or with one that is not base64, is

@@ -237,6 +237,20 @@ impl<'a> Rerank<'a> {
 
     /// Orders documents by their relevance to a query.
     ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{client::{RerankInput, RerankRequest}, testing::Together};
+    ///
+    /// let client = Together::new().client();
+    /// let input = RerankInput::new("Where do llamas live?", ["Pandas live in China.", "Llamas live in Peru."]);
+    /// let request = RerankRequest::new("mixedbread-ai/Mxbai-Rerank-Large-V2", input);
+    /// let ranked = client.rerank().create(&request).await?;
+    /// assert_eq!(ranked.results[0].index, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// Any [`ErrorKind`](super::ErrorKind). A result that names no document is
