@@ -9,8 +9,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    Caps, Chat, ClientBuilder, Completions, Dialect, Embeddings, Error, ErrorKind, Images, Models, Rerank, RetryPolicy,
-    Timeouts, chat, headers,
+    Caps, Chat, ClientBuilder, Completions, Dialect, Embeddings, Error, ErrorKind, Images, Models, Moderation, Rerank,
+    RetryPolicy, Timeouts, chat, headers,
     retry::{Replay, RetryBudget},
     transport::{Body, Transport},
 };
@@ -195,6 +195,12 @@ impl TogetherClient {
     #[must_use]
     pub const fn rerank(&self) -> Rerank<'_> {
         Rerank::new(self)
+    }
+
+    /// Verdicts of moderation models.
+    #[must_use]
+    pub const fn moderation(&self) -> Moderation<'_> {
+        Moderation::new(self)
     }
 
     /// The model list.

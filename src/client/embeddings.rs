@@ -224,10 +224,15 @@ struct WireEmbeddings<'a> {
 
 #[derive(Deserialize)]
 struct WireVector {
-    #[serde(default, deserialize_with = "at_most::<MAX_DIMENSIONS, _, _>")]
-    embedding: Option<Vec<f32>>,
+    #[serde(default, deserialize_with = "vector")]
+    embedding: Option<Arc<[f32]>>,
     #[serde(default)]
     index: Count,
+}
+
+/// Each vector takes its own room alone as soon as it is read: grown by doubling, all together would hold twice as much.
+fn vector<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Arc<[f32]>>, D::Error> {
+    at_most::<MAX_DIMENSIONS, f32, _>(deserializer).map(|values| values.map(Into::into))
 }
 
 fn parse(raw: &Bytes, asked: &ModelId, texts: usize) -> Result<Embedded, NoAnswer> {
@@ -254,7 +259,7 @@ fn in_order(data: Vec<WireVector>) -> Option<Vec<Arc<[f32]>>> {
         let index = vector.index.0.map_or(Some(at), |index| usize::try_from(index).ok())?;
         let values =
             vector.embedding.filter(|values| !values.is_empty() && values.iter().all(|one| one.is_finite()))?;
-        *vectors.get_mut(index)? = Some(values.into());
+        *vectors.get_mut(index)? = Some(values);
     }
     vectors.into_iter().collect()
 }

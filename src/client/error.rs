@@ -52,6 +52,8 @@ pub enum ErrorKind {
     Interrupted,
     /// 400, 413, 422, 501 (the server cannot do it at all) and other refusals of the request itself.
     InvalidRequest,
+    /// The provider's safety check refuses the content, such as by the `safety_model` of the request.
+    Moderated,
     /// Prompt and `max_tokens` do not fit the model's context (403 at Together, 400 elsewhere).
     ContextLength,
     /// 401: the key is missing or wrong.
@@ -118,6 +120,7 @@ impl ErrorKind {
             Self::Timeout => "timeout",
             Self::Interrupted => "interrupted",
             Self::InvalidRequest => "invalid_request",
+            Self::Moderated => "moderated",
             Self::ContextLength => "context_length",
             Self::Authentication => "authentication",
             Self::PaymentRequired => "payment_required",
@@ -139,6 +142,7 @@ impl ErrorKind {
         Some(match self {
             Self::Connect => "check the base URL and the network",
             Self::ContextLength => "shorten the prompt, lower max_tokens or choose a model with a longer context",
+            Self::Moderated => "the content is refused, not its form: a repeat is refused as well",
             Self::Authentication => "check TOGETHER_API_KEY",
             Self::PaymentRequired => "the account's monthly limit or credit is used up; raise it or switch the key",
             Self::ModelNotAvailable => "choose a serverless model or start a dedicated endpoint",
@@ -397,8 +401,22 @@ fn refine(by_status: ErrorKind, body: &ErrorBody) -> ErrorKind {
             ErrorKind::ModelNotAvailable
         }
         ErrorKind::InvalidRequest | ErrorKind::PermissionDenied if says_context() => ErrorKind::ContextLength,
+        ErrorKind::InvalidRequest | ErrorKind::PermissionDenied if says_moderated(code, message) => {
+            ErrorKind::Moderated
+        }
         kind => kind,
     }
+}
+
+/// Whether the content is refused. No code of it is documented: these are what servers are known to say.
+fn says_moderated(code: &str, message: &str) -> bool {
+    const CODES: [&str; 4] = ["content_flagged", "content_filter", "content_policy", "nsfw"];
+    const WORDS: [&str; 4] = ["safety model", "safety checker", "content policy", "nsfw content"];
+    let says = |text: &str, any: [&str; 4]| {
+        let lower = text.to_ascii_lowercase();
+        any.iter().any(|part| lower.contains(part))
+    };
+    says(code, CODES) || says(message, WORDS)
 }
 
 impl fmt::Display for Error {

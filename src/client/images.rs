@@ -2,7 +2,12 @@
 
 use std::{borrow::Cow, fmt, sync::Arc};
 
-use base64::{Engine, prelude::BASE64_STANDARD};
+use base64::{
+    Engine,
+    alphabet::STANDARD,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+    prelude::BASE64_STANDARD,
+};
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, de::Visitor};
 use serde_json::{Map, Value};
@@ -19,6 +24,11 @@ use crate::types::{ModelId, Text};
 const PATH: &str = "/v1/images/generations";
 /// The most pictures of one response.
 const MAX_IMAGES: usize = 128;
+/// Some servers leave the padding out.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// Pictures by a client: [`TogetherClient::images`].
 #[derive(Clone, Copy, Debug)]
@@ -86,20 +96,43 @@ pub struct ImageInput {
     pub extra: Map<String, Value>,
 }
 
-/// An adapter of an image model.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// An adapter of an image model. `Debug` does not show its URL, which may be signed.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 #[non_exhaustive]
 pub struct Lora {
     /// Its URL.
     pub path: String,
     /// How strongly it counts; usually 1.
     pub scale: f64,
+    /// Fields that this version does not know, sent as they are.
+    #[serde(flatten, skip_deserializing)]
+    pub extra: Map<String, Value>,
 }
 
 impl Lora {
     /// This adapter at this strength.
     pub fn new(path: impl Into<String>, scale: f64) -> Self {
-        Self { path: path.into(), scale }
+        Self { path: path.into(), scale, extra: Map::new() }
+    }
+}
+
+impl fmt::Debug for Lora {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lora").field("path_bytes", &self.path.len()).field("scale", &self.scale).finish_non_exhaustive()
+    }
+}
+
+impl Serialize for Lora {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Lora {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (lora, extra) = fields::read(deserializer, &["path", "scale"], Self::deserialize)?;
+        Ok(Self { extra, ..lora })
     }
 }
 
@@ -245,6 +278,11 @@ impl ImageRequest {
     pub const fn input(&self) -> &ImageInput {
         &self.input
     }
+
+    /// Every field of the input, to set what has no setter here.
+    pub const fn input_mut(&mut self) -> &mut ImageInput {
+        &mut self.input
+    }
 }
 
 /// A picture that was made. It serialises as the API writes it.
@@ -326,6 +364,20 @@ impl<'a> Images<'a> {
     }
 
     /// Makes pictures. They come with the answer unless the input asks for links.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{client::{ImageInput, ImageRequest}, testing::Together};
+    ///
+    /// let client = Together::new().client();
+    /// let input = ImageInput::new("a lighthouse at dusk").size(64, 64).png();
+    /// let request = ImageRequest::new("black-forest-labs/FLUX.1-schnell", input);
+    /// let made = client.images().generate(&request).await?;
+    /// assert!(made.images[0].bytes().is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -430,8 +482,9 @@ impl<'de> Visitor<'de> for Base64Visitor {
 
 impl WireImage<'_> {
     fn into_image(self) -> Option<Image> {
-        match (self.b64_json, self.url) {
-            (Some(base64), _) => BASE64_STANDARD.decode(&base64.0).ok().map(|bytes| Image::Bytes(bytes.into())),
+        let base64 = self.b64_json.filter(|base64| !base64.0.is_empty());
+        match (base64, self.url.filter(|url| !url.0.is_empty())) {
+            (Some(base64), _) => LENIENT.decode(&base64.0).ok().map(|bytes| Image::Bytes(bytes.into())),
             (None, Some(url)) => Some(Image::Url(url.0.into_owned())),
             (None, None) => None,
         }
@@ -468,6 +521,8 @@ mod tests {
         let json =
             r#"{"data":[{"index":1,"type":"url","url":"https://x"},{"index":0,"type":"b64_json","b64_json":"aGk="}]}"#;
         assert_eq!(read(json).unwrap(), [Image::Bytes("hi".into()), Image::Url("https://x".into())]);
+        let unpadded = r#"{"data":[{"b64_json":"aGk","url":null},{"b64_json":"","url":"https://x"}]}"#;
+        assert_eq!(read(unpadded).unwrap(), [Image::Bytes("hi".into()), Image::Url("https://x".into())]);
     }
 
     #[test]
@@ -478,6 +533,8 @@ mod tests {
             r#"{"data":[]}"#,
             r#"{"data":[{"index":0}]}"#,
             r#"{"data":[{"b64_json":"not base64"}]}"#,
+            r#"{"data":[{"b64_json":""}]}"#,
+            r#"{"data":[{"url":""}]}"#,
             r#"{"data":[{"b64_json":"aGk="}],"error":"x"}"#,
         ] {
             assert_eq!(read(json), None, "{json}");

@@ -4,7 +4,7 @@
 //! evidence. It knows nothing of routing, caching or money.
 //!
 //! - [`TogetherClient`] makes calls; one resource a file, its types beside its calls: [`Chat`], [`Completions`],
-//!   [`Embeddings`], [`Images`], [`Rerank`], [`Models`].
+//!   [`Embeddings`], [`Images`], [`Rerank`], [`Moderation`], [`Models`].
 //! - [`Transport`] is the seam under it.
 //! - [`Error`] says what failed, whether the request left, whether a repeat makes sense.
 
@@ -24,6 +24,7 @@ mod http;
 mod images;
 mod lenient;
 mod models;
+mod moderation;
 mod rerank;
 mod retry;
 mod sse;
@@ -47,6 +48,7 @@ pub use self::{
     headers::{RateLimits, Window},
     images::{GeneratedImages, Image, ImageInput, ImageRequest, Images, Lora},
     models::{Model, Models, Pricing},
+    moderation::{Moderation, Verdict},
     rerank::{Document, Ranked, Rerank, RerankInput, RerankRequest, Reranked},
     retry::{RetryBudget, RetryPolicy},
     supported::{SupportedModel, SupportedQuery},

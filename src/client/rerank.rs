@@ -60,7 +60,7 @@ pub struct RerankInput {
 }
 
 /// A document to rank.
-#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 #[non_exhaustive]
 pub enum Document {
@@ -68,6 +68,17 @@ pub enum Document {
     Text(String),
     /// Its fields.
     Fields(Map<String, Value>),
+}
+
+/// By hand: where another crate switches on `serde_json/arbitrary_precision`, a derived reader would round numbers.
+impl<'de> Deserialize<'de> for Document {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Value::deserialize(deserializer)? {
+            Value::String(text) => Ok(Self::Text(text)),
+            Value::Object(fields) => Ok(Self::Fields(fields)),
+            _ => Err(serde::de::Error::custom("a document is a text or an object")),
+        }
+    }
 }
 
 impl From<&str> for Document {
@@ -170,6 +181,11 @@ impl RerankRequest {
     pub const fn input(&self) -> &RerankInput {
         &self.input
     }
+
+    /// Every field of the input, to set what has no setter here.
+    pub const fn input_mut(&mut self) -> &mut RerankInput {
+        &mut self.input
+    }
 }
 
 /// Documents by relevance.
@@ -220,6 +236,20 @@ impl<'a> Rerank<'a> {
     }
 
     /// Orders documents by their relevance to a query.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{client::{RerankInput, RerankRequest}, testing::Together};
+    ///
+    /// let client = Together::new().client();
+    /// let input = RerankInput::new("Where do llamas live?", ["Pandas live in China.", "Llamas live in Peru."]);
+    /// let request = RerankRequest::new("mixedbread-ai/Mxbai-Rerank-Large-V2", input);
+    /// let ranked = client.rerank().create(&request).await?;
+    /// assert_eq!(ranked.results[0].index, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///

@@ -2,7 +2,6 @@
 //!
 //! Every setter names the inputs that have it; on another one it is remembered and refused when the request is used.
 
-use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::Value;
 
 use super::{InferenceRequest, Input, request::Misfit};
@@ -111,7 +110,10 @@ impl InferenceRequest {
     /// ```
     #[must_use]
     pub fn image(self, bytes: impl AsRef<[u8]>, media_type: &str) -> Self {
-        self.image_url(format!("data:{media_type};base64,{}", BASE64_STANDARD.encode(bytes)))
+        match Part::image(bytes.as_ref(), media_type) {
+            Part::ImageUrl(url) => self.image_url(url),
+            _ => self,
+        }
     }
 
     /// Adds a tool that the model may call. Nothing is called by this crate.

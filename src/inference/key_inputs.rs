@@ -80,9 +80,10 @@ impl FieldHasher {
         self.some(*seed, Self::number);
         self.some(*guidance_scale, Self::float);
         self.list(reference_images, |hash, url| hash.text(url));
-        self.list(image_loras, |hash, Lora { path, scale }| {
+        self.list(image_loras, |hash, Lora { path, scale, extra }| {
             hash.text(path);
             hash.float(*scale);
+            hash.object(extra);
         });
         self.some(*disable_safety_checker, |hash, off| hash.tag(u8::from(off)));
         self.object(extra);

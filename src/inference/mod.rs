@@ -11,6 +11,7 @@ mod input;
 mod key;
 mod key_inputs;
 mod leaks;
+mod media;
 mod needs;
 mod reading;
 mod request;

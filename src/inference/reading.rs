@@ -4,14 +4,12 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::{InferenceRequest, Input, JsonNeed, Needs, Selection};
+use super::{InferenceRequest, Input, JsonNeed, Needs, Selection, media};
 use crate::{
     client::{ChatInput, Content, Document, EmbeddingInput, Message, PromptInput, ResponseFormat, Tool},
     types::{ModelId, Priority, SessionId, Task, Tenant, Tier, UpstreamId, Usage, Usd},
 };
 
-/// Tokens that an image may take, at most, where nothing is known of its size.
-const IMAGE_TOKENS: u64 = 4_096;
 /// Tokens around a message: its role and separators.
 const MESSAGE_TOKENS: u64 = 16;
 
@@ -208,7 +206,8 @@ impl InferenceRequest {
     /// The most tokens that the prompt can have: a UTF-8 byte is at least a token's share, 16 more a message, text or
     /// document, and the tools' schemas in full.
     ///
-    /// An image counts as 4,096. Of a real tokenizer's count it is about four times as much for English text.
+    /// A picture counts as 4,096 to 16,384 by its size, where that can be read out of a `data:` URL, else as 16,384; sound
+    /// and film by their length or more than they can have. Of a real tokenizer's count it is about four times as much for English text.
     ///
     /// ```
     /// use together_inference::InferenceRequest;
@@ -323,11 +322,11 @@ impl InferenceRequest {
 }
 
 fn message_tokens(message: &Message) -> u64 {
-    let images = match &message.content {
-        Some(Content::Parts(parts)) => parts.iter().filter(|part| part.as_text().is_none()).count() as u64,
+    let media: u64 = match &message.content {
+        Some(Content::Parts(parts)) => parts.iter().map(media::tokens_at_most).sum(),
         _ => 0,
     };
-    message.text_bytes() as u64 + MESSAGE_TOKENS + images * IMAGE_TOKENS
+    message.text_bytes() as u64 + MESSAGE_TOKENS + media
 }
 
 fn document_bytes(document: &Document) -> usize {

@@ -160,7 +160,8 @@ impl Error {
             | Wire::PermissionDenied
             | Wire::NotFound
             | Wire::ModelNotAvailable
-            | Wire::Conflict => ErrorKind::Refused,
+            | Wire::Conflict
+            | Wire::Moderated => ErrorKind::Refused,
             _ => ErrorKind::Upstream,
         };
         Self::caused(kind, error.to_string(), Cause::Client(error))

@@ -1,7 +1,10 @@
 //! What holds for chat answers holds for vectors, pictures, rankings, continued prompts and lists.
 
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, FutureExt as _};
+use futures_util::{
+    future::{BoxFuture, FutureExt as _},
+    stream,
+};
 use http::HeaderValue;
 use proptest::prelude::*;
 use serde::{Serialize, de::DeserializeOwned};
@@ -9,15 +12,16 @@ use serde_json::{Map, Value};
 use together_inference::{
     TogetherClient,
     client::{
-        Body, CompletionRequest, EmbeddingRequest, Error, ErrorKind, ImageRequest, RerankInput, RerankRequest,
-        SupportedQuery,
+        Body, ChatRequest, CompletionRequest, Document, EmbeddingRequest, Error, ErrorKind, ImageRequest, Lora,
+        RerankInput, RerankRequest, SupportedQuery, Verdict,
     },
+    testing::Together,
     types::FinishReason,
 };
 
 use crate::{
     plausible,
-    support::{MODEL, answered, json, response, shown, sse},
+    support::{MODEL, answered, hello, json, response, shown, sse},
 };
 
 type Call = for<'a> fn(&'a TogetherClient) -> BoxFuture<'a, Result<(), Error>>;
@@ -283,4 +287,109 @@ proptest! {
         prop_assert_eq!(&again(&image), &image);
         prop_assert_eq!(&again(&rerank), &rerank);
     }
+}
+
+fn moderate(client: &TogetherClient) -> BoxFuture<'_, Result<Verdict, Error>> {
+    client.moderation().check("meta-llama/Llama-Guard-4-12B", "secret prompt").boxed()
+}
+
+fn says(text: &str) -> TogetherClient {
+    let body = serde_json::json!({"id": "c", "model": "m", "choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]});
+    answered(move || json(body.to_string()))
+}
+
+#[tokio::test]
+async fn a_verdict_is_read_and_what_is_none_is_an_error_with_its_evidence() {
+    let verdict = moderate(&says("\n\nunsafe\nS1,S9")).await.unwrap();
+    assert!(verdict.flagged);
+    assert_eq!(
+        (verdict.categories.clone(), verdict.text()),
+        (vec!["S1".to_owned(), "S9".to_owned()], "\n\nunsafe\nS1,S9")
+    );
+    assert_eq!(verdict.completion.request_id.as_deref(), Some("request-7"));
+    assert!(!moderate(&says("safe")).await.unwrap().flagged);
+    let error = moderate(&says("I think that secret prompt is fine")).await.unwrap_err();
+    assert_eq!(
+        (error.kind(), error.status(), error.request_id()),
+        (ErrorKind::Malformed, Some(200), Some("request-7"))
+    );
+    assert!(error.model().is_some() && !error.body().is_empty() && !shown(&error).contains("secret prompt"));
+    assert!(!format!("{verdict:?}").contains("S9"));
+}
+
+#[tokio::test]
+async fn a_verdict_is_asked_for_without_chance_and_the_simulator_gives_one() {
+    let together = Together::new();
+    let client = together.client();
+    let verdict = client.moderation().check("meta-llama/Llama-Guard-4-12B", "Where is the sea?").await.unwrap();
+    assert!(!verdict.flagged && verdict.categories.is_empty() && verdict.completion.usage.is_some());
+    let asked = &together.requests()[0].body;
+    assert_eq!((asked["temperature"].as_f64(), asked["max_tokens"].as_u64()), (Some(0.0), Some(64)));
+}
+
+#[tokio::test]
+async fn content_that_is_refused_is_told_from_a_bad_request() {
+    for (status, body, kind) in [
+        (422, r#"{"error":{"message":"m","type":"t","code":"content_flagged"}}"#, ErrorKind::Moderated),
+        (422, r#"{"error":{"message":"Blocked by the safety model","type":"t"}}"#, ErrorKind::Moderated),
+        (400, r#"{"error":{"message":"NSFW content found in the prompt","code":null}}"#, ErrorKind::Moderated),
+        (422, r#"{"error":{"message":"n is too large","type":"t","param":"n"}}"#, ErrorKind::InvalidRequest),
+        (400, r#"{"error":{"message":"unknown safety_model","param":"safety_model"}}"#, ErrorKind::InvalidRequest),
+        (500, r#"{"error":{"message":"the safety checker broke"}}"#, ErrorKind::Server),
+    ] {
+        for (name, call, _) in OF_MODELS {
+            let client = answered(move || response(status, "application/json", Body::from(body)));
+            let error = call(&client).await.unwrap_err();
+            assert_eq!((error.kind(), error.may_be_billed()), (kind, kind == ErrorKind::Malformed), "{name} {body}");
+            assert_eq!(error.is_retryable(), kind == ErrorKind::Server, "{name} {body}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn alternatives_beside_the_log_probabilities_are_read_as_among_them() {
+    for (inside, beside) in [(r#"[{"a":-0.5},null]"#, "null"), ("null", r#"[{"a":-0.5},null]"#)] {
+        let body = format!(
+            r#"{{"choices":[{{"message":{{"content":"a"}},"top_logprobs":{beside},
+               "logprobs":{{"token_ids":[1,null],"tokens":["a",null],"token_logprobs":[null,-1e-9],"top_logprobs":{inside}}}}}]}}"#
+        );
+        let client = answered(move || json(body.clone()));
+        let read = client.chat().create(&hello()).await.unwrap();
+        let logprobs = read.choices[0].logprobs.clone().unwrap();
+        assert_eq!(logprobs.top_logprobs.unwrap(), serde_json::json!([{"a": -0.5}, null]));
+        assert_eq!((logprobs.tokens[1].clone(), logprobs.token_logprobs), (None, vec![None, Some(-1e-9)]));
+    }
+}
+
+#[tokio::test]
+async fn every_answer_of_several_is_read() {
+    let client = Together::new().client();
+    let read = client.chat().create(&ChatRequest::new(MODEL).user("Sky?").n(3).logprobs(2)).await.unwrap();
+    assert_eq!(read.choices.iter().map(|choice| choice.index).collect::<Vec<_>>(), [0, 1, 2]);
+    assert!(read.choices.iter().all(|choice| !choice.text().is_empty() && choice.logprobs.is_some()));
+}
+
+/// The bound on memory is that of texts and vectors, not of what a server says of its length.
+#[tokio::test]
+async fn a_length_that_is_announced_and_not_sent_reserves_nothing_large_and_reads() {
+    for length in ["18446744073709551615", "4294967296", "1", "-1", "x"] {
+        let client = answered(move || {
+            let halves = OF_MODELS[1].2.split_at(20);
+            let pieces = [halves.0, halves.1].map(|piece| Ok(Bytes::from(piece)));
+            let mut response = response(200, "application/json", Body::stream(stream::iter(pieces)));
+            response.headers_mut().insert("content-length", HeaderValue::from_static(length));
+            response
+        });
+        embed(&client).await.unwrap();
+    }
+}
+
+#[test]
+fn fields_of_an_adapter_and_numbers_of_a_document_are_kept() {
+    let lora: Lora = serde_json::from_str(r#"{"path":"https://secret","scale":0.7,"layer":{"a":1}}"#).unwrap();
+    assert_eq!((again(&lora), lora.extra["layer"]["a"].as_u64()), (lora.clone(), Some(1)));
+    assert!(!format!("{lora:?}").contains("secret"));
+    let document: Document = serde_json::from_str(r#"{"a":18446744073709551615,"b":[0.1]}"#).unwrap();
+    assert_eq!(serde_json::to_string(&document).unwrap(), r#"{"a":18446744073709551615,"b":[0.1]}"#);
+    assert!(serde_json::from_str::<Document>("3").is_err());
 }

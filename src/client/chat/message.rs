@@ -1,5 +1,6 @@
 //! Messages of a conversation.
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -190,6 +191,33 @@ pub enum Part {
 }
 
 impl Part {
+    /// A picture in the request itself: the bytes of a file of this type, such as `image/png`.
+    ///
+    /// ```
+    /// use together_inference::client::Part;
+    ///
+    /// assert_eq!(Part::image(b"hi", "image/png"), Part::ImageUrl("data:image/png;base64,aGk=".to_owned()));
+    /// ```
+    #[must_use]
+    pub fn image(bytes: &[u8], mime: &str) -> Self {
+        let mut url = format!("data:{mime};base64,");
+        BASE64_STANDARD.encode_string(bytes, &mut url);
+        Self::ImageUrl(url)
+    }
+
+    /// A sound in the request itself: the bytes of a WAV file, the only form that the API names.
+    ///
+    /// ```
+    /// use together_inference::client::{Message, Part};
+    ///
+    /// let turn = Message::user(vec![Part::Text("What is said?".to_owned()), Part::wav(b"RIFF")]);
+    /// assert!(turn.has_media());
+    /// ```
+    #[must_use]
+    pub fn wav(bytes: &[u8]) -> Self {
+        Self::InputAudio { data: BASE64_STANDARD.encode(bytes), format: "wav".to_owned() }
+    }
+
     /// The text, if the part is text.
     #[must_use]
     pub fn as_text(&self) -> Option<&str> {

@@ -43,7 +43,8 @@ pub struct ChatInput {
     pub n: Option<u32>,
     /// How many log probabilities a token, 0 to 20.
     pub logprobs: Option<u8>,
-    /// Whether the answer starts with the prompt.
+    /// Whether the answer starts with the prompt. The prompt's own log probabilities are in
+    /// [`ChatCompletion::raw`](super::ChatCompletion::raw), under `prompt`.
     pub echo: Option<bool>,
     /// `truncate` or `error` when the prompt is longer than the context.
     pub context_length_exceeded_behavior: Option<String>,
@@ -252,6 +253,52 @@ impl ChatRequest {
     #[must_use]
     pub const fn seed(mut self, seed: u64) -> Self {
         self.input.seed = Some(seed);
+        self
+    }
+
+    /// Sets how many answers, 1 to 128: [`ChatCompletion::choices`](super::ChatCompletion::choices) has them all.
+    #[must_use]
+    pub const fn n(mut self, answers: u32) -> Self {
+        self.input.n = Some(answers);
+        self
+    }
+
+    /// Asks for the log probabilities of each token and of so many alternatives, 0 to 20:
+    /// [`Choice::logprobs`](super::Choice::logprobs).
+    #[must_use]
+    pub const fn logprobs(mut self, alternatives: u8) -> Self {
+        self.input.logprobs = Some(alternatives);
+        self
+    }
+
+    /// Sets texts that end the answer.
+    #[must_use]
+    pub fn stop<T: Into<String>>(mut self, texts: impl IntoIterator<Item = T>) -> Self {
+        self.input.stop = texts.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Has a moderation model screen the call. What it finds unsafe is refused:
+    /// [`ErrorKind::Moderated`](crate::client::ErrorKind::Moderated).
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() {
+    /// use together_inference::{
+    ///     client::{ChatRequest, ErrorKind},
+    ///     testing::Together,
+    /// };
+    ///
+    /// let client = Together::new().client();
+    /// let request = ChatRequest::new("zai-org/GLM-5.3").user("How do I steal a car?");
+    /// let request = request.safety_model("meta-llama/Llama-Guard-4-12B");
+    /// let error = client.chat().create(&request).await.unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::Moderated);
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn safety_model(mut self, model: impl Into<String>) -> Self {
+        self.input.safety_model = Some(model.into());
         self
     }
 

@@ -160,6 +160,9 @@ struct WireChoice {
     seed: Count,
     #[serde(default)]
     logprobs: Bounded,
+    /// The contract has it here as well as among the log probabilities.
+    #[serde(default)]
+    top_logprobs: Bounded,
     usage: Option<WireUsage>,
 }
 
@@ -184,7 +187,7 @@ impl WireChoice {
             message.reasoning_content = wire.reasoning_content.filter(|text| !text.is_empty());
             message.tool_calls = wire.tool_calls.unwrap_or_default();
         }
-        let logprobs = Logprobs::from_value(self.logprobs.0);
+        let logprobs = Logprobs::from_value(self.logprobs.0).map(|read| read.or_beside(self.top_logprobs.0));
         Choice { index, message, finish_reason: self.finish_reason, seed: self.seed.0, logprobs }
     }
 }
@@ -215,6 +218,15 @@ impl Logprobs {
             (none @ None, more) => none.clone_from(more),
             _ => {}
         }
+    }
+
+    /// With the alternatives that stand beside it, if it has none itself.
+    fn or_beside(mut self, alternatives: Value) -> Self {
+        self.top_logprobs = self.top_logprobs.filter(|own| !own.is_null());
+        if self.top_logprobs.is_none() && !alternatives.is_null() {
+            self.top_logprobs = Some(alternatives);
+        }
+        self
     }
 
     /// `OpenAI`'s shape: an object a token.

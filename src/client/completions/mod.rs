@@ -26,6 +26,19 @@ impl<'a> Completions<'a> {
 
     /// Continues a prompt and waits for all of it.
     ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{client::CompletionRequest, testing::Together};
+    ///
+    /// let client = Together::new().client();
+    /// let request = CompletionRequest::new("zai-org/GLM-5.3", "Once upon a time").max_tokens(64);
+    /// let completion = client.completions().create(&request).await?;
+    /// assert!(!completion.text().is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// Any [`ErrorKind`](super::ErrorKind).

@@ -13,7 +13,10 @@ use fault::{FaultServer, GOOD_JSON};
 use serde_json::{Value, json};
 use together_inference::{
     FinishReason, InferenceRequest, InferenceService, Priority, RouteId, TogetherClient,
-    client::{ChatRequest, ErrorKind, Tool},
+    client::{
+        ChatRequest, CompletionRequest, EmbeddingRequest, ErrorKind, ImageInput, ImageRequest, Lora, PromptInput,
+        RerankInput, RerankRequest, Tool,
+    },
     cost::MemoryCosts,
     inference::{CacheKey, Kind},
     testing::Together,
@@ -140,6 +143,57 @@ async fn a_request_goes_out_exactly() {
     for part in [r#""seed":18446744073709551615"#, r#""temperature":0.1"#, r#"{"z":1.50,"a":1e"#] {
         assert!(body.contains(part), "{part} in {body}");
     }
+}
+
+/// The requests of the other kinds read back and go out as they were written, their answers read exactly.
+#[tokio::test]
+async fn every_other_kind_of_call_is_exact() {
+    let embedding = r#"{"model":"m","data":[{"index":0,"embedding":[0.1,-1e-3,7]}],"usage":{"prompt_tokens":4}}"#;
+    let server = Canned::of("application/json", "", embedding.as_bytes()).await;
+    let read = client(server.url.clone()).embeddings().create(&EmbeddingRequest::new("m", ["a"])).await.unwrap();
+    assert_eq!((&*read.vectors[0], read.usage.unwrap().prompt), (&[0.1, -1e-3, 7.0][..], 4));
+
+    let image = r#"{"id":"i","model":"m","data":[{"index":1,"url":"https://x"},{"index":0,"b64_json":"aGk="}]}"#;
+    let server = Canned::of("application/json", "", image.as_bytes()).await;
+    let request = ImageRequest::new("m", "a boat".into());
+    let made = client(server.url.clone()).images().generate(&request).await.unwrap();
+    assert_eq!((made.images[0].bytes().map(|file| &file[..]), made.images[1].url()), (Some(&b"hi"[..]), Some("https://x")));
+
+    let ranked = r#"{"id":"r","results":[{"index":1,"relevance_score":0.1,"document":{"n":1.50}},
+                                          {"index":0,"relevance_score":9e-1}],"usage":{"prompt_tokens":3.0}}"#;
+    let server = Canned::of("application/json", "", ranked.as_bytes()).await;
+    let request = RerankRequest::new("m", RerankInput::new("q", ["a", "b"]));
+    let read = client(server.url.clone()).rerank().create(&request).await.unwrap();
+    assert_eq!((read.results[0].index, read.results[1].relevance_score, read.usage.unwrap().prompt), (0, 0.1, 3));
+
+    let completed = r#"{"id":"c","created":1790000000,"choices":[{"text":"a","seed":18446744073709551615,"finish_reason":"stop",
+        "logprobs":{"token_ids":[1,null],"tokens":["a",null],"token_logprobs":[-0.5,null]}}],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#;
+    let server = Canned::of("application/json", "", completed.as_bytes()).await;
+    let read = client(server.url.clone()).completions().create(&CompletionRequest::new("m", "p")).await.unwrap();
+    let logprobs = read.choices[0].logprobs.as_ref().unwrap();
+    assert_eq!((read.choices[0].seed, read.created), (Some(u64::MAX), Some(1_790_000_000)));
+    assert_eq!((&*logprobs.token_ids, &*logprobs.token_logprobs), (&[Some(1), None][..], &[Some(-0.5), None][..]));
+}
+
+#[test]
+fn requests_of_every_other_kind_read_back_as_they_were_written() {
+    let prompt = r#"{"prompt":"p","max_tokens":5,"temperature":0.1,"seed":18446744073709551615,"logit_bias":{"7":-1.5},"x":1e400}"#;
+    let prompt: PromptInput = serde_json::from_str(prompt).unwrap();
+    assert_eq!((prompt.seed, prompt.temperature, prompt.logit_bias["7"]), (Some(u64::MAX), Some(0.1), -1.5));
+    let written = serde_json::to_string(&prompt).unwrap();
+    assert!(written.contains(r#""x":1e"#) && written.contains(r#""temperature":0.1"#), "{written}");
+    assert_eq!(serde_json::from_str::<PromptInput>(&written).unwrap(), prompt);
+
+    let image = r#"{"prompt":"p","width":512,"seed":7,"guidance_scale":3.5,"image_loras":[{"path":"l","scale":0.7,"at":2.50}]}"#;
+    let image: ImageInput = serde_json::from_str(image).unwrap();
+    assert_eq!((image.width, image.guidance_scale, image.image_loras[0].scale), (Some(512), Some(3.5), 0.7));
+    let written = serde_json::to_string(&image).unwrap();
+    assert!(written.contains(r#""at":2.50"#), "{written}");
+    assert_eq!(serde_json::from_str::<Lora>(r#"{"path":"l","scale":0.7,"at":2.50}"#).unwrap(), image.image_loras[0]);
+
+    let rerank = r#"{"query":"q","documents":[{"n":1.50,"big":123456789012345678901234567890}],"top_n":1}"#;
+    let read: RerankInput = serde_json::from_str(rerank).unwrap();
+    assert_eq!((serde_json::to_string(&read).unwrap().as_str(), read.top_n), (rerank, Some(1)));
 }
 
 #[tokio::test]
