@@ -13,6 +13,7 @@ mod money;
 mod money_edges;
 mod panics;
 mod plane;
+mod rate_limits;
 mod shape;
 mod shutdown;
 mod sinks;
