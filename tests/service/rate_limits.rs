@@ -203,7 +203,7 @@ async fn their_overload_is_not_our_rate() {
 #[tokio::test(start_paused = true)]
 async fn too_many_tokens_slow_tokens_down_and_requests_not() {
     let world = World::new();
-    let fault = Fault::status(429).body(r#"{"error":{"message":"m","type":"dynamic_token_limited"}}"#);
+    let fault = Fault::status(429).kind("dynamic_token_limited");
     world.service.complete(muse("q").model(MID)).await.unwrap();
     world.sim.fail_next(1, fault);
     world.service.complete(muse("q").model(MID)).await.unwrap();
