@@ -369,3 +369,7 @@ impl Drop for Permit {
 fn average(before: f64, now: f64) -> f64 {
     if before == 0.0 { now } else { before + (now - before) * WEIGHT }
 }
+
+#[cfg(test)]
+#[path = "lane_tests.rs"]
+mod tests;

@@ -40,3 +40,19 @@ use crate::types::FOREVER;
 fn seconds(number: f64) -> Duration {
     Duration::try_from_secs_f64(number.max(0.0)).map_or(FOREVER, |wait| wait.min(FOREVER))
 }
+
+/// So many turns that nobody else waits for, each taken and given back: for the benchmark.
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub async fn turns(limits: Limits, count: u32) {
+    use crate::types::{Priority, Usage};
+    let lane = Lane::new(limits);
+    let deadline = tokio::time::Instant::now() + FOREVER;
+    let ask = Ask { priority: Priority::Standard, prompt: 100, max_answer: Some(200), deadline };
+    let usage = Usage { prompt: 100, completion: 50, ..Usage::default() };
+    for _ in 0..count {
+        if let Ok(permit) = lane.admit(&ask).await {
+            permit.used(&usage);
+        }
+    }
+}

@@ -63,13 +63,16 @@ impl fmt::Display for Tally {
 
 impl Limited {
     fn new(told: bool, limit: u32) -> Self {
+        Self::with(told, limit, Limits::default())
+    }
+
+    fn with(told: bool, limit: u32, limits: Limits) -> Self {
         let sim = Together::new();
         let quiet = || TogetherClient::builder().api_key("k").transport(Quiet(sim.clone())).build().unwrap();
         let client = if told { sim.client() } else { quiet() };
         sim.limit(MID, limit);
         sim.latency(ms(200));
-        // As if the limit were one of the organization's only: no quota of ours.
-        let service = InferenceService::builder(client).build().unwrap();
+        let service = InferenceService::builder(client).limits(limits).build().unwrap();
         Self { sim, service }
     }
 
@@ -116,11 +119,13 @@ impl Limited {
 
 #[tokio::test(start_paused = true)]
 async fn ten_times_too_much_is_held_to_the_limit_and_the_limit_is_used() {
-    // Scenario: a limit of 10, 50 or 100 a second, ten times as many calls offered for 70 s.
+    // Scenario: a limit of 10, 50 or 100 a second, ten times as many calls offered for 70 s; answers that take 0.2 s, or 3.
     // Expected: after 10 s at most 2 % are refused, and at least 90 % of the limit is used.
     for told in [true, false] {
-        for limit in [10, 50, 100] {
-            let limited = Limited::new(told, limit);
+        for (limit, latency) in [(10, 200), (50, 200), (100, 200), (20, 3_000)] {
+            // Slow answers are to hold up nothing.
+            let limited = Limited::with(told, limit, Limits::default().concurrency(1_000));
+            limited.sim.latency(ms(latency));
             limited.offer(limit * 10, secs(10)).await;
             let tally = limited.offer(limit * 10, secs(60)).await;
             let (used, refused) = tally.shares(limit);
@@ -147,6 +152,32 @@ async fn a_limit_that_halves_is_found_in_ten_seconds_and_one_that_doubles_in_thi
             assert!(down <= secs(10), "told: {told}, limit {limit}: {down:?} down");
             assert!(up <= secs(30), "told: {told}, limit {limit}: {up:?} up");
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_follows_success_is_not_talked_down() {
+    // Scenario: each second allows twice what was answered in the seconds before, at least 5 and at most 40; 60 calls a
+    // second are offered.
+    // Expected: we come up to the 40 within a minute, and then use 80 % of it.
+    for told in [true, false] {
+        let limited = Limited::new(told, 5);
+        let mut answered = Vec::new();
+        let mut late = Tally { answered: 0.0, refused: 0.0, seconds: 0.0 };
+        for second in 0..120 {
+            let tally = limited.offer(60, secs(1)).await;
+            answered.push(tally.answered);
+            let recent = &answered[answered.len().saturating_sub(5)..];
+            let rate = recent.iter().sum::<f64>() / recent.len() as f64;
+            limited.sim.limit(MID, (1..=40).rev().find(|limit| f64::from(*limit) <= rate * 2.0).unwrap_or(5).max(5));
+            if second >= 60 {
+                late.answered += tally.answered;
+                late.refused += tally.refused;
+                late.seconds += tally.seconds;
+            }
+        }
+        println!("dynamic, told: {told:<5}: {late} in the second minute");
+        assert!(late.shares(40).0 >= 0.8, "told: {told}: {late}");
     }
 }
 
