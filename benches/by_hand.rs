@@ -26,6 +26,26 @@ struct Message<'a> {
     content: &'a str,
 }
 
+#[derive(Serialize)]
+struct Embed<'a> {
+    model: &'a str,
+    input: &'a [String],
+}
+
+#[derive(Deserialize)]
+#[expect(dead_code, reason = "parsed as an application would")]
+struct Embedded {
+    model: String,
+    data: Vec<Vector>,
+}
+
+#[derive(Deserialize)]
+#[expect(dead_code, reason = "parsed as an application would")]
+struct Vector {
+    index: usize,
+    embedding: Vec<f32>,
+}
+
 #[derive(Deserialize)]
 #[expect(dead_code, reason = "parsed as an application would")]
 struct Completion {
@@ -97,6 +117,19 @@ impl Client {
         let completion: Completion = serde_json::from_slice(&body).expect("a completion");
         let first = completion.choices.into_iter().next().expect("a choice");
         first.message.and_then(|message| message.content).unwrap_or_default()
+    }
+
+    pub async fn embed(&self, model: &str, input: &[String]) -> Vec<Vec<f32>> {
+        let body = serde_json::to_vec(&Embed { model, input }).expect("json");
+        let url = self.url.replace("/chat/completions", "/embeddings");
+        let request = self.http.post(url).bearer_auth("bench").header("content-type", "application/json").body(body);
+        let response =
+            tokio::time::timeout(Duration::from_secs(120), request.send()).await.expect("in time").expect("sent");
+        assert!(response.status().is_success());
+        let body =
+            tokio::time::timeout(Duration::from_secs(60), response.bytes()).await.expect("in time").expect("body");
+        let embedded: Embedded = serde_json::from_slice(&body).expect("vectors");
+        embedded.data.into_iter().map(|vector| vector.embedding).collect()
     }
 
     /// Collects text, splits at blank lines, parses each event.

@@ -5,6 +5,7 @@
 //! the client: tasks, recorder, leaders. Allocations are counted over one pass of each side.
 
 mod by_hand;
+mod plane;
 mod upstream;
 
 use std::{
@@ -68,6 +69,18 @@ fn main() {
     }
     if runs("admit") {
         admissions(&runtime);
+    }
+    if runs("embeddings") {
+        plane::embeddings(&runtime, &client, &hand);
+    }
+    if runs("image") {
+        plane::image();
+    }
+    if runs("stream_as") {
+        plane::stream_as();
+    }
+    if runs("repair") {
+        plane::repair();
     }
     if runs("size") {
         future_size(&client);

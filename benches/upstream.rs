@@ -40,6 +40,7 @@ struct Answers {
     json: Vec<u8>,
     stream: Vec<u8>,
     huge_line: Vec<u8>,
+    embeddings: Vec<u8>,
 }
 
 impl Answers {
@@ -74,8 +75,25 @@ impl Answers {
         let mut huge_line =
             format!("{}data: ", head.replace("transfer-encoding: chunked\r\n", "connection: close\r\n")).into_bytes();
         huge_line.resize(huge_line.len() + (8 << 20), b'x');
-        Self { json, stream: stream.into_bytes(), huge_line }
+        Self { json, stream: stream.into_bytes(), huge_line, embeddings: embeddings() }
     }
+}
+
+/// 64 vectors of 1,024 numbers, as servers of f32 write them.
+fn embeddings() -> Vec<u8> {
+    let mut state = 7_u32;
+    let mut number = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        f64::from(state) / f64::from(u32::MAX) * 0.2 - 0.1
+    };
+    let mut vector = |index: usize| {
+        let numbers: Vec<String> = (0..1_024).map(|_| format!("{:.9}", number())).collect();
+        format!(r#"{{"object":"embedding","index":{index},"embedding":[{}]}}"#, numbers.join(","))
+    };
+    let data: Vec<String> = (0..64).map(&mut vector).collect();
+    let body = format!(r#"{{"object":"list","model":"deepseek-ai/DeepSeek-V4.1-Flash","data":[{}]}}"#, data.join(","));
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n";
+    format!("{head}content-length: {}\r\n\r\n{body}", body.len()).into_bytes()
 }
 
 async fn serve(mut socket: TcpStream, answers: &Answers) {
@@ -92,6 +110,8 @@ async fn serve(mut socket: TcpStream, answers: &Answers) {
         let huge = length < 8_192 && has(b"huge line");
         let answer = if huge {
             &answers.huge_line
+        } else if buffer.starts_with(b"POST /v1/embeddings") {
+            &answers.embeddings
         } else if length < 8_192 && has(b"\"stream\":true") {
             &answers.stream
         } else {

@@ -115,3 +115,8 @@ pub use types::{
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// So does that of the page on other servers.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/upstreams.md")]
+struct Upstreams;

@@ -11,7 +11,14 @@ use std::{
     time::Duration,
 };
 
-use together_inference::testing::{Fault, SimModel, Together};
+use serde_json::json;
+use together_inference::{
+    client::CallOptions,
+    testing::{Fault, SimModel, Together},
+};
+
+#[path = "sdk/requests.rs"]
+mod requests;
 
 /// Where `scripts/sdk-test` has put the clients.
 fn installed() -> PathBuf {
@@ -87,4 +94,45 @@ async fn togethers_typescript_client_takes_the_simulator_for_the_api() {
 #[ignore = "scripts/sdk-test installs the clients and runs it"]
 async fn openais_typescript_client_takes_the_simulator_for_the_api() {
     run(Path::new("node"), "check.mjs", "openai").await;
+}
+
+/// Requests of each kind.
+const EACH: usize = 600;
+
+/// Scenario: the client sends thousands of requests of every kind, with every field that its types have.
+/// Expected: each is of the API's contract, but for the differences that docs/spec-validation.md lists with their reasons.
+#[tokio::test]
+#[ignore = "scripts/sdk-test installs the validator and runs it"]
+async fn what_the_client_sends_is_of_the_contract_or_listed() {
+    let together = Together::new();
+    let (client, model, once) = (together.client(), "acme/any".into(), CallOptions::default().attempts(1));
+    // Whatever the answer is: what was sent is what matters.
+    for input in requests::sample(&requests::chat(), EACH) {
+        drop(client.chat().create_with(&model, &input, &once).await);
+        drop(client.chat().stream_with(&model, &input, &once).await);
+    }
+    for input in requests::sample(&requests::prompt(), EACH) {
+        drop(client.completions().create_with(&model, &input, &once).await);
+        drop(client.completions().stream_with(&model, &input, &once).await);
+    }
+    for input in requests::sample(&requests::embedding(), EACH) {
+        drop(client.embeddings().create_with(&model, &input, &once).await);
+    }
+    for input in requests::sample(&requests::image(), EACH) {
+        drop(client.images().generate_with(&model, &input, &once).await);
+    }
+    for input in requests::sample(&requests::rerank(), EACH) {
+        drop(client.rerank().create_with(&model, &input, &once).await);
+    }
+    let sent = together.requests();
+    assert_eq!(sent.len(), 7 * EACH);
+    let lines: String = sent.iter().map(|one| format!("{}\n", json!({"path": one.path, "body": *one.body}))).collect();
+    let file = installed().join(format!("requests-{}.jsonl", std::process::id()));
+    std::fs::write(&file, lines).unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let arguments = [root.join("tests/sdk/contract.py"), root.join("tests/data/openapi-2026-08.json"), file.clone()];
+    let output = Command::new(python()).args(arguments).arg(root.join("docs/spec-validation.md")).output().unwrap();
+    std::fs::remove_file(file).unwrap();
+    println!("{}", String::from_utf8_lossy(&output.stdout));
+    assert!(output.status.success(), "not of the contract: {}", String::from_utf8_lossy(&output.stderr));
 }

@@ -51,18 +51,19 @@ impl NoAnswer {
     }
 }
 
-/// A call of a model that may be repeated: it creates nothing.
-pub(super) fn call<'a>(
-    path: &'a str,
-    model: &'a ModelId,
-    body: &impl Serialize,
-    stream: bool,
-) -> Result<Call<'a>, Error> {
-    let body = to_json(body)?;
-    Ok(Call { method: Method::POST, path, body, model: Some(model), stream, replay: Replay::Safe })
-}
-
 impl TogetherClient {
+    /// A call of a model that may be repeated: it creates nothing.
+    pub(super) fn call_of<'a>(
+        &self,
+        path: &'a str,
+        model: &'a ModelId,
+        body: &impl Serialize,
+        stream: bool,
+    ) -> Result<Call<'a>, Error> {
+        let body = self.dialect().adapt(to_json(body)?)?;
+        Ok(Call { method: Method::POST, path, body, model: Some(model), stream, replay: Replay::Safe })
+    }
+
     /// Makes a call, repeats it as the policy allows, and reads its answer.
     pub(super) async fn ask<T: Send>(
         &self,

@@ -9,7 +9,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    Caps, Chat, ClientBuilder, Completions, Embeddings, Error, ErrorKind, Images, Models, Rerank, RetryPolicy,
+    Caps, Chat, ClientBuilder, Completions, Dialect, Embeddings, Error, ErrorKind, Images, Models, Rerank, RetryPolicy,
     Timeouts, chat, headers,
     retry::{Replay, RetryBudget},
     transport::{Body, Transport},
@@ -49,6 +49,7 @@ pub(super) struct Inner {
     pub(super) timeouts: Timeouts,
     pub(super) caps: Caps,
     pub(super) retry: RetryPolicy,
+    pub(super) dialect: Dialect,
     pub(super) budget: RetryBudget,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) rng: Arc<dyn Rng>,
@@ -355,6 +356,10 @@ impl TogetherClient {
     /// The longest that an attempt may take.
     pub(crate) fn longest_attempt(&self) -> Duration {
         self.inner.timeouts.total
+    }
+
+    pub(super) fn dialect(&self) -> &Dialect {
+        &self.inner.dialect
     }
 
     pub(super) fn caps(&self) -> &Caps {

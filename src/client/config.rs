@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr, str::FromStr, sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 
 use super::{
-    Error, ErrorKind, RetryPolicy, TogetherClient,
+    Dialect, Error, ErrorKind, RetryPolicy, TogetherClient,
     call::{Inner, uri},
     chat,
     http::HttpTransport,
@@ -91,6 +91,7 @@ pub struct ClientBuilder {
     pub(super) timeouts: Timeouts,
     caps: Caps,
     retry: RetryPolicy,
+    dialect: Dialect,
     pub(super) roots: Vec<Vec<u8>>,
     http: Option<reqwest::Client>,
     transport: Option<Arc<dyn Transport>>,
@@ -108,6 +109,7 @@ impl Default for ClientBuilder {
             timeouts: Timeouts::default(),
             caps: Caps::default(),
             retry: RetryPolicy::default(),
+            dialect: Dialect::together(),
             roots: Vec::new(),
             http: None,
             transport: None,
@@ -180,6 +182,13 @@ impl ClientBuilder {
     #[must_use]
     pub const fn retry(mut self, retry: RetryPolicy) -> Self {
         self.retry = retry;
+        self
+    }
+
+    /// How the server wants requests to be written; [`Dialect::together`] unless set.
+    #[must_use]
+    pub fn dialect(mut self, dialect: Dialect) -> Self {
+        self.dialect = dialect;
         self
     }
 
@@ -264,6 +273,7 @@ impl ClientBuilder {
             timeouts: self.timeouts,
             caps: self.caps,
             retry: self.retry,
+            dialect: self.dialect,
             budget: RetryBudget::default(),
             clock: self.clock,
             rng: self.rng,
@@ -285,10 +295,17 @@ impl ClientBuilder {
             map.insert(name, value);
         }
         if !key.expose().is_empty() {
-            let mut bearer = HeaderValue::from_str(&format!("Bearer {}", key.expose()))
-                .map_err(|_| config("the API key has a character that no header can carry"))?;
-            bearer.set_sensitive(true);
-            map.insert(header::AUTHORIZATION, bearer);
+            let (name, value) = match &self.dialect.auth_header {
+                None => (header::AUTHORIZATION, format!("Bearer {}", key.expose())),
+                Some(name) => {
+                    let parsed = HeaderName::from_str(name);
+                    (parsed.map_err(|_| config(format!("{name:?} is no valid header")))?, key.expose().to_owned())
+                }
+            };
+            let value = HeaderValue::from_str(&value);
+            let mut value = value.map_err(|_| config("the API key has a character that no header can carry"))?;
+            value.set_sensitive(true);
+            map.insert(name, value);
         }
         Ok(map)
     }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::{
     CallOptions, Error, RateLimits, TogetherClient,
-    ask::{self, Arrived, NoAnswer},
+    ask::{Arrived, NoAnswer},
     chat::{WireUsage, served},
     fields::{self, Wire},
     lenient::{Count, Truthy, at_most},
@@ -202,7 +202,7 @@ impl<'a> Embeddings<'a> {
         input: &EmbeddingInput,
         options: &CallOptions,
     ) -> Result<Embedded, Error> {
-        let call = ask::call(PATH, model, &Wire { model, input, stream: false }, false)?;
+        let call = self.client.call_of(PATH, model, &Wire { model, input, stream: false }, false)?;
         let parse = |raw: &Bytes| parse(raw, model, input.texts.len());
         let (embedded, Arrived { request_id, rate_limits, raw }) = self.client.ask(&call, options, parse).await?;
         Ok(Embedded { request_id, rate_limits, raw, ..embedded })

@@ -385,6 +385,7 @@ fn refine(by_status: ErrorKind, body: &ErrorBody) -> ErrorKind {
     let says_context = || {
         let lower = message.to_ascii_lowercase();
         code == "context_length_exceeded"
+            || body.kind.as_deref() == Some("exceed_context_size_error")
             || (lower.contains("context length")
                 || lower.contains("max_new_tokens")
                 || lower.contains("context window"))

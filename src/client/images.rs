@@ -4,12 +4,12 @@ use std::{borrow::Cow, fmt, sync::Arc};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Visitor};
 use serde_json::{Map, Value};
 
 use super::{
     CallOptions, Error, RateLimits, TogetherClient,
-    ask::{self, Arrived, NoAnswer},
+    ask::{Arrived, NoAnswer},
     chat::served,
     fields::{self, Wire},
     lenient::{Count, Truthy, at_most, or_default},
@@ -352,7 +352,7 @@ impl<'a> Images<'a> {
         options: &CallOptions,
     ) -> Result<GeneratedImages, Error> {
         let input = &Here { input, response_format: input.response_format.is_none().then_some("base64") };
-        let call = ask::call(PATH, model, &Wire { model, input, stream: false }, false)?;
+        let call = self.client.call_of(PATH, model, &Wire { model, input, stream: false }, false)?;
         let (made, arrived) = self.client.ask(&call, options, |raw| parse(raw, model)).await?;
         // The pictures are decoded already: their JSON is not kept as well.
         let Arrived { request_id, rate_limits, raw: _ } = arrived;
@@ -388,17 +388,50 @@ struct WireImage<'a> {
     #[serde(default)]
     index: Count,
     #[serde(borrow)]
-    b64_json: Option<Text<'a>>,
+    b64_json: Option<Base64<'a>>,
     #[serde(borrow)]
     url: Option<Text<'a>>,
+}
+
+/// Base64 as it stands in the body. Not checked to be text, which would read megabytes once more: decoding does.
+struct Base64<'a>(Cow<'a, [u8]>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Base64<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_bytes(Base64Visitor).map(Self)
+    }
+}
+
+struct Base64Visitor;
+
+impl<'de> Visitor<'de> for Base64Visitor {
+    type Value = Cow<'de, [u8]>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("base64")
+    }
+
+    fn visit_borrowed_bytes<E>(self, base64: &'de [u8]) -> Result<Self::Value, E> {
+        Ok(Cow::Borrowed(base64))
+    }
+
+    fn visit_bytes<E>(self, base64: &[u8]) -> Result<Self::Value, E> {
+        Ok(Cow::Owned(base64.to_owned()))
+    }
+
+    fn visit_borrowed_str<E>(self, base64: &'de str) -> Result<Self::Value, E> {
+        Ok(Cow::Borrowed(base64.as_bytes()))
+    }
+
+    fn visit_str<E>(self, base64: &str) -> Result<Self::Value, E> {
+        Ok(Cow::Owned(base64.as_bytes().to_owned()))
+    }
 }
 
 impl WireImage<'_> {
     fn into_image(self) -> Option<Image> {
         match (self.b64_json, self.url) {
-            (Some(base64), _) => {
-                BASE64_STANDARD.decode(base64.0.as_bytes()).ok().map(|bytes| Image::Bytes(bytes.into()))
-            }
+            (Some(base64), _) => BASE64_STANDARD.decode(&base64.0).ok().map(|bytes| Image::Bytes(bytes.into())),
             (None, Some(url)) => Some(Image::Url(url.0.into_owned())),
             (None, None) => None,
         }

@@ -14,6 +14,7 @@ mod call;
 mod chat;
 mod completions;
 mod config;
+mod dialect;
 mod embeddings;
 mod error;
 mod error_body;
@@ -40,6 +41,7 @@ pub use self::{
     },
     completions::{CompletionRequest, Completions, PromptInput},
     config::{Caps, ClientBuilder, DEFAULT_BASE_URL, Timeouts},
+    dialect::Dialect,
     embeddings::{Embedded, EmbeddingInput, EmbeddingRequest, Embeddings},
     error::{Error, ErrorKind, Sent},
     headers::{RateLimits, Window},

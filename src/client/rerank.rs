@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::{
     CallOptions, Error, RateLimits, TogetherClient,
-    ask::{self, Arrived, NoAnswer},
+    ask::{Arrived, NoAnswer},
     bounded::{Bounded, one_body},
     chat::{WireUsage, served},
     fields::{self, Wire},
@@ -244,7 +244,7 @@ impl<'a> Rerank<'a> {
         input: &RerankInput,
         options: &CallOptions,
     ) -> Result<Reranked, Error> {
-        let call = ask::call(PATH, model, &Wire { model, input, stream: false }, false)?;
+        let call = self.client.call_of(PATH, model, &Wire { model, input, stream: false }, false)?;
         let parse = |raw: &Bytes| parse(raw, model, input.documents.len());
         let (reranked, Arrived { request_id, rate_limits, raw }) = self.client.ask(&call, options, parse).await?;
         Ok(Reranked { request_id, rate_limits, raw, ..reranked })

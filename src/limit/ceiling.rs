@@ -90,7 +90,8 @@ mod tests {
                     Err(next) => advance(next - Instant::now()).await,
                 }
             }
-            let most = turns.iter().map(|from| turns.iter().filter(|at| **at >= *from && **at < *from + SECOND).count());
+            let most =
+                turns.iter().map(|from| turns.iter().filter(|at| **at >= *from && **at < *from + SECOND).count());
             assert_eq!(most.max().unwrap(), attempts as usize, "in the fullest second");
             assert!(turns.len() * 100 >= attempts as usize * 10 * 95, "{} of {attempts} in ten seconds", turns.len());
         }

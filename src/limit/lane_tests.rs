@@ -126,7 +126,10 @@ async fn turns_go_by_priority_then_by_arrival_and_age_counts() {
         drop(permit);
     }
     let order = ["realtime", "old batch", "standard", "second standard", "late realtime", "batch"];
-    assert_eq!(names, order, "old batch came more than ten seconds before the late ones, and two before realtime's nine");
+    assert_eq!(
+        names, order,
+        "old batch came more than ten seconds before the late ones, and two before realtime's nine"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,10 +10,12 @@ mod fault;
 
 mod bounds;
 mod cuts;
+mod dialect;
 mod fault_server;
 mod fold;
 mod malformed;
 mod network;
+mod plane;
 mod recorded;
 mod requests;
 mod retries;
@@ -22,3 +24,7 @@ mod stalls;
 mod support;
 mod tls;
 mod wire;
+
+#[path = "../sdk/requests.rs"]
+#[expect(dead_code, reason = "the contract's test uses what is not used here")]
+mod plausible;

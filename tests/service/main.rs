@@ -13,6 +13,7 @@ mod money;
 mod money_edges;
 mod panics;
 mod plane;
+mod plane_money;
 mod rate_limits;
 mod shape;
 mod shutdown;

@@ -3,16 +3,18 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 use together_inference::{
-    InferenceRequest,
+    InferenceRequest, Price,
+    client::Tool,
     inference::Source,
-    service::{Error, ErrorKind, Typed},
+    router::{Capabilities, CatalogRouter, Known, ModelRoute},
+    service::{Error, ErrorKind, Repair, Typed},
     testing::Fault,
 };
 use tokio::time::Instant;
 
 use crate::{
     doubles::SlowCache,
-    world::{LARGE, World, ms, muse, secs},
+    world::{LARGE, World, ms, muse, route, secs},
 };
 
 #[derive(Debug, PartialEq, Deserialize, JsonSchema)]
@@ -137,5 +139,113 @@ async fn a_repaired_answer_is_asked_for_again_but_its_repair_is_kept() {
     assert!(first.repaired() && again.repaired());
     assert_eq!((world.calls(), again.reply.source()), (3, Source::Cache));
     assert_eq!(again.cost().known().map(|cost| cost.nanos()), Some(world.sim.bill().lines[2].nano_usd));
+    world.at_rest().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn broken_json_is_mended_once_and_flagged() {
+    let world = World::new();
+    world.sim.on("Peru").reply("Sure:\n```json\n{'name': \"Lima\", inhabitants: 10000000,}\n```\nMore?");
+    let typed = city(&world, muse("The largest city of Peru?")).await.unwrap();
+    assert_eq!((typed.value.inhabitants, typed.repair, world.calls()), (10_000_000, Repair::Mended, 1));
+    assert!(typed.repaired());
+    world.sim.on("not valid for the schema").reply("{\"name\": \"Lima\", \"inhabitants\": 1");
+    world.sim.on("Chile").reply("I do not know.");
+    let typed = city(&world, muse("The largest city of Chile?")).await.unwrap();
+    assert_eq!((typed.value.inhabitants, typed.repair, world.calls()), (1, Repair::AskedAgainAndMended, 3));
+    world.at_rest().await;
+}
+
+/// Scenario: an answer that `max_tokens` cut inside of its JSON, which could be mended.
+/// Expected: an error that says so and keeps the text; the model is not asked again, since it would be cut again.
+#[tokio::test(start_paused = true)]
+async fn what_max_tokens_cut_is_never_mended() {
+    let world = World::new();
+    world.sim.on("Peru").reply(LIMA);
+    let error = city(&world, muse("The largest city of Peru?").max_tokens(4)).await.unwrap_err();
+    assert_eq!((error.kind(), world.calls()), (ErrorKind::InvalidOutput, 1));
+    let cut = error.truncated().unwrap();
+    assert_eq!((cut.thinking_only, cut.used, cut.cap), (false, 4, Some(4)));
+    assert!(LIMA.starts_with(error.text().unwrap()));
+    let error = world.service.stream_as::<City>(muse("The largest city of Peru?").max_tokens(4)).await.unwrap();
+    let error = error.finish().await.unwrap_err();
+    assert_eq!((error.kind(), error.truncated().unwrap().used), (ErrorKind::InvalidOutput, 4));
+    world.at_rest().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_typed_stream_shows_what_is_complete_and_ends_as_the_plain_call_does() {
+    let world = World::new();
+    for (answer, repair) in [(LIMA, Repair::None), ("Look: {name: \"Lima\", inhabitants: 10000000,}!", Repair::Mended)]
+    {
+        world.sim.on("Peru").reply(answer);
+        let mut stream = world.service.stream_as::<City>(muse("The largest city of Peru?")).await.unwrap();
+        let (mut named, mut pieces) = (Vec::new(), 0);
+        while let Some(partial) = stream.next().await {
+            pieces += 1;
+            named.push(partial.unwrap().get::<String>("/name"));
+        }
+        let first = named.iter().position(Option::is_some).unwrap();
+        assert!(first > 0 && first < pieces, "complete before the end, not at the start");
+        assert!(named[first..].iter().all(|name| name.as_deref() == Some("Lima")), "never taken back");
+        let typed = stream.finish().await.unwrap();
+        assert_eq!((typed.value.inhabitants, typed.repair), (10_000_000, repair));
+    }
+    let records = world.at_rest().await;
+    assert_eq!(records.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_typed_stream_of_something_else_is_an_error_that_keeps_the_text_and_dropping_one_leaks_nothing() {
+    let world = World::new();
+    world.sim.on("Peru").reply(r#"{"name":"Lima","inhabitants":"many"}"#);
+    let stream = world.service.stream_as::<City>(muse("The largest city of Peru?")).await.unwrap();
+    let error = stream.finish().await.unwrap_err();
+    assert_eq!(
+        (error.kind(), error.text()),
+        (ErrorKind::InvalidOutput, Some(r#"{"name":"Lima","inhabitants":"many"}"#))
+    );
+    let mut stream = world.service.stream_as::<City>(muse("The largest city of Peru?")).await.unwrap();
+    stream.next().await.unwrap().unwrap();
+    drop(stream);
+    assert_eq!(world.at_rest().await.len(), 2);
+}
+
+/// Scenario: the only model is known not to take a schema.
+/// Expected: no route; asked for by prompt, it gets the schema in its instructions and its answer is read all the same.
+#[tokio::test(start_paused = true)]
+async fn a_model_without_schemas_is_left_out_or_prompted() {
+    let plain = Capabilities::all().json_schema(Known::No);
+    let router = CatalogRouter::empty().with(ModelRoute::new("together", LARGE).capabilities(plain));
+    let world = World::with(|builder| builder.router(router).price(&route(LARGE), Price::FREE));
+    world.sim.on("Peru").reply(format!("Here it is: {LIMA}"));
+    let error = city(&world, muse("The largest city of Peru?")).await.unwrap_err();
+    assert_eq!((error.kind(), world.calls()), (ErrorKind::NoRoute, 0));
+    let asked = muse("The largest city of Peru?").system("Be brief.").json_by_prompt();
+    let typed = city(&world, asked).await.unwrap();
+    assert_eq!((typed.value.inhabitants, typed.repair), (10_000_000, Repair::Mended));
+    let body = world.sim.requests()[0].body.clone();
+    assert!(body.get("response_format").is_none());
+    assert_eq!(body["messages"][0]["content"], "Be brief.");
+    assert!(body["messages"][1]["content"].as_str().unwrap().contains("\"inhabitants\""), "{body}");
+}
+
+/// Scenario: a thousand answers that hold tool calls in their text, offered tools or not.
+/// Expected: reported where tools were offered; never a call.
+#[tokio::test(start_paused = true)]
+async fn a_tool_call_in_a_text_is_reported_and_never_a_call() {
+    let world = World::new();
+    let tool = || Tool::function("weather", "The weather now", serde_json::json!({"type": "object"}));
+    let markers = ["<tool_call>", "[TOOL_CALLS]", "<|python_tag|>", "<function=weather>"];
+    for round in 0..1_000_usize {
+        let marker = markers[round % markers.len()];
+        let call = r#"{"name": "weather", "arguments": {"city": "Lima"}}"#;
+        let question = format!("weathers {round}?");
+        world.sim.on(question.clone()).times(1).reply(format!("{}{marker}{call}", "Let me see. ".repeat(round % 3)));
+        let request = if round % 2 == 0 { muse(question).tool(tool()) } else { muse(question) };
+        let reply = world.service.complete(request).await.unwrap();
+        assert!(reply.tool_calls().is_empty(), "{round}");
+        assert_eq!(reply.leaked_tool_markup().is_some(), round % 2 == 0, "{round}");
+    }
     world.at_rest().await;
 }

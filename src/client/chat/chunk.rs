@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
+use serde_json::Value;
 
 use super::{
     super::{
@@ -209,13 +210,18 @@ impl<'de> Deserialize<'de> for ChoiceDelta {
     }
 }
 
+/// `OpenAI`'s shape: an object a token, one a chunk.
+fn first_logprob(logprobs: &Value) -> Option<f64> {
+    logprobs.get("content")?.get(0)?.get("logprob")?.as_f64()
+}
+
 impl WireChoice<'_> {
     fn into_delta(self) -> ChoiceDelta {
         let mut delta = ChoiceDelta {
             index: self.index.small().unwrap_or(0),
             finish_reason: self.finish_reason,
             seed: self.seed.0,
-            logprob: self.logprobs.0.as_f64(),
+            logprob: self.logprobs.0.as_f64().or_else(|| first_logprob(&self.logprobs.0)),
             usage: self.usage.and_then(WireUsage::into_usage),
             ..ChoiceDelta::default()
         };

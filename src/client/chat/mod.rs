@@ -28,7 +28,7 @@ pub(super) use self::{
     usage::WireUsage,
 };
 use self::{chunk::parse_delta, request::Wire, response::parse_completion};
-use super::{CallOptions, Error, TogetherClient, ask};
+use super::{CallOptions, Error, TogetherClient};
 use crate::types::ModelId;
 
 pub(super) const PATH: &str = "/v1/chat/completions";
@@ -69,7 +69,7 @@ impl<'a> Chat<'a> {
         input: &ChatInput,
         options: &CallOptions,
     ) -> Result<ChatCompletion, Error> {
-        let call = ask::call(PATH, model, &Wire { model, input, stream: false }, false)?;
+        let call = self.client.call_of(PATH, model, &Wire { model, input, stream: false }, false)?;
         let (completion, arrived) = self.client.ask(&call, options, |raw| parse_completion(raw, model)).await?;
         Ok(completion.with(arrived))
     }
@@ -98,7 +98,7 @@ impl<'a> Chat<'a> {
         input: &ChatInput,
         options: &CallOptions,
     ) -> Result<ChatStream, Error> {
-        let call = ask::call(PATH, model, &Wire { model, input, stream: true }, true)?;
+        let call = self.client.call_of(PATH, model, &Wire { model, input, stream: true }, true)?;
         self.client
             .with_retry(&call, options, async |options| {
                 let success = self.client.attempt(&call, options).await?;

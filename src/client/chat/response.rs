@@ -192,6 +192,9 @@ impl WireChoice {
 impl Logprobs {
     pub(in crate::client) fn from_value(value: Value) -> Option<Self> {
         let Value::Object(mut map) = value else { return None };
+        if let Some(Value::Array(tokens)) = map.remove("content") {
+            return Some(Self::of_tokens(tokens));
+        }
         let mut list = |name: &str| match map.remove(name) {
             Some(Value::Array(items)) => items,
             _ => Vec::new(),
@@ -200,6 +203,20 @@ impl Logprobs {
         let tokens = list("tokens").into_iter().map(|token| token.as_str().map(str::to_owned)).collect();
         let token_logprobs = list("token_logprobs").iter().map(Value::as_f64).collect();
         Some(Self { token_ids, tokens, token_logprobs, top_logprobs: map.remove("top_logprobs") })
+    }
+
+    /// `OpenAI`'s shape: an object a token.
+    fn of_tokens(tokens: Vec<Value>) -> Self {
+        let mut read = Self::default();
+        let mut alternatives = Vec::new();
+        for mut token in tokens {
+            read.token_ids.push(token.get("id").and_then(Value::as_number).and_then(whole));
+            read.tokens.push(token.get("token").and_then(Value::as_str).map(str::to_owned));
+            read.token_logprobs.push(token.get("logprob").and_then(Value::as_f64));
+            alternatives.extend(token.get_mut("top_logprobs").map(Value::take));
+        }
+        read.top_logprobs = (!alternatives.is_empty()).then_some(Value::Array(alternatives));
+        read
     }
 }
 

@@ -8,7 +8,7 @@ mod wire;
 
 pub use self::request::{CompletionRequest, PromptInput};
 use self::wire::{parse_chunk, parse_completion};
-use super::{CallOptions, ChatCompletion, ChatStream, Error, TogetherClient, ask, chat::Expected, fields::Wire};
+use super::{CallOptions, ChatCompletion, ChatStream, Error, TogetherClient, chat::Expected, fields::Wire};
 use crate::types::ModelId;
 
 const PATH: &str = "/v1/completions";
@@ -48,7 +48,7 @@ impl<'a> Completions<'a> {
         input: &PromptInput,
         options: &CallOptions,
     ) -> Result<ChatCompletion, Error> {
-        let call = ask::call(PATH, model, &Wire { model, input, stream: false }, false)?;
+        let call = self.client.call_of(PATH, model, &Wire { model, input, stream: false }, false)?;
         let (completion, arrived) = self.client.ask(&call, options, |raw| parse_completion(raw, model)).await?;
         Ok(completion.with(arrived))
     }
@@ -77,7 +77,7 @@ impl<'a> Completions<'a> {
         input: &PromptInput,
         options: &CallOptions,
     ) -> Result<ChatStream, Error> {
-        let call = ask::call(PATH, model, &Wire { model, input, stream: true }, true)?;
+        let call = self.client.call_of(PATH, model, &Wire { model, input, stream: true }, true)?;
         self.client
             .with_retry(&call, options, async |options| {
                 let success = self.client.attempt(&call, options).await?;

@@ -153,9 +153,8 @@ impl<T> Partial<T> {
 
     /// Ends the text: the document, with what was open closed, and whether something was.
     #[cfg(any(test, feature = "schema"))]
-    pub(crate) fn finish(&mut self) -> Option<(Value, bool)> {
-        let value = self.scanner.finish()?.clone();
-        Some((value, self.scanner.was_cut()))
+    pub(crate) fn finish(self) -> Option<(Value, bool)> {
+        self.scanner.finish()
     }
 }
 

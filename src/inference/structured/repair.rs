@@ -46,8 +46,7 @@ pub fn repair_json(text: &str) -> Option<Repaired> {
 fn mend(text: &str, start: Start) -> Option<(Value, bool)> {
     let mut scanner = Scanner::new(start);
     scanner.push(answer_of(text));
-    let value = scanner.finish()?.clone();
-    Some((value, scanner.was_cut()))
+    scanner.finish()
 }
 
 /// What comes after the reasoning, if there is a document in it: some models write the closing tag alone.

@@ -74,7 +74,6 @@ pub(super) struct Scanner {
     tag: String,
     thinking: bool,
     root: Option<Value>,
-    cut: bool,
 }
 
 impl Scanner {
@@ -88,7 +87,6 @@ impl Scanner {
             tag: String::new(),
             thinking: false,
             root: None,
-            cut: false,
         }
     }
 
@@ -106,11 +104,6 @@ impl Scanner {
     pub(super) fn text(&self) -> Option<&str> {
         let in_text = matches!(self.state, State::Text(..) | State::Quote(_));
         (in_text && !self.wants_key()).then_some(&self.token)
-    }
-
-    /// Whether the end of the input closed what was open.
-    pub(super) const fn was_cut(&self) -> bool {
-        self.cut
     }
 
     /// Reads more.
@@ -133,13 +126,10 @@ impl Scanner {
         }
     }
 
-    /// Reads one character that is in no text; answers its length, or 0 to see it again in another state.
+    /// Reads one character that is in no text; answers its length.
     fn step(&mut self, rest: &str) -> usize {
         let Some(c) = rest.chars().next() else { return 0 };
-        let mut again = true;
-        while again {
-            again = self.take(c);
-        }
+        while self.take(c) {}
         c.len_utf8()
     }
 
@@ -346,9 +336,9 @@ impl Scanner {
         self.put(value);
     }
 
-    /// Ends the input: closes what is open, and gives the document.
-    pub(super) fn finish(&mut self) -> Option<&Value> {
-        self.cut = self.cut || !self.frames.is_empty();
+    /// Ends the input: closes what is open, and gives the document with whether something was.
+    pub(super) fn finish(mut self) -> Option<(Value, bool)> {
+        let cut = !self.frames.is_empty();
         if !self.frames.is_empty() {
             let token = std::mem::take(&mut self.token);
             match self.state {
@@ -360,7 +350,7 @@ impl Scanner {
         while !self.frames.is_empty() {
             self.pop();
         }
-        self.root.as_ref()
+        Some((self.root?, cut))
     }
 
     /// A word at the end may be the start of another one: only a whole one counts.
@@ -382,7 +372,7 @@ impl Escape {
                 Step::Escaped => at += 1,
                 Step::Plain => {
                     let tail = bytes.get(at..).unwrap_or_default();
-                    let end = tail.iter().position(|byte| *byte == quote || *byte == b'\\').unwrap_or(tail.len());
+                    let end = memchr::memchr2(quote, b'\\', tail).unwrap_or(tail.len());
                     token.push_str(rest.get(at..at + end).unwrap_or_default());
                     at += end;
                     match tail.get(end) {
