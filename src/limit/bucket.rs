@@ -21,6 +21,8 @@ pub(super) struct Flow {
     pub(super) capacity: f64,
 }
 
+/// No debt takes longer to fill, in seconds, whatever an answer claims to have used.
+const LONGEST_DEBT: f64 = 60.0;
 /// What is lacking at most to count as there: sums of parts are not exact.
 const DUST: f64 = 1e-6;
 
@@ -41,7 +43,8 @@ impl Bucket {
     /// Lets time pass.
     pub(super) fn fill(&mut self, now: Instant, flow: Flow) {
         let passed = now.saturating_duration_since(self.filled).as_secs_f64();
-        self.level = (self.level + passed * flow.rate).min(flow.capacity);
+        let level = self.level.max(-LONGEST_DEBT * flow.rate);
+        self.level = (level + passed * flow.rate).min(flow.capacity);
         self.filled = self.filled.max(now);
     }
 
@@ -76,7 +79,10 @@ mod tests {
         assert_eq!(bucket.wait(flow, 1.0, 10.0).as_millis(), 3_100, "after ten others");
         bucket.take(-20.0);
         assert_eq!(bucket.wait(flow, 1.0, 0.0).as_millis(), 100, "what was not used is given back");
-        bucket.fill(start + Duration::from_secs(60), flow);
+        bucket.take(1e12);
+        bucket.fill(start, flow);
+        assert_eq!(bucket.wait(flow, 1.0, 0.0).as_millis(), 60_100, "no debt is for ever");
+        bucket.fill(start + Duration::from_secs(600), flow);
         assert!(bucket.wait(flow, 5.0, 0.1) > Duration::ZERO, "no more than its capacity is kept");
     }
 

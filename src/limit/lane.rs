@@ -255,7 +255,7 @@ impl State {
     /// What an attempt is likely to use.
     fn tokens_of(&self, ask: &Ask) -> f64 {
         let at_most = ask.max_answer.map_or(f64::INFINITY, f64::from);
-        ask.prompt as f64 + self.answer.min(at_most)
+        tokens(ask.prompt) + self.answer.min(at_most)
     }
 
     fn pause(&self, now: Instant) -> Option<Instant> {
@@ -345,9 +345,9 @@ impl Permit {
 
     /// The attempt used so much, where that is known.
     pub(crate) fn used(&self, usage: &Usage) {
-        let used = usage.prompt.saturating_add(usage.completion) as f64;
+        let used = tokens(usage.prompt.saturating_add(usage.completion));
         let state = &mut *self.lane.lock();
-        let answer = (used - self.prompt as f64).max(0.0);
+        let answer = (used - tokens(self.prompt)).max(0.0);
         state.answer = average(state.answer, answer);
         state.tokens.put_right(used - self.tokens);
         for (_, bucket) in &mut state.quotas {
@@ -364,6 +364,11 @@ impl Drop for Permit {
         state.held = average(state.held, self.at.elapsed().as_secs_f64());
         state.queue.wake_first();
     }
+}
+
+/// More than four billion count as that many.
+fn tokens(count: u64) -> f64 {
+    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
 fn average(before: f64, now: f64) -> f64 {

@@ -37,7 +37,7 @@ fn counts(lane: &Lane) -> (usize, usize) {
     (health.in_flight, health.waiting)
 }
 
-type Waiting = Pin<Box<dyn Future<Output = Result<Permit, Refused>>>>;
+type Waiting = Pin<Box<dyn Future<Output = Result<Permit, Refused>> + Send>>;
 
 fn wait(lane: &Arc<Lane>, ask: Ask) -> Waiting {
     let lane = Arc::clone(lane);
@@ -280,8 +280,8 @@ impl Yard {
     fn settle(&mut self) -> Result<(), TestCaseError> {
         loop {
             // The order in which a runtime polls them must not matter.
-            let ready = self.waiting.iter_mut().enumerate().rev();
-            let ready = ready.filter_map(|(at, (.., waiting))| look(waiting).map(|done| (at, done))).next();
+            let mut ready = self.waiting.iter_mut().enumerate().rev();
+            let ready = ready.find_map(|(at, (.., waiting))| Some((at, look(waiting)?)));
             let Some((at, done)) = ready else { break };
             let (number, priority, came, _) = self.waiting.remove(at);
             let Ok(permit) = done else { continue };
@@ -334,10 +334,8 @@ impl Yard {
                 }
             }
             Step::Told(at, limit) => {
-                let mut window = client::Window::default();
-                window.limit = Some(limit.into());
-                let mut limits = RateLimits::default();
-                limits.requests = Some(window);
+                let window = client::Window { limit: Some(limit.into()), remaining: None };
+                let limits = RateLimits { requests: Some(window), ..RateLimits::default() };
                 if let Some(at) = pick(at, self.out.len()) {
                     self.out[at].told(&limits);
                 }

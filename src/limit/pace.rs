@@ -160,14 +160,14 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*};
+
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
 
     fn window(limit: f64) -> [Option<Window>; 2] {
-        let mut window = Window::default();
-        window.limit = Some(limit);
-        [None, Some(window)]
+        [None, Some(Window { limit: Some(limit), remaining: None })]
     }
 
     /// Takes turns as they come for so long, somebody always waiting, and counts them.
@@ -245,5 +245,25 @@ mod tests {
         assert!((pace.limit().unwrap() - 38.0 * FALL).abs() < 1e-9, "somebody else uses it too");
         pace.told(start, start + 3 * SECOND, window(80.0));
         assert_eq!(pace.rate(), Some(76.0), "raised");
+    }
+
+    proptest! {
+        #[test]
+        fn no_second_sees_more_than_a_told_limit(limit in 1_u32..200, gaps in vec((0_u64..900, 1_u32..40), 1..40)) {
+            let mut now = Instant::now();
+            let (mut pace, mut turns) = (Pace::new(now, 0.5), Vec::new());
+            pace.told(now, now, window(limit.into()));
+            for (gap, callers) in gaps {
+                now += Duration::from_millis(gap);
+                for _ in 0..callers {
+                    if pace.turn(now, 1.0).is_zero() {
+                        pace.take(now, 1.0);
+                        turns.push(now);
+                    }
+                }
+                let within = turns.iter().filter(|at| now - **at < SECOND).count();
+                prop_assert!(within <= limit as usize, "{within} of {limit}");
+            }
+        }
     }
 }

@@ -71,7 +71,8 @@ mod tests {
             assert_eq!(sent.refuse(*number), Some(Taken { requests: 10.0, tokens: 20.0 }));
         }
         let steady = (1..=40).map(|tenth| sent.note(start + tenth * Duration::from_millis(100), 1.0)).last();
-        assert_eq!(sent.refuse(steady.unwrap()).unwrap().requests, 9.0, "the nine before it within a second");
+        let taken = Taken { requests: 9.0, tokens: 9.0 };
+        assert_eq!(sent.refuse(steady.unwrap()), Some(taken), "the nine before it within a second");
     }
 
     #[test]
@@ -84,7 +85,7 @@ mod tests {
         assert_eq!(sent.attempts.len(), MOST);
         assert_eq!(sent.refuse(first), None);
         let late = sent.note(start + KEPT * 2, 1.0);
-        assert_eq!((sent.attempts.len(), sent.refuse(late).unwrap().requests), (1, 0.0));
+        assert_eq!((sent.attempts.len(), sent.refuse(late)), (1, Some(Taken { requests: 0.0, tokens: 0.0 })));
         assert_eq!(sent.refuse(late + 1), None, "never sent");
     }
 }

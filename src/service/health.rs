@@ -52,7 +52,7 @@ pub struct RouteHealth {
     pub tokens_per_second: Option<f64>,
     /// How long nothing goes out because the provider asked for it.
     pub paused: Duration,
-    /// How long a call of no priority would wait for its turn now.
+    /// How long a call that came now would wait, behind all that wait already.
     pub predicted_wait: Duration,
     /// What is left of the retry budget, at most 50; a repeat costs 5.
     pub retry_budget: i64,
