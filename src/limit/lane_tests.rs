@@ -175,6 +175,34 @@ async fn tokens_are_taken_as_estimated_and_put_right_by_what_was_used() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_long_answer_delays_the_next_call_and_one_that_used_less_does_not() {
+    // Scenario: 1,000 tokens a second, as a quota or as told; an answer of 5,000 where 90 were expected.
+    let window = client::Window { limit: Some(1_000.0), remaining: None };
+    let told = RateLimits { tokens: Some(window), ..RateLimits::default() };
+    for (limits, told) in [(limits().tokens_per_second(1_000), None), (limits(), Some(told))] {
+        let lane = Lane::new(limits);
+        let permit = lane.admit(&far()).await.unwrap();
+        told.iter().for_each(|told| permit.told(told));
+        permit.used(&Usage { prompt: 10, completion: 4_990, ..Usage::default() });
+        drop(permit);
+        let start = Instant::now();
+        drop(lane.admit(&far()).await.unwrap());
+        assert!((4_800..5_400).contains(&start.elapsed().as_millis()), "{:?} {told:?}", start.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_when_a_place_is_free_does_not_pass_who_was_woken_for_it() {
+    let lane = Arc::new(Lane::new(limits().concurrency(1)));
+    let held = lane.admit(&far()).await.unwrap();
+    let (mut first, mut newcomer) = (wait(&lane, far()), wait(&lane, far()));
+    assert!(look(&mut first).is_none());
+    drop(held);
+    assert!(look(&mut newcomer).is_none());
+    assert!(look(&mut first).is_some_and(|permit| permit.is_ok()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn two_thousand_wait_half_leave_and_no_place_is_lost() {
     let lane = Arc::new(Lane::new(limits().concurrency(8).max_waiting(2_000)));
     let held: Vec<_> = (0..8).map(|_| look(&mut wait(&lane, far())).unwrap().unwrap()).collect();

@@ -320,3 +320,39 @@ async fn urgent_calls_go_first_and_batch_calls_are_not_starved() {
     }
     world.at_rest().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn every_kind_of_answer_tells_of_the_limit() {
+    let e5 = "intfloat/multilingual-e5-large-instruct";
+    let world = World::with(|builder| builder.embedding_model(e5));
+    world.sim.limit(MID, 30);
+    world.sim.limit(e5, 40);
+    let told = |model: &str| {
+        let routes = world.service.health().routes;
+        routes.into_iter().find(|health| health.route == route(model)).unwrap().requests_per_second
+    };
+    world.service.stream(muse("q").model(MID)).await.unwrap().finish().await.unwrap();
+    assert_eq!(told(MID), Some(30.0), "a stream");
+    world.service.embed("the sky").await.unwrap();
+    assert_eq!(told(e5), Some(40.0), "vectors");
+    world.at_rest().await;
+}
+
+#[test]
+fn a_bound_that_lets_nothing_out_is_refused_by_its_name() {
+    let none = Limits::default();
+    for (limits, name) in [
+        (none.concurrency(0), "concurrency(0)"),
+        (none.requests_per_second(0), "requests_per_second(0)"),
+        (none.requests_per_minute(0), "requests_per_minute(0)"),
+        (none.tokens_per_second(0), "tokens_per_second(0)"),
+        (none.tokens_per_minute(0), "tokens_per_minute(0)"),
+    ] {
+        let builder = || InferenceService::builder(Together::new().client());
+        for refused in [builder().limits(limits).build(), builder().limits_of(route(MID), limits).build()] {
+            let message = refused.unwrap_err().to_string();
+            assert!(message.contains(name) && message.contains("at least 1"), "{message}");
+        }
+    }
+    assert!(InferenceService::builder(Together::new().client()).limits(none.max_waiting(0)).build().is_ok());
+}
