@@ -6,7 +6,7 @@
 use std::{fmt, time::Duration};
 
 use together_inference::{
-    InferenceService, Priority, TogetherClient, async_trait,
+    InferenceService, Price, Priority, TogetherClient, async_trait,
     client::{Body, Transport, TransportError},
     limit::Limits,
     service::{ErrorKind, RouteHealth},
@@ -324,7 +324,7 @@ async fn urgent_calls_go_first_and_batch_calls_are_not_starved() {
 #[tokio::test(start_paused = true)]
 async fn every_kind_of_answer_tells_of_the_limit() {
     let e5 = "intfloat/multilingual-e5-large-instruct";
-    let world = World::with(|builder| builder.embedding_model(e5));
+    let world = World::with(|builder| builder.embedding_model(e5).price(&route(e5), Price::FREE));
     world.sim.limit(MID, 30);
     world.sim.limit(e5, 40);
     let told = |model: &str| {
