@@ -25,6 +25,7 @@ use together_inference::{
     cache::{CacheEntry, CacheLayer, CacheValue, MemoryCache},
     client::{Body, CallOptions, ChatRequest, ErrorKind, Transport, TransportError},
     inference::{CacheKey, Kind},
+    limit::{self, Limits},
 };
 use tokio::runtime::Runtime;
 
@@ -65,6 +66,9 @@ fn main() {
     }
     if runs("array") {
         amplifying_array();
+    }
+    if runs("admit") {
+        admissions(&runtime);
     }
     if runs("embeddings") {
         plane::embeddings(&runtime, &client, &hand);
@@ -276,6 +280,22 @@ fn bare_cache(runtime: &Runtime, prompt: &str) -> Cache<[u8; 32], Arc<str>> {
     let cache = Cache::builder().max_capacity(64 << 20).weigher(|_, _: &Arc<str>| 512).build();
     runtime.block_on(cache.insert(*blake3::hash(prompt.as_bytes()).as_bytes(), Arc::from("answer")));
     cache
+}
+
+/// A turn of the limiter that nobody else waits for, taken and given back.
+fn admissions(runtime: &Runtime) {
+    const TURNS: u32 = 100_000;
+    const BOUND_NANOS: f64 = 1_000.0;
+    let quotas = Limits::default().requests_per_second(u32::MAX).requests_per_minute(u32::MAX);
+    let quotas = quotas.tokens_per_second(u32::MAX).tokens_per_minute(u32::MAX);
+    for (name, limits) in [("admit, uncontended", Limits::default()), ("admit, uncontended, four quotas", quotas)] {
+        let passes = (0..PAIRS).map(|_| pass(runtime, limit::turns(limits, TURNS)).cpu);
+        let mut nanos: Vec<_> = passes.map(|cpu| cpu.as_secs_f64() * 1e9 / f64::from(TURNS)).collect();
+        nanos.sort_by(f64::total_cmp);
+        let median = nanos[PAIRS / 2];
+        let verdict = if median <= BOUND_NANOS { "" } else { "  MISSED" };
+        println!("{name:<44} {median:>7.0}ns {BOUND_NANOS:>6.0}ns{verdict}");
+    }
 }
 
 fn huge_line(runtime: &Runtime, base_url: &str) {

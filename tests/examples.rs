@@ -86,6 +86,7 @@ fn the_examples_print_what_their_golden_files_hold() {
         "image",
         "models",
         "quickstart",
+        "rate_limits",
         "rerank",
         "structured",
         "tool_loop",

@@ -28,7 +28,7 @@ use crate::{
     client::{self, TogetherClient},
     cost::{BudgetError, Intent, Scope},
     inference::{Answer, Attempt, Selection},
-    limit::Refused,
+    limit::{self, Refused},
     notify::AlertKind,
     router::{Ability, Candidate},
     types::{AttemptId, Cost, FinishReason, ModelId, RouteId, Usage, UsageSource},
@@ -102,7 +102,7 @@ impl State {
             let mut settlement = match self.unless_stopped(admission).await {
                 Ok(settlement) => settlement,
                 // Nothing was sent: another candidate may still be affordable or free.
-                Err(refused) if can_pass_over(&refused) && plan.ranking.candidates.len() > at + 1 => {
+                Err(refused) if can_pass_over(plan, &refused) && plan.ranking.candidates.len() > at + 1 => {
                     at += 1;
                     continue;
                 }
@@ -141,7 +141,7 @@ impl State {
                     tracing::warn!(from = %candidate.route, kind = error.kind().as_str(), "falling back to the next model");
                 }
                 Step::Again(wait) => {
-                    charged = true;
+                    charged = !is_paced(&error, &Step::Again(wait));
                     let waited = pin!(async {
                         sleep_until(Instant::now() + wait).await;
                         Ok(())
@@ -203,7 +203,7 @@ impl State {
         if self.budget.is_some() {
             self.reserve(plan, &mut settlement, candidate, attempt).await?;
         }
-        let permit = match settlement.route.lane.admit(plan.deadline).await {
+        let permit = match settlement.route.lane.admit(&turn(plan)).await {
             Ok(permit) => permit,
             Err(Refused::Full) => {
                 let message = format!("too many calls wait for {} already", candidate.route);
@@ -318,7 +318,9 @@ impl State {
             }
         };
         let in_time = Instant::now() + start < plan.deadline;
-        if in_time && self.route(receiver).retries.try_spend() { step } else { Step::Stop }
+        // A repeat of what was refused for our rate goes out when the limiter lets it: it adds nothing to the load.
+        let is_paced = is_paced(error, &step);
+        if in_time && (is_paced || self.route(receiver).retries.try_spend()) { step } else { Step::Stop }
     }
 
     /// The error that the caller gets.
@@ -343,8 +345,29 @@ fn stopped() -> Error {
 }
 
 /// Whether another candidate may be admitted where this one was not.
-fn can_pass_over(refused: &Error) -> bool {
-    matches!(refused.kind(), ErrorKind::OverBudget | ErrorKind::Unpriced | ErrorKind::Overloaded)
+fn can_pass_over(plan: &Plan, refused: &Error) -> bool {
+    match refused.kind() {
+        ErrorKind::OverBudget | ErrorKind::Unpriced | ErrorKind::Overloaded => true,
+        // Refused before its time, since this one's turn would come too late.
+        ErrorKind::DeadlineExceeded => Instant::now() < plan.deadline,
+        _ => false,
+    }
+}
+
+/// Whether the limiter bounds a repeat, so that the retry budget need not.
+fn is_paced(error: &client::Error, step: &Step) -> bool {
+    error.kind() == client::ErrorKind::RateLimited && matches!(step, Step::Again(_))
+}
+
+/// What an attempt asks the limiter for.
+fn turn(plan: &Plan) -> limit::Ask {
+    let request = &plan.request;
+    limit::Ask {
+        priority: request.priority_of(),
+        prompt: request.prompt_tokens_counted(),
+        max_answer: request.max_tokens_of(),
+        deadline: plan.deadline,
+    }
 }
 
 fn failed_attempt(settlement: &mut Settlement, error: &client::Error) -> Attempt {
@@ -391,6 +414,7 @@ pub(super) fn settle(
     let usage = arrival.usage.unwrap_or(counted);
     let usage_source = if arrival.usage.is_some() { UsageSource::Reported } else { UsageSource::Counted };
     let (route, took) = (settlement.route.id.clone(), settlement.elapsed());
+    settlement.told(arrival.rate_limits);
     let worth = settlement.finish(usage, usage_source, &arrival.served);
     let answered = Attempt { route: route.clone(), error: None, status: Some(200), took, cost: worth };
     let attempts: Arc<[Attempt]> = if attempts.is_empty() {

@@ -79,6 +79,9 @@ pub enum BuildError {
     /// The router names an upstream that the service has not.
     #[error("the router's route {0} is on an upstream that the service has not; add .upstream({1:?}, client)")]
     Route(RouteId, UpstreamId),
+    /// A bound of 0 would let nothing out.
+    #[error("{0}(0) lets no call out; set at least 1, or leave it out")]
+    Limit(&'static str),
 }
 
 impl ServiceBuilder {
@@ -216,13 +219,16 @@ impl ServiceBuilder {
     ///
     /// # Errors
     ///
-    /// [`BuildError`] for two upstreams of one id, or a route on an upstream that is missing.
+    /// [`BuildError`] for two upstreams of one id, a route on an upstream that is missing, or a limit of 0.
     pub fn build(self) -> Result<InferenceService, BuildError> {
         let router = self.router.unwrap_or_else(|| Arc::new(CatalogRouter::builtin()));
         let mut seen = HashSet::new();
         if let Some((id, _)) = self.upstreams.iter().find(|(id, _)| id.as_str().is_empty() || !seen.insert(id.clone()))
         {
             return Err(BuildError::Upstream(id.clone()));
+        }
+        if let Some(bound) = self.route_limits.values().chain([&self.limits]).find_map(Limits::stuck) {
+            return Err(BuildError::Limit(bound));
         }
         for route in router.routes() {
             let upstream = route.id().upstream();

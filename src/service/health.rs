@@ -1,6 +1,9 @@
 //! What the service knows of itself, as plain data.
 
-use std::sync::{PoisonError, atomic::Ordering};
+use std::{
+    sync::{PoisonError, atomic::Ordering},
+    time::Duration,
+};
 
 use super::{InferenceService, state::RouteState};
 use crate::types::{RouteId, Usd};
@@ -39,8 +42,18 @@ pub struct RouteHealth {
     pub cancelled: u64,
     /// Attempts that are out now.
     pub in_flight: usize,
-    /// Callers that wait for a place.
+    /// Callers that wait for their turn.
     pub waiting: usize,
+    /// Attempts that the provider refused for our rate.
+    pub throttled: u64,
+    /// Requests a second that the provider allows, as far as it said or its refusals taught.
+    pub requests_per_second: Option<f64>,
+    /// Tokens a second that the provider allows, as far as it said or its refusals taught.
+    pub tokens_per_second: Option<f64>,
+    /// How long nothing goes out because the provider asked for it.
+    pub paused: Duration,
+    /// How long a call that came now would wait, behind all that wait already.
+    pub predicted_wait: Duration,
     /// What is left of the retry budget, at most 50; a repeat costs 5.
     pub retry_budget: i64,
 }
@@ -105,14 +118,20 @@ impl InferenceService {
 
 impl RouteState {
     fn health(&self) -> RouteHealth {
+        let lane = self.lane.health();
         RouteHealth {
             route: self.id.clone(),
             dispatched: self.counts.dispatched.load(Ordering::Relaxed),
             answered: self.counts.answered.load(Ordering::Relaxed),
             failed: self.counts.failed.load(Ordering::Relaxed),
             cancelled: self.counts.cancelled.load(Ordering::Relaxed),
-            in_flight: self.lane.in_flight(),
-            waiting: self.lane.waiting(),
+            in_flight: lane.in_flight,
+            waiting: lane.waiting,
+            throttled: lane.throttled,
+            requests_per_second: lane.requests_per_second,
+            tokens_per_second: lane.tokens_per_second,
+            paused: lane.paused,
+            predicted_wait: lane.predicted_wait,
             retry_budget: self.retries.left(),
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::{
-    client::{self, CallOptions, ChatCompletion, ChatStream, Image, TogetherClient},
+    client::{self, CallOptions, ChatCompletion, ChatStream, Image, RateLimits, TogetherClient},
     inference::{Answer, InferenceRequest, Input, Output},
     types::{ModelId, Usage},
 };
@@ -17,6 +17,7 @@ pub(super) struct Arrival {
     pub(super) usage: Option<Usage>,
     pub(super) warnings: Vec<String>,
     pub(super) request_id: Option<Arc<str>>,
+    pub(super) rate_limits: Option<RateLimits>,
     pub(super) raw: Bytes,
 }
 
@@ -54,8 +55,8 @@ impl Arrival {
 
 impl From<ChatCompletion> for Arrival {
     fn from(completion: ChatCompletion) -> Self {
-        let ChatCompletion { model, choices, usage, warnings, request_id, raw, .. } = completion;
-        Self { output: Output::Chat(choices), served: model, usage, warnings, request_id, raw }
+        let ChatCompletion { model, choices, usage, warnings, request_id, rate_limits, raw, .. } = completion;
+        Self { output: Output::Chat(choices), served: model, usage, warnings, request_id, rate_limits, raw }
     }
 }
 
@@ -84,6 +85,7 @@ pub(super) async fn send(
                 usage: embedded.usage,
                 warnings: Vec::new(),
                 request_id: embedded.request_id,
+                rate_limits: embedded.rate_limits,
                 raw: embedded.raw,
             })
         }
@@ -95,6 +97,7 @@ pub(super) async fn send(
                 usage: None,
                 warnings: Vec::new(),
                 request_id: made.request_id,
+                rate_limits: made.rate_limits,
                 raw: Bytes::new(),
             })
         }
@@ -106,6 +109,7 @@ pub(super) async fn send(
                 usage: reranked.usage,
                 warnings: Vec::new(),
                 request_id: reranked.request_id,
+                rate_limits: reranked.rate_limits,
                 raw: reranked.raw,
             })
         }

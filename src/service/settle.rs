@@ -18,7 +18,7 @@ use super::{
     state::{RouteState, State},
 };
 use crate::{
-    client,
+    client::{self, RateLimits},
     cost::{CostRecord, Ending, PriceStamp},
     limit::Permit,
     router::{Ability, Candidate, Observation, Outcome},
@@ -107,6 +107,13 @@ impl Settlement {
         }
     }
 
+    /// The limits that the response named: for the attempts after this one.
+    pub(super) fn told(&self, limits: Option<RateLimits>) {
+        if let (Some(permit), Some(limits)) = (&self.permit, limits) {
+            permit.told(&limits);
+        }
+    }
+
     /// What a stream has brought so far.
     pub(super) const fn progress(&mut self, counted: Usage) {
         self.so_far = Some(counted);
@@ -119,6 +126,9 @@ impl Settlement {
 
     /// [`finish`](Self::finish) of a settlement that is not owned.
     pub(super) fn answered(&mut self, usage: Usage, source: UsageSource, served: &ModelId) -> Cost {
+        if let Some(permit) = &self.permit {
+            permit.used(&usage);
+        }
         let cost = self.price_of(served).map_or(Cost::Unpriced, |price| Cost::Known(price.cost(&usage)));
         self.end(usage, source, Some(served), cost, Ending::Answered);
         cost
@@ -132,6 +142,9 @@ impl Settlement {
     /// Ends with an error. What the provider may have billed is recorded at its upper bound, or as counted if a stream
     /// had begun.
     pub(super) fn failed(&mut self, error: &client::Error) -> Cost {
+        if let Some(permit) = &self.permit {
+            permit.failed(error);
+        }
         let ending = Ending::Failed(error.kind());
         if let Some(usage) = self.so_far {
             return self.cut(usage, ending);

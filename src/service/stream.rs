@@ -83,6 +83,7 @@ impl State {
         };
         let Dispatched { value, mut settlement, attempts } = self.dispatch(&plan, send).await?;
         settlement.first_token();
+        settlement.told(value.rate_limits());
         settlement.progress(Usage { prompt: plan.request.prompt_tokens_counted(), ..Usage::default() });
         let fold = Fold::new(settlement.route.id.model().clone());
         Ok(InferenceStream {

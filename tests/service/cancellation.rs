@@ -165,7 +165,7 @@ async fn ten_thousand_dropped_streams_leave_nothing() {
 async fn callers_that_leave_a_queue_leave_no_gap() {
     // Scenario: 1,000 callers wait for four places; half of them go away at different times.
     // Expected: the others are answered, all places are free afterwards.
-    let limits = together_inference::limit::Limits::default().concurrency(4.try_into().unwrap());
+    let limits = together_inference::limit::Limits::default().concurrency(4);
     let world = World::with(|builder| builder.limits(limits));
     world.sim.latency(ms(10));
     let calls: Vec<_> = (0..1_000).map(|number| world.spawn(muse(number.to_string()).model(LARGE))).collect();

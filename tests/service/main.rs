@@ -14,6 +14,7 @@ mod money_edges;
 mod panics;
 mod plane;
 mod plane_money;
+mod rate_limits;
 mod shape;
 mod shutdown;
 mod sinks;

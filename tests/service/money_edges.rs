@@ -207,7 +207,7 @@ async fn anothers_empty_budget_refuses_nobody_else() {
 async fn a_remote_budget_counts_the_model_that_answers_after_one_was_passed_over() {
     // Scenario: a store that cannot settle at once; the first choice is full, the second one answers.
     // Expected: what the second one cost is spent, though the first one's reservation was given back before.
-    let full = Limits::default().max_waiting(0).concurrency(std::num::NonZeroU32::MIN);
+    let full = Limits::default().max_waiting(0).concurrency(1);
     let world = World::with(|builder| builder.limits_of(route(LARGE), full));
     let service = InferenceService::builder(world.sim.client())
         .cost_sink(world.costs.clone())

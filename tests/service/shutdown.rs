@@ -95,7 +95,7 @@ async fn a_stream_under_way_is_interrupted_at_the_deadline() {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_that_waits_for_a_place_is_told_too() {
-    let limits = Limits::default().concurrency(1.try_into().unwrap());
+    let limits = Limits::default().concurrency(1);
     let world = World::with(|builder| builder.limits(limits));
     world.sim.hang();
     let calls: Vec<_> = (0..5).map(|number| world.spawn(muse(number.to_string()).model(LARGE))).collect();

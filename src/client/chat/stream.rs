@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     client::{
-        Error, ErrorKind, TogetherClient,
+        Error, ErrorKind, RateLimits, TogetherClient,
         call::{Success, late},
         error_body::{ErrorBody, error_in_success},
         sse::{SseError, SseParser},
@@ -60,6 +60,7 @@ pub struct ChatStream {
     until: Instant,
     model: ModelId,
     request_id: Option<Arc<str>>,
+    rate_limits: Option<RateLimits>,
     received: u64,
 }
 
@@ -102,7 +103,7 @@ impl ChatStream {
     ) -> Result<Self, Error> {
         let Expected { model, answers, first_token } = expected;
         let (idle, started) = (client.timeouts().idle, Instant::now());
-        let (status, request_id) = (success.status, success.request_id());
+        let (status, request_id, rate_limits) = (success.status, success.request_id(), success.rate_limits());
         let is_json = success
             .headers
             .get(http::header::CONTENT_TYPE)
@@ -127,6 +128,7 @@ impl ChatStream {
             until: success.until,
             model: model.clone(),
             request_id,
+            rate_limits,
             received: 0,
         };
         let first_by = first_token.unwrap_or(success.until);
@@ -175,6 +177,12 @@ impl ChatStream {
     #[must_use]
     pub fn request_id(&self) -> Option<&str> {
         self.request_id.as_deref()
+    }
+
+    /// The rate limits that the response's headers named.
+    #[must_use]
+    pub const fn rate_limits(&self) -> Option<RateLimits> {
+        self.rate_limits
     }
 
     /// How many chunks have arrived.
