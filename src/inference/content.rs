@@ -83,21 +83,8 @@ impl InferenceRequest {
     /// assert_eq!(nowhere.validate().unwrap_err().field, "image_url");
     /// ```
     #[must_use]
-    pub fn image_url(mut self, url: impl Into<String>) -> Self {
-        let Input::Chat(input) = &mut self.input else { return self.misfits("image_url") };
-        let Some(last) = input.messages.iter_mut().rfind(|message| message.role == crate::types::Role::User) else {
-            let problem = "there is no user's turn to add the picture to; call user(..) first";
-            self.misfit = self.misfit.or(Some(Misfit { setter: "image_url", problem }));
-            return self;
-        };
-        let mut parts = match last.content.take() {
-            Some(Content::Text(text)) => vec![Part::Text(text)],
-            Some(Content::Parts(parts)) => parts,
-            None => Vec::new(),
-        };
-        parts.push(Part::ImageUrl(url.into()));
-        last.content = Some(Content::Parts(parts));
-        self
+    pub fn image_url(self, url: impl Into<String>) -> Self {
+        self.part("image_url", Part::ImageUrl(url.into()))
     }
 
     /// Adds a picture of this media type (such as `image/png`) to the last user's turn, in the request itself.
@@ -110,10 +97,7 @@ impl InferenceRequest {
     /// ```
     #[must_use]
     pub fn image(self, bytes: impl AsRef<[u8]>, media_type: &str) -> Self {
-        match Part::image(bytes.as_ref(), media_type) {
-            Part::ImageUrl(url) => self.image_url(url),
-            _ => self,
-        }
+        self.part("image", Part::image(bytes.as_ref(), media_type))
     }
 
     /// Adds a tool that the model may call. Nothing is called by this crate.
@@ -312,6 +296,24 @@ impl InferenceRequest {
             Input::Rerank(input) => &mut input.extra,
         };
         extra.insert(name.into(), value.into());
+        self
+    }
+
+    /// Adds what is no text to the last of the user's turns.
+    fn part(mut self, setter: &'static str, part: Part) -> Self {
+        let Input::Chat(input) = &mut self.input else { return self.misfits(setter) };
+        let Some(last) = input.messages.iter_mut().rfind(|message| message.role == crate::types::Role::User) else {
+            let problem = "there is no user's turn to add it to; call user(..) first";
+            self.misfit = self.misfit.or(Some(Misfit { setter, problem }));
+            return self;
+        };
+        let mut parts = match last.content.take() {
+            Some(Content::Text(text)) => vec![Part::Text(text)],
+            Some(Content::Parts(parts)) => parts,
+            None => Vec::new(),
+        };
+        parts.push(part);
+        last.content = Some(Content::Parts(parts));
         self
     }
 }
