@@ -7,8 +7,12 @@ use std::{
     process::Command,
 };
 
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use together_inference::client::ChatInput;
+use together_inference::{
+    client::{ChatInput, EmbeddingInput, ImageInput, PromptInput, RerankInput},
+    router::{CatalogRouter, ModelRouter},
+};
 
 /// Rooms by floor, lowest first. A room may use what stands below its own floor, and itself.
 const FLOORS: [&[&str]; 7] = [
@@ -142,34 +146,92 @@ fn an_import_that_points_up_or_sideways_is_found_however_it_is_written() {
     assert_eq!(violations("testing/chat.rs", "use crate::client::Message;").len(), 1);
 }
 
-#[test]
-fn every_request_field_of_the_contract_is_typed() {
-    let spec = fs::read_to_string(root().join("tests/data/openapi-2026-08.json")).unwrap();
-    let spec: Value = serde_json::from_str(&spec).unwrap();
-    let fields = spec["components"]["schemas"]["ChatCompletionRequest"]["properties"].as_object().unwrap();
-    assert!(fields.len() > 20, "the contract was not found");
-    // Set by the client itself, or by the request around the input.
-    let own = ["model", "stream"];
-    let sample = |name: &str| match name {
+/// A value of each field of the contract's requests.
+fn sample(name: &str) -> Value {
+    match name {
         "messages" => json!([{"role": "user", "content": "hi"}]),
-        "stop" => json!(["a"]),
+        "stop" | "input" | "documents" | "rank_fields" | "reference_images" => json!(["a"]),
         "tools" => json!([{"type": "function", "function": {"name": "f"}}]),
+        "image_loras" => json!([{"path": "a", "scale": 0.5}]),
         "logit_bias" => json!({"1": 0.5}),
         "response_format" => json!({"type": "json_object"}),
         "reasoning" => json!({"enabled": true}),
         "chat_template_kwargs" => json!({"a": 1}),
         "tool_choice" | "function_call" => json!("auto"),
-        "echo" => json!(true),
-        "compliance" | "context_length_exceeded_behavior" | "safety_model" | "reasoning_effort" => json!("x"),
-        "max_tokens" | "n" | "top_k" | "logprobs" | "seed" => json!(1),
+        "echo" | "disable_safety_checker" | "return_documents" => json!(true),
+        "compliance"
+        | "context_length_exceeded_behavior"
+        | "safety_model"
+        | "reasoning_effort"
+        | "prompt"
+        | "negative_prompt"
+        | "query"
+        | "image_url"
+        | "output_format" => json!("x"),
+        "max_tokens" | "n" | "top_k" | "logprobs" | "seed" | "width" | "height" | "steps" | "top_n" => json!(1),
         _ => json!(0.5),
-    };
-    for name in fields.keys().filter(|name| !own.contains(&name.as_str())) {
-        let input: ChatInput = serde_json::from_value(json!({ name.as_str(): sample(name) })).unwrap();
-        assert!(input.extra.is_empty(), "{name} has no field of its own");
-        let back = serde_json::to_value(&input).unwrap();
-        assert_eq!(back, json!({ name.as_str(): sample(name) }), "{name}");
     }
+}
+
+/// Each field of a request's schema is read into a field of its own, not into `extra`, and written back as it was.
+fn typed<T: DeserializeOwned + Serialize>(schema: &Value, required: &[&str], extra: impl Fn(&T) -> usize) {
+    let fields = schema["properties"].as_object().expect("the contract was not found");
+    assert!(fields.len() > 1);
+    // Set by the client itself, or by the request around the input.
+    for name in fields.keys().filter(|name| !["model", "stream"].contains(&name.as_str())) {
+        // Pictures have a format of the same name that is a word.
+        let value = |name: &str| match (name, fields.contains_key("guidance_scale")) {
+            ("response_format", true) => json!("url"),
+            _ => sample(name),
+        };
+        let names = required.iter().copied().chain([name.as_str()]);
+        let asked = Value::Object(names.map(|name| (name.to_owned(), value(name))).collect());
+        let input: T = serde_json::from_value(asked.clone()).unwrap();
+        assert_eq!(extra(&input), 0, "{name} has no field of its own");
+        assert_eq!(serde_json::to_value(&input).unwrap(), asked, "{name}");
+    }
+}
+
+#[test]
+fn every_request_field_of_the_contract_is_typed() {
+    let spec = fs::read_to_string(root().join("tests/data/openapi-2026-08.json")).unwrap();
+    let spec: Value = serde_json::from_str(&spec).unwrap();
+    let schemas = &spec["components"]["schemas"];
+    typed::<ChatInput>(&schemas["ChatCompletionRequest"], &[], |input| input.extra.len());
+    typed::<PromptInput>(&schemas["CompletionRequest"], &["prompt"], |input| input.extra.len());
+    typed::<RerankInput>(&schemas["RerankRequest"], &["query", "documents"], |input| input.extra.len());
+    let images = "/paths/~1images~1generations/post/requestBody/content/application~1json/schema";
+    typed::<ImageInput>(spec.pointer(images).unwrap(), &["prompt"], |input| input.extra.len());
+    // The contract has nothing but `input` and the model.
+    typed::<EmbeddingInput>(&schemas["EmbeddingsRequest"], &[], |input| input.extra.len());
+}
+
+/// `scripts/renew-catalogue` on lists of five kinds: what it says, and the catalogue that it leaves.
+#[test]
+fn the_catalogue_is_renewed_from_the_lists_of_others() {
+    let data = root().join("tests/data/catalogue");
+    let copy = std::env::temp_dir().join(format!("together-inference-catalogue-{}.tsv", std::process::id()));
+    fs::copy(data.join("before.tsv"), &copy).unwrap();
+    // Not in the order of trust, which is the script's own.
+    let lists = ["models_dev.json", "litellm.json", "v1.json", "v2.json", "genai_prices.json"];
+    let renew = |more: &[&str]| {
+        let mut command = Command::new("python3");
+        command.arg(root().join("scripts/renew-catalogue")).args(["--date", "2026-03-04", "--catalogue"]).arg(&copy);
+        command.args(lists.map(|list| data.join(list))).args(more);
+        command.output().expect("python3 is missing: apt-get install python3")
+    };
+    let would = renew(&["--check"]);
+    assert_eq!(fs::read(&copy).unwrap(), fs::read(data.join("before.tsv")).unwrap(), "a check writes nothing");
+    let done = renew(&[]);
+    let again = renew(&["--check"]);
+    let (after, _) = (fs::read_to_string(&copy).unwrap(), fs::remove_file(&copy));
+    assert_eq!([would, done.clone(), again].map(|run| run.status.code()), [Some(1), Some(0), Some(0)]);
+    let golden = |name: &str| fs::read_to_string(data.join(name)).unwrap();
+    assert_eq!(String::from_utf8(done.stdout).unwrap(), golden("said.txt"));
+    assert_eq!(after, golden("after.tsv"));
+    let routes = CatalogRouter::from_tsv(&after).unwrap().routes();
+    assert_eq!(routes.len(), 4);
+    assert!(routes.iter().all(|route| route.price.is_some()), "{routes:?}");
 }
 
 #[test]

@@ -7,8 +7,9 @@ use crate::types::{Price, Task, Tier, UpstreamId, Usd, parse_usd};
 
 /// The catalogue that ships.
 pub(super) const SHIPPED: &str = include_str!("catalog.tsv");
-/// When it was gathered.
-pub(super) const DATE: &str = "2026-11-24";
+/// When it was gathered: the date in its first line, which must begin so for this to compile.
+pub(super) const DATE: &str =
+    SHIPPED.split_at("# Models and prices of Together AI as gathered on ".len()).1.split_at(10).0;
 
 /// [`DATE`] as a time.
 pub(super) fn date() -> Option<SystemTime> {
