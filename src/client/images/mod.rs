@@ -142,7 +142,7 @@ impl<'a> Images<'a> {
     ///
     /// Dropping the future abandons the call; the provider may bill the pictures.
     pub async fn generate(self, request: &ImageRequest) -> Result<GeneratedImages, Error> {
-        self.generate_with(&request.model, &request.input, &CallOptions::default()).await
+        self.generate_with(request.model(), request.input(), &CallOptions::default()).await
     }
 
     /// [`generate`](Self::generate) of an input by a model, with options for this call.
