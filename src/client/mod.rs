@@ -9,6 +9,7 @@
 //! - [`Error`] says what failed, whether the request left, whether a repeat makes sense.
 
 mod ask;
+mod blame;
 mod bounded;
 mod call;
 mod chat;
@@ -34,6 +35,7 @@ mod whoami;
 
 pub(crate) use self::fields::is_taken;
 pub use self::{
+    blame::Blame,
     call::{CallOptions, TogetherClient},
     chat::{
         BadArguments, Chat, ChatCompletion, ChatInput, ChatRequest, ChatStream, Choice, ChoiceDelta, Content, Delta,

@@ -16,10 +16,7 @@ use std::{
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 
-use super::{
-    Error,
-    error::{ErrorKind, Sent},
-};
+use super::{Blame, Error, error::Sent};
 use crate::types::{FOREVER, Rng};
 
 /// What a failure says about a repeat.
@@ -35,15 +32,10 @@ pub(crate) enum Class {
 
 /// Reads a failure. The server's own word (`x-should-retry`) wins.
 pub(crate) fn classify(error: &Error) -> Class {
-    let by_kind = match error.kind() {
-        ErrorKind::RateLimited => Class::Throttled,
-        ErrorKind::Connect
-        | ErrorKind::Timeout
-        | ErrorKind::Interrupted
-        | ErrorKind::Overloaded
-        | ErrorKind::Server
-        | ErrorKind::Malformed => Class::Transient,
-        _ => Class::Final,
+    let by_kind = match error.kind().blame() {
+        Blame::Rate => Class::Throttled,
+        Blame::Upstream => Class::Transient,
+        Blame::Caller | Blame::Key | Blame::Model => Class::Final,
     };
     match (error.should_retry(), by_kind) {
         (Some(false), _) => Class::Final,
@@ -191,7 +183,7 @@ impl RetryBudget {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::SeededRng;
+    use crate::{client::ErrorKind, types::SeededRng};
 
     #[test]
     fn ten_repeats_empty_the_bucket_and_successes_fill_it() {
