@@ -211,7 +211,6 @@ impl CatalogRouter {
         Ok(answer)
     }
 
-    /// The ranking, without a future around it.
     /// Changes the table, if there is something to change.
     fn replace(&self, change: impl FnOnce(&Table) -> Option<Table>) {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
@@ -220,6 +219,7 @@ impl CatalogRouter {
         }
     }
 
+    /// The ranking, without a future around it.
     pub(super) fn rank_now(&self, ask: &RouteAsk<'_>) -> Result<Ranking, NoRoute> {
         if self.lessons.any_ended(ask.now) {
             self.replace(|table| self.lessons.forget(table, ask.now));

@@ -40,6 +40,7 @@
 
 mod ask;
 mod catalog;
+mod ejection;
 mod filter;
 mod lessons;
 mod listing;
@@ -58,9 +59,11 @@ use std::{
 use async_trait::async_trait;
 use tokio::time::Instant;
 
+pub(crate) use self::ejection::{Ejection, Pass, Turn, Verdict};
 pub use self::{
     ask::{Prices, RouteAsk, RouteLimits},
     catalog::{CatalogRouter, Seen},
+    ejection::{Availability, Override},
     listing::{Ability, Listing, Word, Words},
     route::{Capabilities, Known, ModelRoute, RouteState},
     snapshot::CatalogError,

@@ -17,6 +17,7 @@ use futures_util::FutureExt;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{
+    choice::Passage,
     error::{Cause, Error, ErrorKind, Truncated, total_cost},
     plan::{Plan, no_warnings},
     prompt::at_once,
@@ -25,11 +26,10 @@ use super::{
     state::State,
 };
 use crate::{
-    client::{self, TogetherClient},
+    client::{self, Blame, TogetherClient},
     cost::{BudgetError, Intent, Scope},
     inference::{Answer, Attempt, Selection},
     limit::{self, Refused},
-    notify::AlertKind,
     router::{Ability, Candidate},
     types::{AttemptId, Cost, FinishReason, ModelId, RouteId, Usage, UsageSource},
 };
@@ -62,10 +62,10 @@ pub(super) struct Dispatched<T> {
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
     Stop,
-    /// The next candidate, at once, since this one does not serve the request: not a repeat of a failure.
-    Elsewhere,
-    /// The next candidate, at once.
-    Next,
+    /// This candidate, at once, since the one before does not serve the request: not a repeat of a failure.
+    Elsewhere(usize),
+    /// This candidate, at once.
+    Next(usize),
     /// The same one, after a wait.
     Again(Duration),
 }
@@ -93,17 +93,21 @@ impl State {
         F: Future<Output = Result<T, client::Error>>,
     {
         let mut attempts = Vec::new();
-        let (mut at, mut number, mut charged) = (0, 0_u32, false);
+        let (mut from, mut number, mut charged) = (0, 0_u32, false);
         loop {
+            let (at, passage) = match self.choose(plan, from) {
+                Ok(chosen) => chosen,
+                Err(nobody) => return Err(nobody.with_attempts(attempts)),
+            };
             let candidate = plan.ranking.candidates.get(at).ok_or_else(|| Error::new(ErrorKind::NoRoute, ""))?;
             // A refused admission has an id of its own too: a store may still be giving back what it had set aside.
             let attempt = plan.attempt(at + number as usize);
-            let admission = pin!(self.admit(plan, candidate, attempt));
+            let admission = pin!(self.admit(plan, candidate, attempt, passage));
             let mut settlement = match self.unless_stopped(admission).await {
                 Ok(settlement) => settlement,
                 // Nothing was sent: another candidate may still be affordable or free.
-                Err(refused) if can_pass_over(plan, &refused) && plan.ranking.candidates.len() > at + 1 => {
-                    at += 1;
+                Err(refused) if can_pass_over(plan, &refused) && self.next_taker(plan, at + 1).is_some() => {
+                    from = at + 1;
                     continue;
                 }
                 Err(refused) => return Err(refused.with_attempts(attempts).with_decision(&plan.ranking.decision)),
@@ -134,13 +138,14 @@ impl State {
             attempts.push(failed_attempt(&mut settlement, &error));
             drop(settlement);
             match self.next_step(plan, (&error, lacks), at, number) {
-                Step::Stop => return Err(self.give_up(plan, error, attempts)),
-                step @ (Step::Next | Step::Elsewhere) => {
-                    at += 1;
-                    charged = step == Step::Next;
+                Step::Stop => return Err(give_up(plan, error, attempts)),
+                step @ (Step::Next(next) | Step::Elsewhere(next)) => {
+                    from = next;
+                    charged = matches!(step, Step::Next(_));
                     tracing::warn!(from = %candidate.route, kind = error.kind().as_str(), "falling back to the next model");
                 }
                 Step::Again(wait) => {
+                    from = at;
                     charged = !is_paced(&error, &Step::Again(wait));
                     let waited = pin!(async {
                         sleep_until(Instant::now() + wait).await;
@@ -148,6 +153,10 @@ impl State {
                     });
                     if let Err(stopped) = self.unless_stopped(waited).await {
                         return Err(stopped.with_attempts(attempts).with_decision(&plan.ranking.decision));
+                    }
+                    // Meanwhile others may have found out that it is down.
+                    if self.next_taker(plan, at) != Some(at) {
+                        return Err(give_up(plan, error, attempts));
                     }
                 }
             }
@@ -193,12 +202,13 @@ impl State {
         plan: &Plan,
         candidate: &Candidate,
         attempt: AttemptId,
+        passage: Passage,
     ) -> Result<Settlement, Error> {
         if Instant::now() >= plan.deadline {
             return Err(Error::new(ErrorKind::DeadlineExceeded, "the deadline passed before an attempt could start"));
         }
         let slot = self.recorder.slot(plan.deadline).await;
-        let mut settlement = Settlement::new(self, plan, candidate, attempt, slot);
+        let mut settlement = Settlement::new(passage, plan, candidate, attempt, slot);
         check_cost(plan, candidate, settlement.at_most())?;
         if self.budget.is_some() {
             self.reserve(plan, &mut settlement, candidate, attempt).await?;
@@ -292,52 +302,52 @@ impl State {
         at: usize,
         number: u32,
     ) -> Step {
-        let next = plan.ranking.candidates.get(at + 1);
         if number >= MOST.min(self.retry.attempts) {
             return Step::Stop;
         }
-        let elsewhere = lacks.is_some()
-            || matches!(error.kind(), client::ErrorKind::ModelNotAvailable | client::ErrorKind::ContextLength);
-        if elsewhere {
+        let blame = error.kind().blame();
+        if lacks.is_some() || error.kind() == client::ErrorKind::ContextLength || blame == Blame::Model {
             // Not a failure of the route's health: no budget is charged.
             let pinned = matches!(plan.request.selection(), Selection::Pin(_));
-            let tried = plan.ranking.candidates.get(at).map(|candidate| candidate.route.model());
             // A pinned model may still be had on another upstream.
-            let may = next.is_some_and(|next| !pinned || Some(next.route.model()) == tried);
-            return if may { Step::Elsewhere } else { Step::Stop };
+            let may = |next: &usize| !pinned || model(plan, *next) == model(plan, at);
+            return self.next_taker(plan, at + 1).filter(may).map_or(Step::Stop, Step::Elsewhere);
+        }
+        if blame == Blame::Key {
+            // The key is stopped by now: whoever takes the call has another one.
+            return self.next_taker(plan, at + 1).map_or(Step::Stop, Step::Elsewhere);
         }
         if !error.is_retryable() || (error.may_be_billed() && !self.retry.after_dispatch) {
             return Step::Stop;
         }
-        let (step, receiver, start) = match next {
-            Some(next) => (Step::Next, &next.route, Duration::ZERO),
+        let (step, receiver, start) = match self.next_taker(plan, at + 1) {
+            Some(next) => (Step::Next(next), next, Duration::ZERO),
             None => {
                 let Some(wait) = self.retry.again(error, number, &*self.rng) else { return Step::Stop };
-                let Some(same) = plan.ranking.candidates.get(at) else { return Step::Stop };
-                (Step::Again(wait), &same.route, wait)
+                if self.next_taker(plan, at) != Some(at) {
+                    return Step::Stop;
+                }
+                (Step::Again(wait), at, wait)
             }
         };
+        let Some(receiver) = plan.ranking.candidates.get(receiver) else { return Step::Stop };
         let in_time = Instant::now() + start < plan.deadline;
         // A repeat of what was refused for our rate goes out when the limiter lets it: it adds nothing to the load.
         let is_paced = is_paced(error, &step);
-        if in_time && (is_paced || self.route(receiver).retries.try_spend()) { step } else { Step::Stop }
+        if in_time && (is_paced || self.route(&receiver.route).retries.try_spend()) { step } else { Step::Stop }
     }
+}
 
-    /// The error that the caller gets.
-    fn give_up(self: &Arc<Self>, plan: &Plan, error: client::Error, attempts: Vec<Attempt>) -> Error {
-        let late = error.kind() == client::ErrorKind::Timeout && Instant::now() >= plan.deadline;
-        let alert = match error.kind() {
-            client::ErrorKind::Authentication => Some(AlertKind::KeyUnauthorized),
-            client::ErrorKind::PaymentRequired => Some(AlertKind::KeyPaymentRequired),
-            _ => None,
-        };
-        if let (Some(kind), Some(attempt)) = (alert, attempts.last()) {
-            self.alert(kind, attempt.route.upstream().as_str(), &error.to_string());
-        }
-        let error = Error::of_client(error);
-        let error = if late { error.of_kind(ErrorKind::DeadlineExceeded) } else { error };
-        error.with_attempts(attempts).with_decision(&plan.ranking.decision)
-    }
+/// The error that the caller gets.
+fn give_up(plan: &Plan, error: client::Error, attempts: Vec<Attempt>) -> Error {
+    let late = error.kind() == client::ErrorKind::Timeout && Instant::now() >= plan.deadline;
+    let error = Error::of_client(error);
+    let error = if late { error.of_kind(ErrorKind::DeadlineExceeded) } else { error };
+    error.with_attempts(attempts).with_decision(&plan.ranking.decision)
+}
+
+fn model(plan: &Plan, at: usize) -> Option<&ModelId> {
+    plan.ranking.candidates.get(at).map(|candidate| candidate.route.model())
 }
 
 fn stopped() -> Error {

@@ -12,6 +12,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     InferenceService,
+    choice::Key,
     coalesce::Slots,
     recorder::Recorder,
     state::{State, Totals},
@@ -244,6 +245,7 @@ impl ServiceBuilder {
         let recorder = Recorder::new(&sinks, self.budget.clone());
         let service = InferenceService {
             state: Arc::new(State {
+                keys: self.upstreams.iter().map(|_| Key::default()).collect(),
                 upstreams: self.upstreams,
                 router,
                 cache: self.cache.unwrap_or_else(|| Arc::new(MemoryCache::default())),

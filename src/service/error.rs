@@ -27,6 +27,7 @@ struct Inner {
     decision: Option<Arc<Decision>>,
     text: Option<Box<str>>,
     truncated: Option<Truncated>,
+    wait: Option<Duration>,
 }
 
 /// An answer that ended before anything was said.
@@ -79,6 +80,8 @@ pub enum ErrorKind {
     Unpriced,
     /// Too many calls wait for the model already; nothing was sent.
     Overloaded,
+    /// Every model for it failed too often of late; nothing was sent. Probes find out when one is back.
+    Ejected,
     /// The caller's deadline passed.
     DeadlineExceeded,
     /// The provider refuses the request itself (400, 403, 404, 422).
@@ -117,6 +120,7 @@ impl ErrorKind {
             Self::OverBudget => "over_budget",
             Self::Unpriced => "unpriced",
             Self::Overloaded => "overloaded",
+            Self::Ejected => "ejected",
             Self::DeadlineExceeded => "deadline_exceeded",
             Self::Refused => "refused",
             Self::UpstreamAuthentication => "upstream_authentication",
@@ -145,15 +149,14 @@ impl Error {
             decision: None,
             text: None,
             truncated: None,
+            wait: None,
         }))
     }
 
     /// The error that a failed attempt is for the caller.
     pub(super) fn of_client(error: client::Error) -> Self {
         use client::ErrorKind as Wire;
-        let kind = match error.kind() {
-            Wire::Authentication => ErrorKind::UpstreamAuthentication,
-            Wire::PaymentRequired => ErrorKind::UpstreamPayment,
+        let by_kind = match error.kind() {
             Wire::RateLimited => ErrorKind::RateLimited,
             Wire::InvalidRequest
             | Wire::ContextLength
@@ -164,7 +167,17 @@ impl Error {
             | Wire::Moderated => ErrorKind::Refused,
             _ => ErrorKind::Upstream,
         };
+        let kind = Self::of_key(error.kind()).unwrap_or(by_kind);
         Self::caused(kind, error.to_string(), Cause::Client(error))
+    }
+
+    /// What a failure of the key is for the caller.
+    pub(super) const fn of_key(kind: client::ErrorKind) -> Option<ErrorKind> {
+        match kind {
+            client::ErrorKind::Authentication => Some(ErrorKind::UpstreamAuthentication),
+            client::ErrorKind::PaymentRequired => Some(ErrorKind::UpstreamPayment),
+            _ => None,
+        }
     }
 
     pub(super) fn caused(kind: ErrorKind, message: impl Into<Box<str>>, cause: Cause) -> Self {
@@ -197,6 +210,10 @@ impl Error {
         self.edit(|inner| inner.text = Some(text.into()))
     }
 
+    pub(super) fn with_wait(self, wait: Option<Duration>) -> Self {
+        self.edit(|inner| inner.wait = wait)
+    }
+
     pub(super) fn with_truncated(self, truncated: Option<Truncated>) -> Self {
         self.edit(|inner| inner.truncated = truncated)
     }
@@ -218,6 +235,7 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self.0.kind {
             ErrorKind::Overloaded
+            | ErrorKind::Ejected
             | ErrorKind::DeadlineExceeded
             | ErrorKind::RateLimited
             | ErrorKind::Upstream
@@ -243,10 +261,10 @@ impl Error {
         }
     }
 
-    /// How long the provider asks to wait.
+    /// How long to wait: what the provider asks for, or when the next probe of an ejected model may go out.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
-        self.client_error().and_then(client::Error::retry_after)
+        self.client_error().and_then(client::Error::retry_after).or(self.0.wait)
     }
 
     /// A sentence that may be shown to anyone: no model, provider, limit or prompt in it.
@@ -363,7 +381,7 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { kind, message, cause, attempts, cost, decision: _, text, truncated } = &*self.0;
+        let Inner { kind, message, cause, attempts, cost, decision: _, text, truncated, wait: _ } = &*self.0;
         f.debug_struct("Error")
             .field("kind", kind)
             .field("message", message)

@@ -6,7 +6,10 @@ use std::{
 };
 
 use super::{InferenceService, state::RouteState};
-use crate::types::{RouteId, Usd};
+use crate::{
+    router::{Availability, Override},
+    types::{RouteId, Usd},
+};
 
 /// The state of a service at one moment.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +35,8 @@ pub struct ServiceHealth {
 pub struct RouteHealth {
     /// The route.
     pub route: RouteId,
+    /// Whether it gets calls.
+    pub availability: Availability,
     /// Attempts so far.
     pub dispatched: u64,
     /// Those that answered.
@@ -98,6 +103,26 @@ impl InferenceService {
         }
     }
 
+    /// Decides over the crate's head whether a route gets calls, until `None` takes it back.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{InferenceRequest, InferenceService, router::Override, testing::Together};
+    ///
+    /// let service = InferenceService::builder(Together::new().client()).build()?;
+    /// let usual = service.complete(InferenceRequest::chat("hi")).await?.route;
+    /// service.force(&usual, Some(Override::Eject));
+    /// assert_ne!(service.complete(InferenceRequest::chat("hi")).await?.route, usual);
+    /// service.force(&usual, None);
+    /// assert_eq!(service.complete(InferenceRequest::chat("hi")).await?.route, usual);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn force(&self, route: &RouteId, availability: Option<Override>) {
+        self.state.route(route).ejection.force(availability);
+    }
+
     /// What all calls cost together, at once and without asking a sink.
     #[must_use]
     pub fn costs(&self) -> CostTotals {
@@ -121,6 +146,7 @@ impl RouteState {
         let lane = self.lane.health();
         RouteHealth {
             route: self.id.clone(),
+            availability: self.ejection.availability(),
             dispatched: self.counts.dispatched.load(Ordering::Relaxed),
             answered: self.counts.answered.load(Ordering::Relaxed),
             failed: self.counts.failed.load(Ordering::Relaxed),

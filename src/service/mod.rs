@@ -10,6 +10,7 @@
 mod attempts;
 mod builder;
 mod catalogue;
+mod choice;
 mod coalesce;
 mod embed;
 mod error;

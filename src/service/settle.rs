@@ -13,20 +13,26 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
+    choice::Passage,
     plan::Plan,
     recorder::{Item, RecordSlot, Settled},
     state::{RouteState, State},
 };
 use crate::{
-    client::{self, RateLimits},
+    client::{self, Blame, RateLimits},
     cost::{CostRecord, Ending, PriceStamp},
     limit::Permit,
-    router::{Ability, Candidate, Observation, Outcome},
+    router::{Ability, Candidate, Observation, Outcome, Verdict},
     types::{AttemptId, Cost, ModelId, Price, RouteId, Usage, UsageSource, Usd},
 };
 
+/// A caller who waits for less says nothing about a route that did not answer in time.
+const PATIENT: Duration = Duration::from_secs(5);
+
 /// One attempt from admission to its record.
 pub(super) struct Settlement {
+    /// The way to its route, until the attempt has ended.
+    passage: Option<Passage>,
     state: Arc<State>,
     pub(super) route: Arc<RouteState>,
     slot: Option<RecordSlot>,
@@ -35,6 +41,8 @@ pub(super) struct Settlement {
     reserved: Option<Usd>,
     permit: Option<Permit>,
     at_most: Cost,
+    /// The caller's.
+    deadline: Instant,
     dispatched: Option<Instant>,
     /// What a stream has brought so far: what a cut is billed by.
     so_far: Option<Usage>,
@@ -51,21 +59,23 @@ impl std::fmt::Debug for Settlement {
 impl Settlement {
     /// An attempt that nothing was taken for yet.
     pub(super) fn new(
-        state: &Arc<State>,
+        passage: Passage,
         plan: &Plan,
         candidate: &Candidate,
         attempt: AttemptId,
         slot: Option<RecordSlot>,
     ) -> Self {
-        let route = state.route(&candidate.route);
+        let (state, route) = (Arc::clone(&passage.state), Arc::clone(&passage.route));
         let price = state.price(candidate);
         let price_now = price.map(|stamp| stamp.price);
         let record = CostRecord { price: price_now, ..plan.record(attempt, &candidate.route, state.clock.now()) };
         Self {
-            state: Arc::clone(state),
+            passage: Some(passage),
+            state,
             route,
             slot,
             at_most: plan.at_most(candidate, price),
+            deadline: plan.deadline,
             record: Some(Box::new(Settled { record, budget: None })),
             reserved: None,
             permit: None,
@@ -91,7 +101,9 @@ impl Settlement {
     /// From here on the attempt may cost money.
     pub(super) fn dispatch(&mut self) {
         self.dispatched = Some(Instant::now());
-        self.route.counts.started();
+        if let Some(passage) = &mut self.passage {
+            passage.dispatched();
+        }
     }
 
     /// Since dispatch.
@@ -144,6 +156,9 @@ impl Settlement {
     pub(super) fn failed(&mut self, error: &client::Error) -> Cost {
         if let Some(permit) = &self.permit {
             permit.failed(error);
+        }
+        if let Some(passage) = &self.passage {
+            passage.failed(error);
         }
         let ending = Ending::Failed(error.kind());
         if let Some(usage) = self.so_far {
@@ -234,14 +249,18 @@ impl Settlement {
         (!now).then_some((attempt, actual))
     }
 
-    fn observe(&self, usage: Usage, ending: Ending, took: Duration, first_token: Option<Duration>) {
+    fn observe(&mut self, usage: Usage, ending: Ending, took: Duration, first_token: Option<Duration>) {
         let Some(dispatched) = self.dispatched else { return };
         let outcome = match ending {
             Ending::Answered => Outcome::Answered(usage),
+            Ending::Failed(client::ErrorKind::Timeout) if self.was_impatient(took) => Outcome::Cancelled,
             Ending::Failed(kind) => Outcome::Failed(kind),
             _ => Outcome::Cancelled,
         };
         self.route.counts.ended(outcome);
+        if let Some(passage) = self.passage.take() {
+            passage.ended(verdict(outcome));
+        }
         let lacks = self.lacks;
         let seen =
             Observation { first_token, lacks, ..Observation::new(self.route.id.clone(), dispatched, took, outcome) };
@@ -249,6 +268,22 @@ impl Settlement {
         if catch_unwind(AssertUnwindSafe(|| self.state.router.observe(&seen))).is_err() {
             tracing::warn!("the router panicked in observe");
         }
+    }
+}
+
+impl Settlement {
+    /// Whether the caller's own deadline ended the attempt sooner than anyone could call the route slow.
+    fn was_impatient(&self, took: Duration) -> bool {
+        took < PATIENT && Instant::now() >= self.deadline
+    }
+}
+
+/// What an outcome says about the health of a route.
+fn verdict(outcome: Outcome) -> Verdict {
+    match outcome {
+        Outcome::Answered(_) => Verdict::Well,
+        Outcome::Failed(kind) if kind.blame() == Blame::Upstream => Verdict::Ill,
+        Outcome::Failed(_) | Outcome::Cancelled => Verdict::Nothing,
     }
 }
 

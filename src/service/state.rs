@@ -19,6 +19,7 @@ use tokio_util::{
 };
 
 use super::{
+    choice::Key,
     coalesce::Slots,
     error::{Error, ErrorKind},
     prompt::at_once,
@@ -32,7 +33,7 @@ use crate::{
     inference::{Answer, CacheKey},
     limit::{Lane, Limits},
     notify::{Alert, AlertKind, Notifier},
-    router::{Candidate, ModelRouter, Outcome},
+    router::{Candidate, Ejection, ModelRouter, Outcome},
     types::{Clock, Cost, ModelId, Rng, RouteId, UpstreamId, Usd},
 };
 
@@ -47,6 +48,8 @@ const MAX_ALERTS: usize = 64;
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) upstreams: Vec<(UpstreamId, TogetherClient)>,
+    /// The key of each upstream, in the same order.
+    pub(super) keys: Vec<Key>,
     pub(super) router: Arc<dyn ModelRouter>,
     pub(super) cache: Arc<dyn CacheLayer>,
     pub(super) sinks: FanOut,
@@ -84,6 +87,7 @@ pub(super) struct RouteState {
     pub(super) lane: Lane,
     pub(super) retries: RetryBudget,
     pub(super) counts: Counts,
+    pub(super) ejection: Ejection,
 }
 
 /// Whether there is a runtime with time here. IO is the transport's own affair: a simulator needs none.
@@ -117,8 +121,9 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    pub(super) fn started(&self) {
-        self.dispatched.fetch_add(1, Ordering::Relaxed);
+    /// One more, and its number.
+    pub(super) fn started(&self) -> u64 {
+        self.dispatched.fetch_add(1, Ordering::Relaxed)
     }
 
     pub(super) fn ended(&self, outcome: Outcome) {
@@ -185,6 +190,11 @@ impl State {
         self.upstreams.iter().find(|(id, _)| id == route.upstream()).map(|(_, client)| client)
     }
 
+    /// Something of a route that was used already.
+    pub(super) fn with_route<T>(&self, id: &RouteId, of: impl FnOnce(&RouteState) -> T) -> Option<T> {
+        self.routes.read().unwrap_or_else(PoisonError::into_inner).get(id).map(|route| of(route))
+    }
+
     /// The state of a route, made at its first use.
     pub(super) fn route(&self, id: &RouteId) -> Arc<RouteState> {
         if let Some(route) = self.routes.read().unwrap_or_else(PoisonError::into_inner).get(id) {
@@ -193,8 +203,13 @@ impl State {
         let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
         let made = routes.entry(id.clone()).or_insert_with(|| {
             let limits = self.route_limits.get(id).copied().unwrap_or(self.limits);
-            let (retries, counts) = (RetryBudget::default(), Counts::default());
-            Arc::new(RouteState { id: id.clone(), lane: Lane::new(limits), retries, counts })
+            Arc::new(RouteState {
+                id: id.clone(),
+                lane: Lane::new(limits),
+                retries: RetryBudget::default(),
+                counts: Counts::default(),
+                ejection: Ejection::default(),
+            })
         });
         Arc::clone(made)
     }

@@ -7,6 +7,7 @@ use together_inference::{
     client::ErrorKind as Wire,
     cost::{CostRecord, CostSink, SinkError},
     limit::Limits,
+    router::Override,
     service::{Error, ErrorKind},
     testing::{Fault, Together},
 };
@@ -15,7 +16,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::world::{LARGE, MID, SMALL, World, ask, ms, muse, secs};
+use crate::world::{LARGE, MID, SMALL, World, ask, ms, muse, route, secs};
 
 fn everything() -> [Fault; 12] {
     [
@@ -237,6 +238,7 @@ async fn an_empty_retry_budget_returns_the_original_error_at_once() {
     // Scenario: a pinned model that always fails, asked again and again.
     // Expected: ten repeats in all; then every call is one attempt that takes no time.
     let world = World::new();
+    world.service.force(&route(LARGE), Some(Override::Admit));
     world.sim.fail_next(1_000, Fault::status(500));
     for _ in 0..20 {
         world.service.complete(muse("why?").model(LARGE)).await.unwrap_err();

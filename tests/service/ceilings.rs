@@ -7,7 +7,7 @@ use together_inference::{
     cache::{CacheEntry, CacheError, CacheLayer},
     cost::Scope,
     inference::{CacheKey, ModelRef, Needs},
-    router::{Capabilities, CatalogRouter, Known, ModelRoute},
+    router::{Capabilities, CatalogRouter, Known, ModelRoute, Override},
     service::ErrorKind,
     testing::Fault,
     usd,
@@ -107,6 +107,7 @@ async fn a_fallback_that_was_not_charged_refills_no_retry_budget() {
     let world = World::new();
     let left =
         || world.service.health().routes.iter().find(|known| known.route == route(MID)).map(|known| known.retry_budget);
+    world.service.force(&route(MID), Some(Override::Admit));
     world.sim.fail_next_of(MID, 15, Fault::status(500));
     for _ in 0..5 {
         world.service.complete(muse("x").model(MID)).await.unwrap_err();

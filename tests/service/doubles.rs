@@ -14,6 +14,7 @@ use together_inference::{
     client::{Body, Transport, TransportError},
     cost::{BudgetError, BudgetStore, CostRecord, CostSink, Intent, MemoryBudgets, Scope, SinkError},
     inference::CacheKey,
+    notify::{Alert, AlertKind, Notifier, NotifyError},
     router::{CatalogRouter, ModelRouter, NoRoute, Observation, Ranking, RouteAsk},
     testing::Together,
     types::AttemptId,
@@ -224,5 +225,23 @@ impl CostSink for SlowIntents {
 
     fn wants_intents(&self) -> bool {
         true
+    }
+}
+
+/// Keeps the alerts that it is given.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Alerts(Arc<std::sync::Mutex<Vec<Alert>>>);
+
+impl Alerts {
+    pub(crate) fn kinds(&self) -> Vec<AlertKind> {
+        self.0.lock().unwrap().iter().map(Alert::kind).collect()
+    }
+}
+
+#[async_trait]
+impl Notifier for Alerts {
+    async fn notify(&self, alert: &Alert) -> Result<(), NotifyError> {
+        self.0.lock().unwrap().push(alert.clone());
+        Ok(())
     }
 }

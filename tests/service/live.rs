@@ -5,6 +5,7 @@ use std::{cell::RefCell, sync::Once};
 use together_inference::{
     Cost, Usd,
     cost::{Ending, Scope},
+    router::Override,
     service::ErrorKind,
     testing::Fault,
 };
@@ -15,7 +16,7 @@ use tracing::{
     span,
 };
 
-use crate::world::{LARGE, MID, World, ms, muse, secs, spawn};
+use crate::world::{LARGE, MID, World, ms, muse, route, secs, spawn};
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_is_over_holds_nothing() {
@@ -51,6 +52,7 @@ async fn a_stream_that_is_held_unread_is_settled_by_a_shutdown() {
     // both attempts and what the records say.
     let world = World::new();
     world.sim.token_latency(secs(1));
+    world.service.force(&route(LARGE), Some(Override::Admit));
     world.sim.fail_next_of(LARGE, 5, Fault::disconnect());
     let mut streams = Vec::new();
     for _ in 0..5 {

@@ -11,6 +11,7 @@ mod doubles;
 mod live;
 mod money;
 mod money_edges;
+mod outage;
 mod panics;
 mod plane;
 mod plane_money;

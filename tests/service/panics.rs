@@ -151,6 +151,8 @@ async fn a_notifier_that_panics_harms_no_call() {
     sim.fail_next(1, Fault::status(402));
     let error = service.complete(muse("why?").model(LARGE)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::UpstreamPayment);
+    // The key rests for a minute.
+    tokio::time::sleep(secs(61)).await;
     service.complete(muse("why?").model(LARGE)).await.unwrap();
     nothing_is_left(&service, &sim).await;
     assert_eq!(told.load(Ordering::SeqCst), 1);

@@ -9,7 +9,8 @@ use std::{
 };
 
 use together_inference::{
-    InferenceService, Usd, async_trait,
+    InferenceService, Price, Usd, async_trait,
+    client::RetryPolicy,
     cost::{BudgetError, BudgetStore, CostRecord, CostSink, MemoryBudgets, MemoryCosts, Scope, SinkError},
     notify::{Alert, AlertKind, Notifier, NotifyError},
     service::ErrorKind,
@@ -21,7 +22,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     doubles::{Fails, Remote},
-    world::{World, ms, muse, secs},
+    world::{World, ms, muse, route, secs},
 };
 
 /// Takes nothing, and counts what it is offered.
@@ -128,7 +129,7 @@ async fn no_call_waits_for_a_full_recorder_beyond_its_deadline_and_one_alert_is_
 
 #[tokio::test(start_paused = true)]
 async fn a_notifier_may_take_fifteen_seconds() {
-    for (takes, told) in [(ms(400), 3), (secs(14), 3), (secs(16), 0)] {
+    for (takes, told) in [(ms(400), 1), (secs(14), 1), (secs(16), 0)] {
         let alerts = Arc::default();
         let world = World::with(|builder| builder.notifier(SlowNotifier(takes, Arc::clone(&alerts))));
         world.sim.fail_next(3, Fault::status(401));
@@ -144,14 +145,23 @@ async fn a_notifier_may_take_fifteen_seconds() {
 #[tokio::test(start_paused = true)]
 async fn alerts_on_their_way_are_bounded_and_given_up_at_a_shutdown() {
     let alerts = Arc::default();
-    let world = World::with(|builder| builder.notifier(SlowNotifier(secs(14), Arc::clone(&alerts))));
-    world.sim.fail_next(200, Fault::status(401));
-    for _ in 0..100 {
-        world.service.complete(muse("why?")).await.unwrap_err();
+    let notifier = SlowNotifier(secs(14), Arc::clone(&alerts));
+    let model = |number: u32| format!("acme/m{number}");
+    let world = World::with(|builder| {
+        let builder = builder.notifier(notifier).retry(RetryPolicy::none());
+        (0..100).fold(builder, |builder, number| builder.price(&route(&model(number)), Price::FREE))
+    });
+    world.sim.fail_next(1_000, Fault::status(500));
+    // Each model fails ten times, and somebody is told of each.
+    for number in 0..100 {
+        for _ in 0..10 {
+            world.service.complete(muse("why?").model(model(number))).await.unwrap_err();
+        }
     }
     assert_eq!(world.service.health().in_flight, 64);
     sleep(secs(15)).await;
     assert_eq!(alerts.lock().unwrap().len(), 64);
+    world.sim.fail_next(1, Fault::status(401));
     world.service.complete(muse("why?")).await.unwrap_err();
     let start = Instant::now();
     let drained = world.service.shutdown(secs(1)).await;

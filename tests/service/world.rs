@@ -13,6 +13,7 @@ use together_inference::{
     cost::{CostRecord, MemoryBudgets, MemoryCosts, Scope},
     service::ServiceBuilder,
     testing::Together,
+    types::SeededRng,
     usd,
 };
 use tokio::task::JoinHandle;
@@ -77,7 +78,10 @@ impl World {
     pub(crate) fn with(edit: impl FnOnce(ServiceBuilder) -> ServiceBuilder) -> Self {
         let (sim, costs) = (Together::new(), MemoryCosts::new(1_000_000));
         let budgets = Arc::new(MemoryBudgets::new().limit(Scope::Global, usd!("1000000")));
-        let builder = InferenceService::builder(sim.client()).cost_sink(costs.clone()).budget(Arc::clone(&budgets));
+        let builder = InferenceService::builder(sim.client())
+            .cost_sink(costs.clone())
+            .budget(Arc::clone(&budgets))
+            .rng(Arc::new(SeededRng::new(7)));
         let service = edit(builder).build().unwrap();
         Self { sim, costs, budgets, service }
     }
