@@ -34,6 +34,8 @@ pub struct RouteAsk<'a> {
     pub prices: Option<&'a dyn Prices>,
     /// When it is asked.
     pub now: Instant,
+    /// Whether nothing comes of it: no probe's turn is taken.
+    pub rehearsal: bool,
 }
 
 /// Prices from outside the router, which win over its own.
@@ -53,6 +55,7 @@ impl<'a> RouteAsk<'a> {
             limits: RouteLimits { max_cost: request.max_cost_of(), ..RouteLimits::default() },
             prices: None,
             now: Instant::now(),
+            rehearsal: false,
         }
     }
 
@@ -60,6 +63,13 @@ impl<'a> RouteAsk<'a> {
     #[must_use]
     pub const fn with_prices(mut self, prices: &'a dyn Prices) -> Self {
         self.prices = Some(prices);
+        self
+    }
+
+    /// The same question, of which nothing comes.
+    #[must_use]
+    pub const fn rehearsed(mut self) -> Self {
+        self.rehearsal = true;
         self
     }
 

@@ -281,7 +281,7 @@ fn registering_is_idempotent_and_refuses_what_cannot_be() {
 #[test]
 fn attempts_are_counted_and_outlive_a_replacement() {
     let router = of([route("a")]);
-    let at = tokio::time::Instant::now();
+    let at = Instant::now();
     let outcomes =
         [Outcome::Answered(Usage::default()), Outcome::Answered(Usage::default()), Outcome::Failed(ErrorKind::Timeout)];
     for outcome in outcomes.into_iter().chain([Outcome::Cancelled]) {

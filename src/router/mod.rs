@@ -42,6 +42,8 @@ mod ask;
 mod catalog;
 mod ejection;
 mod filter;
+mod incumbent;
+mod learn;
 mod lessons;
 mod listing;
 mod rank;
@@ -274,13 +276,15 @@ pub struct Candidate {
     pub max_output: Option<u32>,
     /// Tokens of prompt and answer together, or of each text to embed, where it is known.
     pub context: Option<u32>,
+    /// Whether it stands first to find out how it does now: not the first choice, by which answers are cached.
+    pub trial: bool,
 }
 
 impl Candidate {
     /// A route of unknown price.
     #[must_use]
     pub const fn new(route: RouteId) -> Self {
-        Self { route, price: None, max_output: None, context: None }
+        Self { route, price: None, max_output: None, context: None, trial: false }
     }
 
     /// Sets the price.
@@ -317,13 +321,15 @@ pub struct Observation {
     pub outcome: Outcome,
     /// What the model lacks, if it refused the request for that.
     pub lacks: Option<Ability>,
+    /// Whether the service took the route out for its failures because of this, or lets it back.
+    pub ejected: Option<bool>,
 }
 
 impl Observation {
     /// An attempt that ended like this.
     #[must_use]
     pub const fn new(route: RouteId, dispatched: Instant, took: Duration, outcome: Outcome) -> Self {
-        Self { route, dispatched, took, first_token: None, outcome, lacks: None }
+        Self { route, dispatched, took, first_token: None, outcome, lacks: None, ejected: None }
     }
 }
 
@@ -416,3 +422,6 @@ pub enum RouterError {
         to: RouteId,
     },
 }
+
+#[cfg(test)]
+mod shift_tests;

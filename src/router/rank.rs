@@ -1,12 +1,16 @@
 //! The order of routes for one request, with its reasons.
 
-use std::{borrow::Cow, cmp::Ordering};
+use std::{borrow::Cow, cmp::Ordering, sync::Arc};
+
+use tokio::time::Instant;
 
 use super::{
     Candidate, NoRoute, Ranking, RouteAsk, RouteState,
     filter::{self, Demand},
+    incumbent::Rival,
+    learn::{Estimate, Expected, Learned},
     score::Weights,
-    table::{Row, Table},
+    table::{Climate, Row, Table},
 };
 use crate::{
     inference::{Considered, Decision, ModelRef, Rejection},
@@ -26,9 +30,16 @@ struct Standing<'a> {
     /// Whether it only may be able to do what is needed.
     unsure: bool,
     score: f64,
+    estimate: Estimate,
 }
 
-impl Standing<'_> {
+impl<'a> Standing<'a> {
+    fn new(row: &'a Row, step: usize, unsure: bool, weights: Weights, (climate, now): (Climate, Instant)) -> Self {
+        let expected = Expected { said: row.said, unknown: climate.unknown, common: climate.common };
+        let estimate = row.learned.estimate(now, &expected);
+        Self { row, step, unsure, score: row.terms.score(weights, &estimate), estimate }
+    }
+
     /// Best first. The id settles ties, so that the same request is always ranked alike.
     fn order(&self, other: &Self) -> Ordering {
         let key = |standing: &Self| (standing.step, standing.unsure);
@@ -39,12 +50,20 @@ impl Standing<'_> {
     }
 }
 
-/// Ranks all routes of the task for a request that takes this many tokens.
-pub(super) fn any(table: &Table, ask: &RouteAsk<'_>, tokens: u64) -> Result<Ranking, NoRoute> {
+/// The routes that can serve a request, best first, and why the others cannot.
+pub(super) struct Fit<'a> {
+    ask: &'a RouteAsk<'a>,
+    standings: Vec<Standing<'a>>,
+    rejected: Rejected,
+    reason: String,
+}
+
+/// All routes of the task for a request that takes this many tokens.
+pub(super) fn any<'a>(table: &'a Table, ask: &'a RouteAsk<'_>, tokens: u64) -> Result<Fit<'a>, NoRoute> {
     let (demand, asked, task) = (Demand::new(ask, tokens), ask.tier(), ask.task());
-    let weights = Weights::of(ask.priority());
+    let (weights, climate) = (Weights::of(ask.priority()), table.climate(task));
     let rows = table.rows(task);
-    let mut fit = Vec::with_capacity(rows.len());
+    let mut standings = Vec::with_capacity(rows.len());
     let mut rejected = Vec::new();
     for row in rows {
         if let Some(why) = filter::out_of_use(row).or_else(|| demand.unfit(row)) {
@@ -52,12 +71,36 @@ pub(super) fn any(table: &Table, ask: &RouteAsk<'_>, tokens: u64) -> Result<Rank
             continue;
         }
         let step = if filter::has_tiers(task) { filter::distance(asked, row.tier) } else { 0 };
-        fit.push(Standing { row, step, unsure: demand.unsure(row), score: row.terms.score(weights) });
+        standings.push(Standing::new(row, step, demand.unsure(row), weights, (climate, ask.now)));
     }
-    fit.sort_unstable_by(Standing::order);
-    match fit.first() {
-        Some(best) => Ok(ranking(ask, &reason(ask, best.row.tier), &fit, rejected)),
+    standings.sort_unstable_by(Standing::order);
+    match standings.first() {
+        Some(best) => Ok(Fit { ask, reason: reason(ask, best.row.tier), standings, rejected }),
         None => Err(NoRoute::new(demand.impossible(rows), rejected)),
+    }
+}
+
+impl Fit<'_> {
+    /// The best of them, as far as they are equals but for their scores.
+    pub(super) fn rivals(&self) -> Vec<Rival<'_>> {
+        let Some(best) = self.standings.first() else { return Vec::new() };
+        let equals = self.standings.iter().take_while(|other| (other.step, other.unsure) == (best.step, best.unsure));
+        equals.map(|one| Rival { route: one.row.id(), score: one.score, estimate: one.estimate }).collect()
+    }
+
+    pub(super) fn learned(&self, at: usize) -> Option<&Arc<Learned>> {
+        self.standings.get(at).map(|standing| &standing.row.learned)
+    }
+
+    /// The ranking, with the one at this place first.
+    pub(super) fn ranking(mut self, first: usize) -> Ranking {
+        if let Some(ahead) = self.standings.get_mut(..=first)
+            && first > 0
+        {
+            ahead.rotate_right(1);
+            self.reason.push_str("; incumbent within margin");
+        }
+        ranking(self.ask, &self.reason, &self.standings, self.rejected)
     }
 }
 
@@ -111,7 +154,11 @@ fn named(
         }
     }
     let weights = Weights::of(ask.priority());
-    let mut fit: Vec<Standing<'_>> = found.iter().map(|named| named.standing(demand, weights)).collect();
+    let climate = table.climate(ask.task());
+    let mut fit: Vec<Standing<'_>> = Vec::with_capacity(found.len());
+    for Named { row, step, .. } in &found {
+        fit.push(Standing::new(row, *step, demand.unsure(row), weights, (climate, ask.now)));
+    }
     fit.sort_unstable_by(Standing::order);
     let Some(best) = fit.first() else { return Err(none_named(why, rejected)) };
     let replaced = found.iter().any(|named| named.replaced && named.row.id() == best.row.id());
@@ -128,13 +175,6 @@ struct Named {
     row: Row,
     step: usize,
     replaced: bool,
-}
-
-impl Named {
-    fn standing(&self, demand: &Demand<'_>, weights: Weights) -> Standing<'_> {
-        let row = &self.row;
-        Standing { row, step: self.step, unsure: demand.unsure(row), score: row.terms.score(weights) }
-    }
 }
 
 /// The routes of a named model: those in the catalogue, else the replacements of those that are retired, else one of
@@ -186,5 +226,6 @@ fn considered(standing: &Standing<'_>) -> Considered {
 
 fn candidate(standing: &Standing<'_>) -> Candidate {
     let route = &standing.row.route;
-    Candidate { route: route.id().clone(), price: route.price, max_output: route.max_output, context: route.context }
+    let (price, max_output, context) = (route.price, route.max_output, route.context);
+    Candidate { price, max_output, context, ..Candidate::new(route.id().clone()) }
 }

@@ -10,8 +10,11 @@ use std::{
 
 use super::{
     ModelRoute, Ranking, RouteState,
+    learn::Learned,
     score::{self, Terms},
 };
+use tokio::time::Instant;
+
 use crate::{
     inference::Needs,
     types::{Priority, RouteId, Task, Tier, Usd},
@@ -41,6 +44,13 @@ impl Counts {
 pub(super) struct Entry {
     pub(super) route: Arc<ModelRoute>,
     pub(super) counts: Arc<Counts>,
+    pub(super) learned: Arc<Learned>,
+}
+
+impl Entry {
+    fn new(route: ModelRoute) -> Self {
+        Self { route: Arc::new(route), counts: Arc::default(), learned: Arc::default() }
+    }
 }
 
 /// A route within one task.
@@ -50,13 +60,17 @@ pub(super) struct Row {
     pub(super) tier: Tier,
     pub(super) cost: Option<Usd>,
     pub(super) terms: Terms,
+    /// Seconds to a nominal answer, if somebody said so.
+    pub(super) said: Option<f64>,
+    pub(super) learned: Arc<Learned>,
 }
 
 impl Row {
-    fn new(route: Arc<ModelRoute>, tier: Tier, dearest: Usd) -> Self {
+    fn new(route: Arc<ModelRoute>, learned: Arc<Learned>, tier: Tier, dearest: Usd) -> Self {
         let cost = score::expected_cost(&route);
         let terms = Terms::new(&route, dearest);
-        Self { route, tier, cost, terms }
+        let said = score::said_seconds(&route);
+        Self { route, tier, cost, terms, said, learned }
     }
 
     pub(super) fn id(&self) -> &RouteId {
@@ -70,6 +84,8 @@ struct Lane {
     task: Task,
     dearest: Usd,
     rows: Vec<Row>,
+    /// How much slower than expected all of them are, as the bits of a logarithm.
+    common: AtomicU64,
 }
 
 impl Lane {
@@ -78,8 +94,12 @@ impl Lane {
         let dearest = routes().filter_map(|route| score::expected_cost(route)).max().unwrap_or(Usd::ZERO);
         let mut prices: Vec<u64> = routes().filter_map(|route| output_price(route)).collect();
         prices.sort_unstable();
-        let rows = routes().map(|route| Row::new(Arc::clone(route), tier(route, &prices), dearest)).collect();
-        Self { task, dearest, rows }
+        let of_task = entries.iter().filter(|entry| entry.route.tasks.contains(&task));
+        let row = |Entry { route, learned, .. }: &Entry| {
+            Row::new(Arc::clone(route), Arc::clone(learned), tier(route, &prices), dearest)
+        };
+        let rows = of_task.map(row).collect();
+        Self { task, dearest, rows, common: AtomicU64::new(0) }
     }
 }
 
@@ -101,6 +121,15 @@ fn tier(route: &ModelRoute, prices: &[u64]) -> Tier {
     route.tier.unwrap_or_else(by_price)
 }
 
+/// What holds for all routes of a task.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Climate {
+    /// Seconds that a nominal answer takes where nothing is known of a route.
+    pub(super) unknown: f64,
+    /// The logarithm of how much slower than expected all of them are.
+    pub(super) common: f64,
+}
+
 /// What a finished ranking is found by: all that it depends on but the length of the prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
@@ -109,13 +138,30 @@ pub(super) struct Key {
     pub(super) tier: Tier,
     pub(super) named: bool,
     pub(super) needs: Needs,
+    /// A hash of the bounds beside them; 0 without any.
+    pub(super) within: u64,
 }
 
-/// A ranking that holds for every request of its key with at most this many tokens.
+/// A ranking that holds for every request of its key with at most this many tokens, for a while.
 #[derive(Clone, Debug)]
 pub(super) struct Finished {
     pub(super) ranking: Ranking,
     pub(super) tokens: u64,
+    /// When it was made, and what had been learned by then.
+    pub(super) made: Instant,
+    pub(super) turns: u64,
+    pub(super) results: u64,
+    /// Places in the ranking of those that are to show what they can do.
+    pub(super) trials: Arc<[Trial]>,
+}
+
+/// A route on trial.
+#[derive(Clone, Debug)]
+pub(super) struct Trial {
+    pub(super) at: usize,
+    /// Every second call, or a probe now and then.
+    pub(super) canary: bool,
+    pub(super) learned: Arc<Learned>,
 }
 
 /// All routes, sorted by id, with the rankings finished since they last changed.
@@ -123,6 +169,8 @@ pub(super) struct Finished {
 pub(super) struct Table {
     entries: Vec<Entry>,
     lanes: Vec<Lane>,
+    /// Differs from that of every other table of the process.
+    version: u64,
     finished: RwLock<HashMap<Key, Finished>>,
 }
 
@@ -133,7 +181,13 @@ impl Table {
         tasks.sort_unstable();
         tasks.dedup();
         let lanes = tasks.into_iter().map(|task| Lane::new(task, &entries)).collect();
-        Self { entries, lanes, finished: RwLock::default() }
+        static VERSIONS: AtomicU64 = AtomicU64::new(1);
+        let version = VERSIONS.fetch_add(1, Ordering::Relaxed);
+        Self { entries, lanes, version, finished: RwLock::default() }
+    }
+
+    pub(super) const fn version(&self) -> u64 {
+        self.version
     }
 
     pub(super) fn entries(&self) -> &[Entry] {
@@ -157,7 +211,7 @@ impl Table {
                     entry.route = Arc::new(route);
                 }
             }
-            Err(at) => entries.insert(at, Entry { route: Arc::new(route), counts: Arc::default() }),
+            Err(at) => entries.insert(at, Entry::new(route)),
         }
         Self::new(entries)
     }
@@ -165,15 +219,41 @@ impl Table {
     /// The same table with these routes instead; the counts of those that stay go on.
     pub(super) fn with_all(&self, mut routes: Vec<ModelRoute>) -> Self {
         routes.sort_by(|a, b| a.id().cmp(b.id()));
-        let entry = |route: ModelRoute| {
-            let counts = self.entry(route.id()).map(|entry| Arc::clone(&entry.counts)).unwrap_or_default();
-            Entry { route: Arc::new(route), counts }
+        let entry = |route: ModelRoute| match self.entry(route.id()) {
+            Some(known) => Entry { route: Arc::new(route), ..known.clone() },
+            None => Entry::new(route),
         };
         Self::new(routes.into_iter().map(entry).collect())
     }
 
     fn lane(&self, task: Task) -> Option<&Lane> {
         self.lanes.iter().find(|lane| lane.task == task)
+    }
+
+    /// What holds for all routes of a task.
+    pub(super) fn climate(&self, task: Task) -> Climate {
+        let lane = self.lane(task);
+        let common = lane.map_or(0.0, |lane| f64::from_bits(lane.common.load(Ordering::Relaxed)));
+        let (mut sum, mut known) = (0.0, 0_u32);
+        for usual in lane.into_iter().flat_map(|lane| &lane.rows).filter_map(|row| row.learned.usual()) {
+            sum += usual.ln();
+            known += 1;
+        }
+        let unknown = if known == 0 { score::UNKNOWN_SECONDS } else { (sum / f64::from(known)).exp() };
+        Climate { unknown, common }
+    }
+
+    /// How much slower than expected the routes of this one's first task are, as a logarithm.
+    pub(super) fn climate_of(&self, route: &ModelRoute) -> f64 {
+        let lane = route.tasks.first().and_then(|task| self.lane(*task));
+        lane.map_or(0.0, |lane| f64::from_bits(lane.common.load(Ordering::Relaxed)))
+    }
+
+    /// Notes how much slower than expected all routes of a task are.
+    pub(super) fn set_common(&self, task: Task, slower: f64) {
+        if let Some(lane) = self.lane(task) {
+            lane.common.store(slower.to_bits(), Ordering::Relaxed);
+        }
     }
 
     /// The routes of a task, sorted by id.
@@ -187,10 +267,10 @@ impl Table {
         if let Some(row) = lane.and_then(|lane| lane.rows.iter().find(|row| row.id() == id)) {
             return row.clone();
         }
-        let unknown = || Arc::new(ModelRoute::new(id.upstream(), id.model()));
-        let route = self.entry(id).map_or_else(unknown, |entry| Arc::clone(&entry.route));
+        let unknown = || Entry::new(ModelRoute::new(id.upstream(), id.model()));
+        let Entry { route, learned, .. } = self.entry(id).cloned().unwrap_or_else(unknown);
         let tier = tier(&route, &[]);
-        Row::new(route, tier, lane.map_or(Usd::ZERO, |lane| lane.dearest))
+        Row::new(route, learned, tier, lane.map_or(Usd::ZERO, |lane| lane.dearest))
     }
 
     /// The route that a retired one leads to; `None` if it leads nowhere, back or too far.
@@ -235,7 +315,7 @@ impl FromIterator<ModelRoute> for Table {
         let mut entries: Vec<Entry> = Vec::new();
         for route in routes {
             let found = entries.binary_search_by(|entry| entry.route.id().cmp(route.id()));
-            let entry = Entry { route: Arc::new(route), counts: Arc::default() };
+            let entry = Entry::new(route);
             match found {
                 Ok(at) => entries.splice(at..=at, [entry]).for_each(drop),
                 Err(at) => entries.insert(at, entry),
@@ -284,8 +364,17 @@ mod tests {
         let ranking = Ranking::new([], decision);
         for context in 0..1_000 {
             let needs = Needs::none().context(context);
-            let key = Key { task: Task::Chat, priority: Priority::Batch, tier: Tier::Small, named: false, needs };
-            table.finish(key, Finished { ranking: ranking.clone(), tokens: 0 });
+            let key =
+                Key { task: Task::Chat, priority: Priority::Batch, tier: Tier::Small, named: false, needs, within: 0 };
+            let finished = Finished {
+                ranking: ranking.clone(),
+                tokens: 0,
+                made: Instant::now(),
+                turns: 0,
+                results: 0,
+                trials: Arc::new([]),
+            };
+            table.finish(key, finished);
             assert!(table.finished(&key).is_some());
         }
         assert!(table.finished.read().unwrap().len() <= MOST_FINISHED);

@@ -123,15 +123,15 @@ impl Passage {
         }
     }
 
-    /// The attempt ended.
-    pub(super) fn ended(mut self, verdict: Verdict) {
-        self.end(verdict);
+    /// The attempt ended; what that changed.
+    pub(super) fn ended(mut self, verdict: Verdict) -> Option<Turn> {
+        self.end(verdict)
     }
 
-    fn end(&mut self, verdict: Verdict) {
+    fn end(&mut self, verdict: Verdict) -> Option<Turn> {
         let (number, probe) = (self.number.take(), std::mem::take(&mut self.probe));
         if number.is_none() && !probe {
-            return;
+            return None;
         }
         if verdict == Verdict::Well {
             let upstream = self.route.id.upstream();
@@ -140,7 +140,8 @@ impl Passage {
         }
         let answered = self.route.counts.answered.load(Ordering::Relaxed);
         let (route, rng) = (&self.route, &*self.state.rng);
-        match route.ejection.ended(number.unwrap_or(0), answered, Instant::now(), probe, verdict, rng) {
+        let turn = route.ejection.ended(number.unwrap_or(0), answered, Instant::now(), probe, verdict, rng);
+        match turn {
             None => {}
             Some(Turn::Ejected) => {
                 tracing::warn!(route = %route.id, "ejected: it fails too often");
@@ -149,6 +150,7 @@ impl Passage {
             }
             Some(Turn::Returned) => tracing::info!(route = %route.id, "it answers again and returns step by step"),
         }
+        turn
     }
 }
 

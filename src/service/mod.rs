@@ -148,7 +148,7 @@ impl InferenceService {
     /// As [`complete`](Self::complete) before anything is sent.
     pub async fn explain(&self, request: &InferenceRequest) -> Result<Arc<Decision>, Error> {
         in_runtime()?;
-        let plan = self.state.plan(Arc::new(request.clone())).await?;
+        let plan = self.state.plan_for(Arc::new(request.clone()), true).await?;
         Ok(plan.ranking.decision)
     }
 

@@ -44,7 +44,12 @@ pub(super) struct Plan {
 
 impl State {
     /// Validates and ranks.
-    pub(super) async fn plan(&self, mut request: Arc<InferenceRequest>) -> Result<Plan, Error> {
+    pub(super) async fn plan(&self, request: Arc<InferenceRequest>) -> Result<Plan, Error> {
+        self.plan_for(request, false).await
+    }
+
+    /// The same; of a rehearsal nothing comes.
+    pub(super) async fn plan_for(&self, mut request: Arc<InferenceRequest>, rehearsal: bool) -> Result<Plan, Error> {
         request.validate()?;
         // Nobody else holds it yet.
         if let Some(request) = Arc::get_mut(&mut request) {
@@ -53,6 +58,7 @@ impl State {
         }
         let book = Book(&self.prices);
         let ask = RouteAsk::new(&request).with_prices(&book);
+        let ask = if rehearsal { ask.rehearsed() } else { ask };
         let started = ask.now;
         let deadline = later(started, request.deadline_of());
         let (prompt_tokens_at_most, needs) = (ask.prompt_tokens_at_most, ask.needs);
@@ -112,10 +118,10 @@ impl State {
 }
 
 impl Plan {
-    /// The route that was chosen first.
+    /// The route that was chosen first; one on trial is not.
     pub(super) fn asked(&self) -> &RouteId {
         static NONE: LazyLock<RouteId> = LazyLock::new(|| RouteId::new("", ""));
-        self.ranking.candidates.first().map_or(&NONE, |candidate| &candidate.route)
+        self.ranking.candidates.iter().find(|candidate| !candidate.trial).map_or(&NONE, |candidate| &candidate.route)
     }
 
     /// The same call with more time: a leader works for whoever joins, not for its first caller alone.

@@ -22,7 +22,7 @@ use crate::{
     client::{self, Blame, RateLimits},
     cost::{CostRecord, Ending, PriceStamp},
     limit::Permit,
-    router::{Ability, Candidate, Observation, Outcome, Verdict},
+    router::{Ability, Candidate, Observation, Outcome, Turn, Verdict},
     types::{AttemptId, Cost, ModelId, Price, RouteId, Usage, UsageSource, Usd},
 };
 
@@ -258,12 +258,14 @@ impl Settlement {
             _ => Outcome::Cancelled,
         };
         self.route.counts.ended(outcome);
-        if let Some(passage) = self.passage.take() {
-            passage.ended(verdict(outcome));
-        }
+        let turn = self.passage.take().and_then(|passage| passage.ended(verdict(outcome)));
         let lacks = self.lacks;
-        let seen =
-            Observation { first_token, lacks, ..Observation::new(self.route.id.clone(), dispatched, took, outcome) };
+        let seen = Observation {
+            first_token,
+            lacks,
+            ejected: turn.map(|turn| turn == Turn::Ejected),
+            ..Observation::new(self.route.id.clone(), dispatched, took, outcome)
+        };
         // A router's panic must not become an abort: this may run while unwinding.
         if catch_unwind(AssertUnwindSafe(|| self.state.router.observe(&seen))).is_err() {
             tracing::warn!("the router panicked in observe");
