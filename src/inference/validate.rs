@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{InferenceRequest, Input, Selection};
 use crate::client::{
-    ChatInput, Document, EmbeddingInput, ImageInput, PromptInput, RerankInput, ResponseFormat, is_taken,
+    ChatInput, Document, EmbeddingInput, ImageInput, PromptInput, RerankInput, ResponseFormat, ToolChoice, is_taken,
 };
 
 /// A request that cannot be right: which field, and what to change.
@@ -100,6 +100,7 @@ fn check_chat(input: &ChatInput) -> Checked {
         logprobs: input.logprobs,
     }
     .check()?;
+    check_tools(input)?;
     check_names(input)
 }
 
@@ -214,6 +215,23 @@ const fn name_of(input: &Input) -> &'static str {
         Input::Image(_) => "a picture to make",
         Input::Rerank(_) => "a list of documents",
     }
+}
+
+/// What a server would refuse whatever the model: it must not look as if the model lacked something.
+fn check_tools(input: &ChatInput) -> Checked {
+    let is_object = |schema: &Option<Value>| schema.as_ref().is_none_or(Value::is_object);
+    if !input.tools.iter().all(|tool| is_object(&tool.function.parameters)) {
+        return refuse("tools", "the parameters of a tool must be a JSON schema, which is an object");
+    }
+    if let Some(ToolChoice::Function(name)) = &input.tool_choice
+        && !input.tools.iter().any(|tool| tool.function.name == *name)
+    {
+        return refuse("tool_choice", "names a function that is not among the tools");
+    }
+    if matches!(&input.response_format, Some(ResponseFormat::JsonSchema(schema)) if !schema.schema.is_object()) {
+        return refuse("json_schema", "a JSON schema is an object");
+    }
+    Ok(())
 }
 
 fn check_names(input: &ChatInput) -> Checked {

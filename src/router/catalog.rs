@@ -14,18 +14,18 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::{
-    CatalogError, Heard, Listing, ModelRoute, ModelRouter, NoRoute, Observation, Outcome, Ranking, Registered, Retired,
-    RouteAsk, RouteLimits, RouteState, RouterError, filter,
+    Ability, CatalogError, Heard, Listing, ModelRoute, ModelRouter, NoRoute, Observation, Outcome, Ranking, Registered,
+    Retired, RouteAsk, RouteLimits, RouteState, RouterError, filter,
     incumbent::{Incumbents, Rival},
     learn::{self, Change},
-    lessons::Lessons,
+    lessons::{Lack, Lessons},
     rank, score, snapshot,
     table::{Entry, Finished, Key, Table, Trial},
 };
 use crate::{
-    client::Blame,
+    client::{Blame, ErrorKind},
     inference::{Decision, Selection},
-    types::{RouteId, Usage},
+    types::{RouteId, Usage, later},
 };
 
 /// How long a ranking holds while results come in: what they teach shows within it.
@@ -407,12 +407,12 @@ impl ModelRouter for CatalogRouter {
         self.rank_now(ask)
     }
 
-    /// Counts how attempts end, see [`seen`](CatalogRouter::seen), and believes for a day what a refusal says that a
-    /// model lacks.
+    /// Counts how attempts end, see [`seen`](CatalogRouter::seen), and learns from them. A model that is not available
+    /// is no default for a day.
     fn observe(&self, seen: &Observation) {
-        if let Some(ability) = seen.lacks {
-            let at = seen.dispatched + seen.took;
-            self.replace(|table| self.lessons.learn(table, &seen.route, ability, at));
+        if seen.outcome == Outcome::Failed(ErrorKind::ModelNotAvailable) {
+            let at = later(seen.dispatched, seen.took);
+            self.replace(|table| self.lessons.learn(table, &seen.route, Lack::Model, at));
         }
         let table = self.table();
         let Some(entry) = table.entry(&seen.route) else { return };
@@ -423,6 +423,13 @@ impl ModelRouter for CatalogRouter {
         };
         count.fetch_add(1, Ordering::Relaxed);
         self.learn(entry, table.climate_of(&entry.route), seen);
+        if entry.route.state == RouteState::Missing && matches!(seen.outcome, Outcome::Answered(_)) {
+            self.replace(|table| self.lessons.is_there(table, &seen.route));
+        }
+    }
+
+    fn teach(&self, route: &RouteId, lacks: Ability, at: Instant) {
+        self.replace(|table| self.lessons.learn(table, route, Lack::Ability(lacks), at));
     }
 
     fn register(&self, route: ModelRoute) -> Result<Registered, RouterError> {

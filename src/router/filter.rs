@@ -136,8 +136,8 @@ pub(super) fn out_of_use(row: &Row) -> Option<Rejection> {
     match row.route.state {
         RouteState::Retired { .. } => Some(Rejection::Retired),
         RouteState::Preview => Some(Rejection::Preview),
-        RouteState::Live if row.route.weight > 0.0 => None,
-        RouteState::Live => Some(Rejection::NotInUse),
+        RouteState::Live | RouteState::Missing if row.route.weight > 0.0 => None,
+        RouteState::Live | RouteState::Missing => Some(Rejection::NotInUse),
     }
 }
 

@@ -114,6 +114,23 @@ pub trait ModelRouter: Send + Sync + fmt::Debug {
         }
     }
 
+    /// Is told that a model refused a request for want of an ability, which another model then answered: the request was
+    /// not at fault. As [`observe`](Self::observe) it must neither wait nor fail.
+    ///
+    /// ```
+    /// use tokio::time::Instant;
+    /// use together_inference::router::{Ability, CatalogRouter, Known, ModelRoute, ModelRouter};
+    ///
+    /// let router = CatalogRouter::empty().with(ModelRoute::new("local", "m"));
+    /// router.teach(router.routes()[0].id(), Ability::Tools, Instant::now());
+    /// assert_eq!(router.routes()[0].capabilities.tools, Known::No, "for a day");
+    /// ```
+    fn teach(&self, route: &RouteId, lacks: Ability, at: Instant) {
+        if let Some(inner) = self.inner() {
+            inner.teach(route, lacks, at);
+        }
+    }
+
     /// Adds a route, or replaces the one of the same [id](ModelRoute::id) with all its tasks.
     ///
     /// ```
@@ -199,6 +216,10 @@ impl<T: ModelRouter + ?Sized> ModelRouter for Arc<T> {
 
     fn observe(&self, seen: &Observation) {
         (**self).observe(seen);
+    }
+
+    fn teach(&self, route: &RouteId, lacks: Ability, at: Instant) {
+        (**self).teach(route, lacks, at);
     }
 
     fn register(&self, route: ModelRoute) -> Result<Registered, RouterError> {
@@ -319,8 +340,6 @@ pub struct Observation {
     pub first_token: Option<Duration>,
     /// How it ended.
     pub outcome: Outcome,
-    /// What the model lacks, if it refused the request for that.
-    pub lacks: Option<Ability>,
     /// Whether the service took the route out for its failures because of this, or lets it back.
     pub ejected: Option<bool>,
 }
@@ -329,7 +348,7 @@ impl Observation {
     /// An attempt that ended like this.
     #[must_use]
     pub const fn new(route: RouteId, dispatched: Instant, took: Duration, outcome: Outcome) -> Self {
-        Self { route, dispatched, took, first_token: None, outcome, lacks: None, ejected: None }
+        Self { route, dispatched, took, first_token: None, outcome, ejected: None }
     }
 }
 

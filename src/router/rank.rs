@@ -20,6 +20,9 @@ use crate::{
 /// What decisions of the catalogue are signed with.
 const POLICY: &str = "catalog";
 
+/// Behind whatever is there.
+const MISSING: usize = 100;
+
 type Rejected = Vec<(RouteId, Rejection)>;
 
 /// A fit route and what its place depends on.
@@ -70,7 +73,8 @@ pub(super) fn any<'a>(table: &'a Table, ask: &'a RouteAsk<'_>, tokens: u64) -> R
             rejected.push((row.id().clone(), why));
             continue;
         }
-        let step = if filter::has_tiers(task) { filter::distance(asked, row.tier) } else { 0 };
+        let distance = if filter::has_tiers(task) { filter::distance(asked, row.tier) } else { 0 };
+        let step = if row.route.state == RouteState::Missing { distance + MISSING } else { distance };
         standings.push(Standing::new(row, step, demand.unsure(row), weights, (climate, ask.now)));
     }
     standings.sort_unstable_by(Standing::order);

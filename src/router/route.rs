@@ -71,6 +71,8 @@ pub enum RouteState {
     Live,
     /// Served only where it is asked for by name.
     Preview,
+    /// The provider said that it is not available: tried where nothing else serves, and in use again after a day.
+    Missing,
     /// Out of use; requests that pin it go to the replacement.
     Retired {
         /// The replacement.

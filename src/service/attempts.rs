@@ -7,7 +7,7 @@
 use std::{
     future::Future,
     mem,
-    panic::AssertUnwindSafe,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
     sync::Arc,
     time::Duration,
@@ -93,6 +93,7 @@ impl State {
         F: Future<Output = Result<T, client::Error>>,
     {
         let mut attempts = Vec::new();
+        let mut lacking = Vec::new();
         let (mut from, mut number, mut charged) = (0, 0_u32, false);
         loop {
             let (at, passage) = match self.choose(plan, from) {
@@ -125,6 +126,7 @@ impl State {
             let error = match self.within(attempt).await {
                 Ok(Ok(value)) => {
                     settlement.route.retries.succeeded(charged);
+                    self.teach(lacking);
                     return Ok(Dispatched { value, settlement, attempts });
                 }
                 Ok(Err(error)) => error,
@@ -134,7 +136,7 @@ impl State {
                 }
             };
             let lacks = plan.lacks(&error);
-            settlement.lacks(lacks);
+            lacking.extend(lacks.map(|ability| (candidate.route.clone(), ability)));
             attempts.push(failed_attempt(&mut settlement, &error));
             drop(settlement);
             match self.next_step(plan, (&error, lacks), at, number) {
@@ -159,6 +161,17 @@ impl State {
                         return Err(give_up(plan, error, attempts));
                     }
                 }
+            }
+        }
+    }
+
+    /// Tells the router what models lack that refused a request for it, now that another one answered: what all refuse is
+    /// the caller's mistake.
+    fn teach(&self, lacking: Vec<(RouteId, Ability)>) {
+        for (route, ability) in lacking {
+            let taught = AssertUnwindSafe(|| self.router.teach(&route, ability, Instant::now()));
+            if catch_unwind(taught).is_err() {
+                tracing::warn!("the router panicked in teach");
             }
         }
     }

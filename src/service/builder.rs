@@ -16,6 +16,7 @@ use super::{
     coalesce::Slots,
     recorder::Recorder,
     state::{State, Totals},
+    told::Told,
 };
 use crate::{
     cache::{CacheLayer, MemoryCache},
@@ -270,6 +271,7 @@ impl ServiceBuilder {
                 closed: AtomicBool::new(false),
                 routes: RwLock::default(),
                 streams: Arc::default(),
+                told: Told::default(),
                 alerts: AtomicUsize::new(0),
             }),
         };

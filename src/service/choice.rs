@@ -18,7 +18,7 @@ use super::{
     state::{RouteState, State},
 };
 use crate::{
-    client,
+    client::{self, Blame},
     notify::AlertKind,
     router::{Candidate, Pass, Turn, Verdict},
     types::later,
@@ -109,8 +109,13 @@ impl Passage {
         self.number = Some(self.route.counts.started());
     }
 
-    /// The attempt failed: of all failures, one of the key stops it, and tells somebody once.
+    /// The attempt failed: of all failures, one of the key stops it, and tells somebody once; that a model is gone is
+    /// told once a day.
     pub(super) fn failed(&self, error: &client::Error) {
+        if error.kind().blame() == Blame::Model {
+            let title = || format!("{} is not available any more; calls go to other models", self.route.id);
+            self.state.tell_once(AlertKind::ModelDeprecated, &self.route.id.to_string(), title);
+        }
         let Some(kind) = Error::of_key(error.kind()) else { return };
         let alert = match kind {
             ErrorKind::UpstreamPayment => AlertKind::KeyPaymentRequired,

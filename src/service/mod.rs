@@ -26,6 +26,7 @@ mod stream;
 #[cfg(feature = "schema")]
 mod structured;
 mod tenant;
+mod told;
 #[cfg(feature = "schema")]
 mod typed_stream;
 mod views;

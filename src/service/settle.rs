@@ -22,7 +22,8 @@ use crate::{
     client::{self, Blame, RateLimits},
     cost::{CostRecord, Ending, PriceStamp},
     limit::Permit,
-    router::{Ability, Candidate, Observation, Outcome, Turn, Verdict},
+    notify::AlertKind,
+    router::{Candidate, Observation, Outcome, Turn, Verdict},
     types::{AttemptId, Cost, ModelId, Price, RouteId, Usage, UsageSource, Usd},
 };
 
@@ -46,8 +47,6 @@ pub(super) struct Settlement {
     dispatched: Option<Instant>,
     /// What a stream has brought so far: what a cut is billed by.
     so_far: Option<Usage>,
-    /// What the model said that it lacks.
-    lacks: Option<Ability>,
 }
 
 impl std::fmt::Debug for Settlement {
@@ -81,7 +80,6 @@ impl Settlement {
             permit: None,
             dispatched: None,
             so_far: None,
-            lacks: None,
         }
     }
 
@@ -146,11 +144,6 @@ impl Settlement {
         cost
     }
 
-    /// The model refused the request for what it lacks: the router is told when the attempt ends.
-    pub(super) const fn lacks(&mut self, ability: Option<Ability>) {
-        self.lacks = ability;
-    }
-
     /// Ends with an error. What the provider may have billed is recorded at its upper bound, or as counted if a stream
     /// had begun.
     pub(super) fn failed(&mut self, error: &client::Error) -> Cost {
@@ -204,6 +197,9 @@ impl Settlement {
     fn price_of(&mut self, served: &ModelId) -> Option<Price> {
         let record = &mut self.record.as_mut()?.record;
         if served != self.route.id.model() {
+            let asked = &self.route.id;
+            let title = || format!("{asked} is answered by {served}, by whose price it counts where that is known");
+            self.state.tell_once(AlertKind::ModelRedirected, &format!("{asked} {served}"), title);
             let route = RouteId::new(self.route.id.upstream().clone(), served.clone());
             record.price = self.state.prices.get(&route).map(|stamp: PriceStamp| stamp.price).or(record.price);
         }
@@ -259,10 +255,8 @@ impl Settlement {
         };
         self.route.counts.ended(outcome);
         let turn = self.passage.take().and_then(|passage| passage.ended(verdict(outcome)));
-        let lacks = self.lacks;
         let seen = Observation {
             first_token,
-            lacks,
             ejected: turn.map(|turn| turn == Turn::Ejected),
             ..Observation::new(self.route.id.clone(), dispatched, took, outcome)
         };

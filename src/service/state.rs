@@ -25,6 +25,7 @@ use super::{
     prompt::at_once,
     recorder::Recorder,
     stream::LiveStreams,
+    told::Told,
 };
 use crate::{
     cache::{CacheEntry, CacheLayer, CacheValue},
@@ -76,6 +77,7 @@ pub(super) struct State {
     pub(super) closed: AtomicBool,
     pub(super) routes: RwLock<HashMap<RouteId, Arc<RouteState>>>,
     pub(super) streams: Arc<LiveStreams>,
+    pub(super) told: Told,
     /// Alerts on their way.
     pub(super) alerts: AtomicUsize,
 }

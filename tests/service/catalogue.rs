@@ -8,15 +8,20 @@ use std::{
 use serde_json::json;
 use together_inference::{
     InferenceService, Price, RouteId, Task, Tier,
-    client::{ErrorKind, Tool},
+    client::{ErrorKind, Tool, ToolChoice},
+    notify::AlertKind,
     router::{Capabilities, CatalogRouter, Known, ModelRoute, ModelRouter, RouteState, Word},
+    service,
     testing::{Fault, SimModel, Together},
     types::ManualClock,
     usd,
 };
 use tokio::time::advance;
 
-use crate::world::{World, ask, muse, route, secs};
+use crate::{
+    doubles::Alerts,
+    world::{LARGE, MID, World, ask, muse, route, secs},
+};
 
 fn tool() -> Tool {
     Tool::function("weather", "The weather now", json!({"type": "object"}))
@@ -171,4 +176,90 @@ async fn the_age_of_the_catalogue_is_told_and_a_refresh_renews_it() {
     assert_eq!(world.service.catalogue_age(), Some(Duration::ZERO));
     clock.set(SystemTime::UNIX_EPOCH);
     assert_eq!(world.service.catalogue_age(), Some(Duration::ZERO), "a clock that goes back is no harm");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_every_model_refuses_is_the_callers_mistake_and_teaches_nothing() {
+    // Scenario: a request whose parameter two models refuse, and one that pins its model.
+    // Expected: an error each, and the next request with tools still finds both.
+    let together = Together::new();
+    let price = |dollars| Price::per_million(dollars, dollars);
+    for model in ["acme/cheap", "acme/dear"] {
+        together.add_model(SimModel::chat(model).price(1_000, 1_000).without("tools"));
+    }
+    let router = CatalogRouter::empty()
+        .with(ModelRoute::new("together", "acme/cheap").tier(Tier::Mid).price(price(usd!("0.001"))))
+        .with(ModelRoute::new("together", "acme/dear").tier(Tier::Mid).price(price(usd!("0.002"))));
+    let service = InferenceService::builder(together.client()).router(router).build().unwrap();
+    let error = service.complete(muse("Rain?").tool(tool())).await.unwrap_err();
+    assert_eq!((error.kind(), error.attempts().len()), (service::ErrorKind::Refused, 2), "{error}");
+    service.complete(muse("Rain?").tool(tool()).model("acme/cheap")).await.unwrap_err();
+    let plan = service.explain(&muse("Rain?").tool(tool())).await.unwrap();
+    assert_eq!((plan.ranked.len(), plan.rejected.len()), (2, 0));
+}
+
+#[test]
+fn a_tool_that_no_server_would_take_is_refused_here() {
+    let choice = muse("Rain?").tool(tool()).tool_choice(ToolChoice::Function("wether".into()));
+    let no_object = muse("Rain?").tool(Tool::function("weather", "The weather now", json!([1])));
+    let no_schema = muse("Rain?").json_schema("x", json!("no schema"));
+    for (request, field) in [(choice, "tool_choice"), (no_object, "tools"), (no_schema, "json_schema")] {
+        assert_eq!(request.validate().unwrap_err().field, field);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_that_is_gone_is_passed_over_with_one_alert_and_asked_again_after_a_day() {
+    let alerts = Alerts::default();
+    let world = World::with(|builder| builder.notifier(alerts.clone()));
+    let first = world.service.complete(muse("hi")).await.unwrap().route;
+    world.sim.unavailable(first.model().as_str());
+    for attempts in [2, 1, 1] {
+        let reply = world.service.complete(muse("hi")).await.unwrap();
+        assert_eq!((reply.attempts.len(), reply.route == first), (attempts, false));
+    }
+    world.service.complete(muse("hi").model(first.clone())).await.unwrap_err();
+    world.sim.restore(first.model().as_str());
+    let place = async || {
+        let plan = world.service.explain(&muse("hi")).await.unwrap();
+        (plan.ranked.iter().position(|one| one.route == first).unwrap(), plan.ranked.len())
+    };
+    let (at, of) = place().await;
+    assert_eq!(at, of - 1, "nobody asks");
+    advance(secs(86_401)).await;
+    assert!(place().await.0 <= 1);
+    world.at_rest().await;
+    assert_eq!(alerts.kinds(), [AlertKind::ModelDeprecated]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_that_is_gone_is_still_tried_where_nothing_else_serves() {
+    let together = Together::new();
+    together.add_model(SimModel::chat("acme/only").price(1_000, 1_000));
+    together.unavailable("acme/only");
+    let router = CatalogRouter::empty().with(ModelRoute::new("together", "acme/only").price(Price::FREE));
+    let service = InferenceService::builder(together.client()).router(router).build().unwrap();
+    for _ in 0..2 {
+        assert_eq!(service.complete(muse("hi")).await.unwrap_err().attempts().len(), 1);
+    }
+    together.restore("acme/only");
+    service.complete(muse("hi")).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_redirect_is_seen_priced_as_served_and_told_once_a_day() {
+    let alerts = Alerts::default();
+    let world = World::with(|builder| builder.notifier(alerts.clone()));
+    world.sim.deprecate(LARGE, MID);
+    for _ in 0..3 {
+        let reply = world.service.complete(muse("hi").model(LARGE)).await.unwrap();
+        assert_eq!((reply.asked.model().as_str(), reply.model().as_str()), (LARGE, MID));
+        assert_eq!(reply.cost().known().unwrap().nanos() * i64::from(world.calls() as u32), world.sim.bill().nano_usd);
+    }
+    world.at_rest().await;
+    assert_eq!(alerts.kinds(), [AlertKind::ModelRedirected]);
+    advance(secs(86_400)).await;
+    world.service.complete(muse("hi").model(LARGE)).await.unwrap();
+    world.at_rest().await;
+    assert_eq!(alerts.kinds().len(), 2);
 }
