@@ -10,6 +10,7 @@
 //! looks for what an earlier try left behind, by the chunk's [name](Chunk::name), and only then creates.
 
 mod error;
+mod overflow;
 mod words;
 
 use std::{fmt, sync::Arc};
@@ -19,6 +20,7 @@ use futures_core::stream::BoxStream;
 
 pub use self::{
     error::BatchError,
+    overflow::{Deferred, Overflow, OverflowError, Overflowing},
     words::{Chunk, ChunkBody, Limits, Phase, RemoteId, RemoteStatus, Row},
 };
 

@@ -51,6 +51,20 @@ pub struct Considered {
     pub expected_cost: Option<Usd>,
     /// The policy's score; higher is better.
     pub score: f64,
+    /// Seconds that a nominal answer of 256 tokens is expected to take.
+    pub expected_seconds: f64,
+    /// How likely it answers.
+    pub success: f64,
+    /// Results of the last half minute that this is known from.
+    pub results: u32,
+}
+
+impl Considered {
+    /// A candidate of which nothing but its score is known.
+    #[must_use]
+    pub const fn new(route: RouteId, tier: Tier, score: f64) -> Self {
+        Self { route, tier, expected_cost: None, score, expected_seconds: 0.0, success: 1.0, results: 0 }
+    }
 }
 
 /// Why a route cannot serve a request.

@@ -19,6 +19,7 @@ mod response;
 mod selection;
 mod stored;
 mod structured;
+mod trace;
 mod validate;
 
 #[cfg(test)]
@@ -40,6 +41,7 @@ pub use self::{
     response::{Attempt, Bypass, InferenceResponse, Source, Timings},
     selection::{ModelRef, Selection},
     structured::{Partial, Repaired, repair_json},
+    trace::{MAX_TRACE_BYTES, Trace},
     validate::InvalidRequest,
 };
 use crate::types::BoxError;

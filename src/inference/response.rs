@@ -1,8 +1,12 @@
 //! One caller's view of an answer.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use super::{Answer, Decision};
+use super::{Answer, Decision, Trace};
 use crate::{
     client::{Choice, ErrorKind, Image, Message, Ranked, ToolCall},
     types::{Cost, FinishReason, ModelId, RequestId, RouteId, Usage, UsageSource},
@@ -51,6 +55,8 @@ pub struct InferenceResponse {
     pub timings: Timings,
     /// The service's id of the call.
     pub id: RequestId,
+    /// When it was ranked (UTC).
+    pub at: SystemTime,
     /// The provider's id of the attempt that answered.
     pub request_id: Option<Arc<str>>,
     /// Notices of the provider.
@@ -265,6 +271,20 @@ impl InferenceResponse {
     #[must_use]
     pub const fn source(&self) -> Source {
         self.source
+    }
+
+    /// How the call went, to be kept: the choice, the attempts, the end.
+    #[must_use]
+    pub fn trace(&self) -> Trace {
+        Trace {
+            id: Some(self.id),
+            at: Some(self.at),
+            decision: Some(Arc::clone(&self.decision)),
+            attempts: Arc::clone(&self.attempts),
+            end: self.source.to_string().into(),
+            route: Some(self.route.clone()),
+            cost: self.cost,
+        }
     }
 
     /// Why this model: one line, or the whole table as `{:#}`.

@@ -1,21 +1,14 @@
 //! Alerts as log events.
 
 use std::{
-    collections::HashMap,
     fmt,
     sync::{Mutex, PoisonError},
-    time::Duration,
 };
 
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::{Alert, Notifier, NotifyError, Severity};
-
-/// For how long repeats of an alert are left out.
-const QUIET: Duration = Duration::from_secs(600);
-/// How many keys are remembered.
-const MAX_KEYS: usize = 1_024;
+use super::{Alert, Notifier, NotifyError, Severity, seen::Seen};
 
 /// Writes each alert as one `tracing` event of target `together_inference::alert`: `error` for critical ones, `warn`,
 /// `info`.
@@ -44,20 +37,6 @@ pub struct LogNotifier {
     seen: Mutex<Seen>,
 }
 
-#[derive(Default)]
-struct Seen {
-    events: HashMap<Box<str>, Event>,
-    written: u64,
-    suppressed: u64,
-}
-
-/// The last event of a key.
-struct Event {
-    at: Instant,
-    number: u64,
-    left_out: u64,
-}
-
 impl LogNotifier {
     /// How many alerts were left out as repeats.
     #[must_use]
@@ -83,35 +62,6 @@ impl Notifier for LogNotifier {
             write(alert, left_out);
         }
         Ok(())
-    }
-}
-
-impl Seen {
-    /// Whether an alert of this key is to be written, and how many were left out before it.
-    fn admit(&mut self, key: &str, now: Instant) -> Option<u64> {
-        if let Some(event) = self.events.get_mut(key)
-            && now < event.at + QUIET
-        {
-            event.left_out += 1;
-            self.suppressed += 1;
-            return None;
-        }
-        let left_out = self.events.remove(key).map_or(0, |event| event.left_out);
-        self.make_room();
-        self.written += 1;
-        self.events.insert(key.into(), Event { at: now, number: self.written, left_out: 0 });
-        Some(left_out)
-    }
-
-    /// Forgets the key whose event is longest ago, if there are as many as may be.
-    fn make_room(&mut self) {
-        if self.events.len() < MAX_KEYS {
-            return;
-        }
-        let oldest = self.events.iter().min_by_key(|(_, event)| event.number).map(|(key, _)| key.clone());
-        if let Some(oldest) = oldest {
-            self.events.remove(&oldest);
-        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Who is told when something needs a person.
 //!
-//! A [`Notifier`] takes an [`Alert`] to where people look. [`LogNotifier`] writes it to the log.
+//! A [`Notifier`] takes an [`Alert`] to where people look. [`LogNotifier`] writes it to the log,
+//! [`Webhook`] sends it, signed.
 //!
 //! # Why alerts and not log lines
 //!
@@ -21,8 +22,12 @@
 //! # }
 //! ```
 
+mod address;
 mod alert;
 mod log;
+mod seen;
+mod signature;
+mod webhook;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -31,6 +36,8 @@ use async_trait::async_trait;
 pub use self::{
     alert::{Alert, AlertKind, MAX_ALERT_BYTES, Severity},
     log::LogNotifier,
+    signature::{SignatureError, WebhookSecret, WebhookVerifier},
+    webhook::{Webhook, WebhookError},
 };
 use crate::types::BoxError;
 

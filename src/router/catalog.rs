@@ -14,10 +14,10 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::{
-    Ability, CatalogError, Heard, Listing, ModelRoute, ModelRouter, NoRoute, Observation, Outcome, Ranking, Registered,
-    Retired, RouteAsk, RouteLimits, RouteState, RouterError, filter,
+    Ability, CatalogError, Expectation, Heard, Listing, ModelRoute, ModelRouter, NoRoute, Observation, Outcome,
+    Ranking, Registered, Retired, RouteAsk, RouteLimits, RouteState, RouterError, filter,
     incumbent::{Incumbents, Rival},
-    learn::{self, Change},
+    learn::{self, Change, Estimate},
     lessons::{Lack, Lessons},
     rank, score, snapshot,
     table::{Entry, Finished, Key, Table, Trial},
@@ -321,7 +321,7 @@ impl CatalogRouter {
     fn on_trial(&self, finished: &Finished, now: Instant) -> Ranking {
         let its_turn = |trial: &&Trial| {
             if trial.canary {
-                self.asked.fetch_add(1, Ordering::Relaxed) % 2 == 0
+                self.asked.fetch_add(1, Ordering::Relaxed).is_multiple_of(2)
             } else {
                 trial.learned.ask_probe(now)
             }
@@ -484,6 +484,16 @@ impl ModelRouter for CatalogRouter {
         });
         *self.as_of.write().unwrap_or_else(PoisonError::into_inner) = Some(at);
         heard
+    }
+
+    fn expects(&self, route: &RouteId, now: Instant) -> Option<Expectation> {
+        let table = self.table();
+        let entry = table.entry(route)?;
+        let climate = table.climate(*entry.route.tasks.first()?);
+        let said = score::said_seconds(&entry.route);
+        let expected = learn::Expected { said, unknown: climate.unknown, common: climate.common };
+        let Estimate { success, seconds, .. } = entry.learned.estimate(now, &expected);
+        Some(Expectation { success, seconds })
     }
 
     fn as_of(&self) -> Option<SystemTime> {

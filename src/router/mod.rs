@@ -185,6 +185,11 @@ pub trait ModelRouter: Send + Sync + fmt::Debug {
         self.inner().map_or_else(Heard::default, |inner| inner.hear(listings, at))
     }
 
+    /// What it expects of a route now, where it learns.
+    fn expects(&self, route: &RouteId, now: Instant) -> Option<Expectation> {
+        self.inner().and_then(|inner| inner.expects(route, now))
+    }
+
     /// When what it knows was true, where it says so.
     fn as_of(&self) -> Option<SystemTime> {
         self.inner().and_then(ModelRouter::as_of)
@@ -234,12 +239,34 @@ impl<T: ModelRouter + ?Sized> ModelRouter for Arc<T> {
         (**self).hear(listings, at)
     }
 
+    fn expects(&self, route: &RouteId, now: Instant) -> Option<Expectation> {
+        (**self).expects(route, now)
+    }
+
     fn as_of(&self) -> Option<SystemTime> {
         (**self).as_of()
     }
 
     fn routes(&self) -> Vec<ModelRoute> {
         (**self).routes()
+    }
+}
+
+/// What a router expects of a route.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Expectation {
+    /// How likely it answers.
+    pub success: f64,
+    /// Seconds to an answer of 256 tokens.
+    pub seconds: f64,
+}
+
+impl Expectation {
+    /// So likely an answer, in so many seconds.
+    #[must_use]
+    pub const fn new(success: f64, seconds: f64) -> Self {
+        Self { success, seconds }
     }
 }
 

@@ -225,7 +225,11 @@ fn ranking(ask: &RouteAsk<'_>, reason: &str, fit: &[Standing<'_>], rejected: Rej
 
 fn considered(standing: &Standing<'_>) -> Considered {
     let row = standing.row;
-    Considered { route: row.id().clone(), tier: row.tier, expected_cost: row.cost, score: standing.score }
+    let Estimate { seconds, success, fresh, .. } = standing.estimate;
+    let mut considered = Considered::new(row.id().clone(), row.tier, standing.score);
+    considered.expected_cost = row.cost;
+    (considered.expected_seconds, considered.success, considered.results) = (seconds, success, fresh);
+    considered
 }
 
 fn candidate(standing: &Standing<'_>) -> Candidate {

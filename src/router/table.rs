@@ -25,6 +25,9 @@ const LONGEST_CHAIN: usize = 4;
 /// Finished rankings that are kept; past it they are forgotten all at once.
 const MOST_FINISHED: usize = 256;
 
+/// The version of the next table.
+static VERSIONS: AtomicU64 = AtomicU64::new(1);
+
 /// What was seen of a route, counted without a lock.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
@@ -181,7 +184,6 @@ impl Table {
         tasks.sort_unstable();
         tasks.dedup();
         let lanes = tasks.into_iter().map(|task| Lane::new(task, &entries)).collect();
-        static VERSIONS: AtomicU64 = AtomicU64::new(1);
         let version = VERSIONS.fetch_add(1, Ordering::Relaxed);
         Self { entries, lanes, version, finished: RwLock::default() }
     }

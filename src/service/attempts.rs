@@ -111,7 +111,7 @@ impl State {
                     from = at + 1;
                     continue;
                 }
-                Err(refused) => return Err(refused.with_attempts(attempts).with_decision(&plan.ranking.decision)),
+                Err(refused) => return Err(refused.with_attempts(attempts).of_plan(plan)),
             };
             let Some(client) = self.client(&candidate.route).cloned() else {
                 let message =
@@ -132,7 +132,7 @@ impl State {
                 Ok(Err(error)) => error,
                 Err(ended) => {
                     attempts.push(abandoned_attempt(&settlement));
-                    return Err(ended.with_attempts(attempts).with_decision(&plan.ranking.decision));
+                    return Err(ended.with_attempts(attempts).of_plan(plan));
                 }
             };
             let lacks = plan.lacks(&error);
@@ -154,7 +154,7 @@ impl State {
                         Ok(())
                     });
                     if let Err(stopped) = self.unless_stopped(waited).await {
-                        return Err(stopped.with_attempts(attempts).with_decision(&plan.ranking.decision));
+                        return Err(stopped.with_attempts(attempts).of_plan(plan));
                     }
                     // Meanwhile others may have found out that it is down.
                     if self.next_taker(plan, at) != Some(at) {
@@ -356,7 +356,7 @@ fn give_up(plan: &Plan, error: client::Error, attempts: Vec<Attempt>) -> Error {
     let late = error.kind() == client::ErrorKind::Timeout && Instant::now() >= plan.deadline;
     let error = Error::of_client(error);
     let error = if late { error.of_kind(ErrorKind::DeadlineExceeded) } else { error };
-    error.with_attempts(attempts).with_decision(&plan.ranking.decision)
+    error.with_attempts(attempts).of_plan(plan)
 }
 
 fn model(plan: &Plan, at: usize) -> Option<&ModelId> {
@@ -449,7 +449,7 @@ pub(super) fn settle(
     let (request_id, warnings) = (arrival.request_id.take(), mem::take(&mut arrival.warnings));
     let answer = arrival.into_answer(counted);
     if answer.is_empty() {
-        return Err(nothing_said(plan, &answer).with_attempts(attempts).with_decision(&plan.ranking.decision));
+        return Err(nothing_said(plan, &answer).with_attempts(attempts).of_plan(plan));
     }
     Ok(Done {
         answer: Arc::new(answer),

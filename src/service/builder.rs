@@ -19,6 +19,7 @@ use super::{
     told::Told,
 };
 use crate::{
+    batch::Overflow,
     cache::{CacheLayer, MemoryCache},
     client::{self, RetryPolicy, TogetherClient},
     cost::{BudgetStore, CostSink, FanOut, PriceBook, PriceSource, TracingCosts},
@@ -58,6 +59,7 @@ pub struct ServiceBuilder {
     sinks: Vec<Arc<dyn CostSink>>,
     budget: Option<Arc<dyn BudgetStore>>,
     notifier: Option<Arc<dyn Notifier>>,
+    overflow: Option<Arc<dyn Overflow>>,
     prices: PriceBook,
     limits: Limits,
     route_limits: HashMap<RouteId, Limits>,
@@ -95,6 +97,7 @@ impl ServiceBuilder {
             sinks: Vec::new(),
             budget: None,
             notifier: None,
+            overflow: None,
             prices: PriceBook::default(),
             limits: Limits::default(),
             route_limits: HashMap::new(),
@@ -145,6 +148,14 @@ impl ServiceBuilder {
     #[must_use]
     pub fn notifier(mut self, notifier: impl Notifier + 'static) -> Self {
         self.notifier = Some(Arc::new(notifier));
+        self
+    }
+
+    /// Sets who takes over requests that may wait and cannot be served in time; nobody unless set. See
+    /// [`complete_or_defer`](InferenceService::complete_or_defer).
+    #[must_use]
+    pub fn overflow(mut self, overflow: impl Overflow + 'static) -> Self {
+        self.overflow = Some(Arc::new(overflow));
         self
     }
 
@@ -254,6 +265,7 @@ impl ServiceBuilder {
                 sinks,
                 budget: self.budget,
                 notifier: self.notifier.unwrap_or_else(|| Arc::new(LogNotifier::default())),
+                overflow: self.overflow,
                 prices: self.prices,
                 limits: self.limits,
                 route_limits: self.route_limits,

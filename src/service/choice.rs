@@ -21,7 +21,7 @@ use crate::{
     client::{self, Blame},
     notify::AlertKind,
     router::{Candidate, Pass, Turn, Verdict},
-    types::later,
+    types::{UpstreamId, later},
 };
 
 /// How long a stopped key rests until one call finds out whether somebody has acted.
@@ -79,6 +79,12 @@ impl State {
         !is_stopped && self.with_route(&candidate.route, |route| route.ejection.is_admitted()).unwrap_or(true)
     }
 
+    /// Upstreams whose key is stopped.
+    pub(super) fn stopped_keys(&self) -> Vec<UpstreamId> {
+        let stopped = self.upstreams.iter().zip(&self.keys).filter(|(_, key)| key.is_stopped());
+        stopped.map(|((id, _), _)| id.clone()).collect()
+    }
+
     fn key_of(&self, candidate: &Candidate) -> Option<&Key> {
         let id = candidate.route.upstream();
         self.upstreams.iter().position(|(upstream, _)| upstream == id).and_then(|at| self.keys.get(at))
@@ -99,7 +105,7 @@ impl Nobody {
                 Error::new(ErrorKind::Ejected, message).with_wait(probe_in)
             }
         };
-        error.with_decision(&plan.ranking.decision)
+        error.of_plan(plan)
     }
 }
 

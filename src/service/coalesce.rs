@@ -93,7 +93,7 @@ impl State {
         };
         if Instant::now() >= plan.deadline {
             return Err(Error::new(ErrorKind::DeadlineExceeded, "the cache did not answer in time; nothing was sent")
-                .with_decision(&plan.ranking.decision));
+                .of_plan(&plan));
         }
         let plan = Arc::new(plan);
         loop {
@@ -210,7 +210,7 @@ impl State {
 fn too_late(plan: &Plan) -> Error {
     let waited = plan.started.elapsed().as_secs_f64();
     Error::new(ErrorKind::DeadlineExceeded, format!("no answer within {waited:.3} s; the call goes on for others"))
-        .with_decision(&plan.ranking.decision)
+        .of_plan(plan)
 }
 
 #[cfg(test)]

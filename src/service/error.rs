@@ -1,13 +1,18 @@
 //! What went wrong with a call, in one cheap value.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
+use super::plan::Plan;
 use crate::{
     client,
     cost::OverBudget,
-    inference::{Attempt, Decision, InvalidRequest},
+    inference::{Attempt, Decision, InvalidRequest, Trace},
     router::NoRoute,
-    types::Cost,
+    types::{Cost, RequestId},
 };
 
 /// A failed call of the service. Cheap to clone: every follower of a coalesced call gets the same one.
@@ -24,7 +29,8 @@ struct Inner {
     cause: Option<Arc<Cause>>,
     attempts: Arc<[Attempt]>,
     cost: Cost,
-    decision: Option<Arc<Decision>>,
+    /// The call, once it was ranked.
+    call: Option<(RequestId, SystemTime, Arc<Decision>)>,
     text: Option<Box<str>>,
     truncated: Option<Truncated>,
     wait: Option<Duration>,
@@ -146,7 +152,7 @@ impl Error {
             cause: None,
             attempts: Arc::new([]),
             cost: Cost::Known(crate::types::Usd::ZERO),
-            decision: None,
+            call: None,
             text: None,
             truncated: None,
             wait: None,
@@ -201,8 +207,22 @@ impl Error {
         })
     }
 
-    pub(super) fn with_decision(self, decision: &Arc<Decision>) -> Self {
-        self.edit(|inner| inner.decision = inner.decision.take().or_else(|| Some(Arc::clone(decision))))
+    /// Of this call.
+    pub(super) fn of_plan(self, plan: &Plan) -> Self {
+        self.of_call(plan.id, plan.at, &plan.ranking.decision)
+    }
+
+    /// Of the call that this answered.
+    #[cfg(feature = "schema")]
+    pub(super) fn of_reply(self, reply: &crate::inference::InferenceResponse) -> Self {
+        self.of_call(reply.id, reply.at, &reply.decision)
+    }
+
+    /// The first call that says so stays.
+    fn of_call(self, id: RequestId, at: SystemTime, decision: &Arc<Decision>) -> Self {
+        self.edit(|inner| {
+            inner.call.get_or_insert_with(|| (id, at, Arc::clone(decision)));
+        })
     }
 
     #[cfg(feature = "schema")]
@@ -297,7 +317,32 @@ impl Error {
     /// Why these models were tried; `None` if it never came to that.
     #[must_use]
     pub fn decision(&self) -> Option<&Decision> {
-        self.0.decision.as_deref()
+        self.0.call.as_ref().map(|(_, _, decision)| &**decision)
+    }
+
+    /// How the call went, to be kept: the choice if it came to one, the attempts, the end.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{InferenceRequest, InferenceService, testing::{Fault, Together}};
+    ///
+    /// let together = Together::new();
+    /// together.fail_next(3, Fault::status(500));
+    /// let service = InferenceService::builder(together.client()).build()?;
+    /// let error = service.complete(InferenceRequest::chat("hi")).await.unwrap_err();
+    /// assert_eq!((error.trace().attempts.len(), &*error.trace().end), (3, "upstream"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn trace(&self) -> Trace {
+        let (id, at, decision) = match &self.0.call {
+            Some((id, at, decision)) => (Some(*id), Some(*at), Some(Arc::clone(decision))),
+            None => (None, None, None),
+        };
+        let attempts = Arc::clone(&self.0.attempts);
+        Trace { id, at, decision, attempts, end: self.kind().as_str().into(), route: None, cost: self.0.cost }
     }
 
     /// The budget that has too little left.
@@ -381,7 +426,7 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { kind, message, cause, attempts, cost, decision: _, text, truncated, wait: _ } = &*self.0;
+        let Inner { kind, message, cause, attempts, cost, call: _, text, truncated, wait: _ } = &*self.0;
         f.debug_struct("Error")
             .field("kind", kind)
             .field("message", message)

@@ -1,14 +1,17 @@
 //! What the service knows of itself, as plain data.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{PoisonError, atomic::Ordering},
     time::Duration,
 };
 
+use tokio::time::Instant;
+
 use super::{InferenceService, state::RouteState};
 use crate::{
-    router::{Availability, Override},
-    types::{RouteId, Usd},
+    router::{Availability, Expectation, Override},
+    types::{RouteId, UpstreamId, Usd},
 };
 
 /// The state of a service at one moment.
@@ -25,8 +28,41 @@ pub struct ServiceHealth {
     pub records_waiting: usize,
     /// Cost records that no sink took.
     pub records_lost: u64,
+    /// Upstreams whose key the provider refuses (401, 402).
+    pub stopped_keys: Vec<UpstreamId>,
     /// Each route that was used.
     pub routes: Vec<RouteHealth>,
+}
+
+impl ServiceHealth {
+    /// Whether calls should come here: for a readiness probe.
+    ///
+    /// What the providers do is not asked: an outage of theirs would take every instance out of service at once, and with
+    /// them the answers that caches and other providers still have.
+    ///
+    /// ```
+    /// use together_inference::{InferenceService, testing::Together};
+    ///
+    /// let service = InferenceService::builder(Together::new().client()).build()?;
+    /// assert!(service.health().is_ready());
+    /// service.begin_shutdown();
+    /// assert!(!service.health().is_ready());
+    /// # Ok::<(), together_inference::service::BuildError>(())
+    /// ```
+    #[must_use]
+    pub const fn is_ready(&self) -> bool {
+        self.accepting
+    }
+
+    /// Whether something is not as it should be, though calls are served: a route is ejected, a key is refused, records
+    /// were lost. For a dashboard or an alert, not for a readiness probe.
+    #[must_use]
+    pub fn is_degraded(&self) -> bool {
+        let is_out = |route: &RouteHealth| {
+            matches!(route.availability, Availability::Ejected | Availability::Forced(Override::Eject))
+        };
+        self.records_lost > 0 || !self.stopped_keys.is_empty() || self.routes.iter().any(is_out)
+    }
 }
 
 /// The state of a route at one moment.
@@ -43,6 +79,10 @@ pub struct RouteHealth {
     pub answered: u64,
     /// Those that failed.
     pub failed: u64,
+    /// What the router has learned of it lately, where it learns: how likely it answers.
+    pub success: Option<f64>,
+    /// And how many seconds an answer of 256 tokens takes.
+    pub seconds: Option<f64>,
     /// Those that were abandoned by their callers.
     pub cancelled: u64,
     /// Attempts that are out now.
@@ -91,7 +131,9 @@ impl InferenceService {
     pub fn health(&self) -> ServiceHealth {
         let state = &self.state;
         let routes = state.routes.read().unwrap_or_else(PoisonError::into_inner);
-        let mut routes: Vec<_> = routes.values().map(|route| route.health()).collect();
+        let now = Instant::now();
+        let expects = |id| catch_unwind(AssertUnwindSafe(|| state.router.expects(id, now))).ok().flatten();
+        let mut routes: Vec<_> = routes.values().map(|route| route.health(expects(&route.id))).collect();
         routes.sort_by(|a, b| a.route.cmp(&b.route));
         ServiceHealth {
             accepting: !state.closed.load(Ordering::Acquire),
@@ -99,6 +141,7 @@ impl InferenceService {
             coalescing: state.slots.len(),
             records_waiting: state.recorder.waiting(),
             records_lost: state.recorder.lost(),
+            stopped_keys: state.stopped_keys(),
             routes,
         }
     }
@@ -142,7 +185,7 @@ impl InferenceService {
 }
 
 impl RouteState {
-    fn health(&self) -> RouteHealth {
+    fn health(&self, expected: Option<Expectation>) -> RouteHealth {
         let lane = self.lane.health();
         RouteHealth {
             route: self.id.clone(),
@@ -150,6 +193,8 @@ impl RouteState {
             dispatched: self.counts.dispatched.load(Ordering::Relaxed),
             answered: self.counts.answered.load(Ordering::Relaxed),
             failed: self.counts.failed.load(Ordering::Relaxed),
+            success: expected.map(|expected| expected.success),
+            seconds: expected.map(|expected| expected.seconds),
             cancelled: self.counts.cancelled.load(Ordering::Relaxed),
             in_flight: lane.in_flight,
             waiting: lane.waiting,

@@ -12,6 +12,7 @@ mod builder;
 mod catalogue;
 mod choice;
 mod coalesce;
+mod defer;
 mod embed;
 mod error;
 mod health;
@@ -39,6 +40,7 @@ use self::state::{State, in_runtime};
 pub use self::{
     builder::{BuildError, ServiceBuilder},
     catalogue::{RefreshFailure, Refreshed},
+    defer::Completion,
     error::{Error, ErrorKind, Truncated},
     health::{CostTotals, RouteHealth, ServiceHealth},
     shutdown::Drained,

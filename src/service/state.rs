@@ -28,6 +28,7 @@ use super::{
     told::Told,
 };
 use crate::{
+    batch::Overflow,
     cache::{CacheEntry, CacheLayer, CacheValue},
     client::{RetryBudget, RetryPolicy, TogetherClient},
     cost::{BudgetStore, CostRecord, Ending, FanOut, PriceBook, PriceSource, PriceStamp},
@@ -56,6 +57,7 @@ pub(super) struct State {
     pub(super) sinks: FanOut,
     pub(super) budget: Option<Arc<dyn BudgetStore>>,
     pub(super) notifier: Arc<dyn Notifier>,
+    pub(super) overflow: Option<Arc<dyn Overflow>>,
     pub(super) prices: PriceBook,
     pub(super) limits: Limits,
     pub(super) route_limits: HashMap<RouteId, Limits>,

@@ -163,7 +163,7 @@ impl InferenceStream {
     fn broke(&mut self, error: Error, attempt: Attempt) {
         let mut attempts = std::mem::take(&mut self.attempts);
         attempts.push(attempt);
-        self.over(Err(error.with_attempts(attempts).with_decision(&self.plan.ranking.decision)));
+        self.over(Err(error.with_attempts(attempts).of_plan(&self.plan)));
     }
 
     /// One event a call, and nothing is held any more.

@@ -135,7 +135,7 @@ impl InferenceService {
         let of_both = |second: &[Attempt]| first.attempts.iter().chain(second).cloned().collect::<Vec<_>>();
         let reply = repaired.map_err(|error| {
             let attempts = of_both(error.attempts());
-            error.with_attempts(attempts).with_decision(&first.decision).with_text(first.text())
+            error.with_attempts(attempts).of_reply(&first).with_text(first.text())
         })?;
         match parse_value(reply.text(), start) {
             Ok(Parsed { value, mended }) if !(mended && was_cut(&reply)) => {
@@ -164,7 +164,7 @@ pub(super) fn cut_short(request: &InferenceRequest, reply: &InferenceResponse) -
     Error::new(ErrorKind::InvalidOutput, message)
         .with_truncated(Some(Truncated { thinking_only: false, used, cap }))
         .with_attempts(reply.attempts.to_vec())
-        .with_decision(&reply.decision)
+        .of_reply(reply)
         .with_text(reply.text())
 }
 
@@ -180,7 +180,7 @@ pub(super) fn not_of_type<T: JsonSchema>(
     let message = format!("{} {what} something else than {}{place}", reply.model(), T::schema_name());
     Error::new(ErrorKind::InvalidOutput, message)
         .with_attempts(reply.attempts.to_vec())
-        .with_decision(&reply.decision)
+        .of_reply(reply)
         .with_text(reply.text())
 }
 

@@ -47,6 +47,7 @@ pub fn reply(text: impl Into<String>) -> InferenceResponse {
         attempts: Arc::new([]),
         timings: Timings::default(),
         id: RequestId::new(0),
+        at: std::time::SystemTime::UNIX_EPOCH,
         request_id: None,
         warnings: Arc::new([]),
         decision: Arc::new(decision),

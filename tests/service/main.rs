@@ -12,6 +12,7 @@ mod live;
 mod money;
 mod money_edges;
 mod outage;
+mod overflow;
 mod panics;
 mod plane;
 mod plane_money;
@@ -23,4 +24,5 @@ mod streams;
 #[cfg(feature = "schema")]
 mod typed;
 mod validation;
+mod webhooks;
 mod world;

@@ -1,6 +1,6 @@
 use std::{
     sync::{Arc, atomic::AtomicU64, atomic::Ordering},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use tokio::time::advance;
@@ -12,6 +12,7 @@ use tracing::{
 
 use super::*;
 use crate::notify::AlertKind;
+use crate::notify::seen::MAX_KEYS;
 
 fn alert(about: &str) -> Alert {
     Alert::new(AlertKind::BreakerOpen, about, "glm-5.3 fails", SystemTime::UNIX_EPOCH)
@@ -104,7 +105,7 @@ async fn what_is_remembered_is_bounded_and_the_oldest_goes_first() {
     for n in 0..5_000 {
         log.notify(&alert(&n.to_string())).await.unwrap();
     }
-    assert_eq!(log.with_seen(|seen| seen.events.len()), MAX_KEYS);
+    assert_eq!(log.with_seen(|seen| seen.keys()), MAX_KEYS);
     log.notify(&alert(&(5_000 - MAX_KEYS).to_string())).await.unwrap();
     assert_eq!(log.suppressed(), 1, "the oldest that is remembered");
     log.notify(&alert(&(5_000 - MAX_KEYS - 1).to_string())).await.unwrap();
