@@ -310,6 +310,20 @@ impl TogetherClient {
         Err(Box::pin(self.refused(success, call.model)).await)
     }
 
+    /// Gets a public page from anywhere, once, without the key.
+    pub(super) async fn fetch(&self, url: &str) -> Result<Success, Error> {
+        let started = Instant::now();
+        let until = later(started, self.inner.timeouts.idle);
+        let mut request = http::Request::new(Body::empty());
+        *request.uri_mut() = uri(url, "")?;
+        let Ok(response) = timeout_at(until, self.inner.transport.send(request)).await else {
+            return Err(late("no response", started));
+        };
+        let (parts, body) = response?.into_parts();
+        let success = Success { status: parts.status.as_u16(), headers: parts.headers, body, until };
+        if parts.status.is_success() { Ok(success) } else { Err(self.refused(success, None).await) }
+    }
+
     fn request(&self, call: &Call<'_>) -> Result<http::Request<Body>, Error> {
         // Right behind the authority, "@other.example/" or ".other.example/" would send the key to another host.
         if !call.path.starts_with('/') {

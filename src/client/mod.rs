@@ -15,6 +15,7 @@ mod call;
 mod chat;
 mod completions;
 mod config;
+mod deprecations;
 mod dialect;
 mod embeddings;
 mod error;
@@ -44,6 +45,7 @@ pub use self::{
     },
     completions::{CompletionRequest, Completions, PromptInput},
     config::{Caps, ClientBuilder, DEFAULT_BASE_URL, Timeouts},
+    deprecations::{DEPRECATIONS_URL, Deprecation, parse_deprecations},
     dialect::Dialect,
     embeddings::{Embedded, EmbeddingInput, EmbeddingRequest, Embeddings},
     error::{Error, ErrorKind, Sent},

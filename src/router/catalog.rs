@@ -428,6 +428,20 @@ impl ModelRouter for CatalogRouter {
         }
     }
 
+    /// Looks at every route as [`register`](ModelRouter::register) does, and follows every replacement.
+    fn check(&self) -> Result<(), RouterError> {
+        let table = self.table();
+        for entry in table.entries() {
+            check(&entry.route)?;
+            if let (RouteState::Retired { to: Some(to) }, false) =
+                (&entry.route.state, table.chain_ends(entry.route.id()))
+            {
+                return Err(RouterError::Cycle { route: entry.route.id().clone(), to: to.clone() });
+            }
+        }
+        Ok(())
+    }
+
     fn teach(&self, route: &RouteId, lacks: Ability, at: Instant) {
         self.replace(|table| self.lessons.learn(table, route, Lack::Ability(lacks), at));
     }

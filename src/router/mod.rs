@@ -114,6 +114,15 @@ pub trait ModelRouter: Send + Sync + fmt::Debug {
         }
     }
 
+    /// Whether its set-up can be: asked once, when a service is built.
+    ///
+    /// # Errors
+    ///
+    /// [`RouterError`] that says what to change.
+    fn check(&self) -> Result<(), RouterError> {
+        self.inner().map_or(Ok(()), ModelRouter::check)
+    }
+
     /// Is told that a model refused a request for want of an ability, which another model then answered: the request was
     /// not at fault. As [`observe`](Self::observe) it must neither wait nor fail.
     ///
@@ -221,6 +230,10 @@ impl<T: ModelRouter + ?Sized> ModelRouter for Arc<T> {
 
     fn observe(&self, seen: &Observation) {
         (**self).observe(seen);
+    }
+
+    fn check(&self) -> Result<(), RouterError> {
+        (**self).check()
     }
 
     fn teach(&self, route: &RouteId, lacks: Ability, at: Instant) {
@@ -470,4 +483,12 @@ pub enum RouterError {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a simulation of few routes and small numbers, which shows its figures"
+)]
 mod shift_tests;

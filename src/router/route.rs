@@ -152,6 +152,12 @@ impl ModelRoute {
         }
     }
 
+    /// Whether requests that do not name it can be routed to it.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        matches!(self.state, RouteState::Live | RouteState::Missing) && self.weight > 0.0
+    }
+
     /// The upstream and the model.
     #[must_use]
     pub const fn id(&self) -> &RouteId {

@@ -285,6 +285,11 @@ impl Table {
         self.entries.iter().all(|entry| self.chain(entry.route.id()).is_ok())
     }
 
+    /// Whether the retirement of this one leads to its end in time.
+    pub(super) fn chain_ends(&self, route: &RouteId) -> bool {
+        self.chain(route).is_ok()
+    }
+
     fn chain<'a>(&'a self, from: &'a RouteId) -> Result<Option<&'a RouteId>, TooLong> {
         let mut at = from;
         for _ in 0..=LONGEST_CHAIN {

@@ -6,6 +6,7 @@ use std::{
         Arc, OnceLock, RwLock,
         atomic::{AtomicBool, AtomicUsize},
     },
+    time::Duration,
 };
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -15,6 +16,7 @@ use super::{
     choice::Key,
     coalesce::Slots,
     recorder::Recorder,
+    refresh::Refresher,
     state::{State, Totals},
     told::Told,
 };
@@ -25,8 +27,8 @@ use crate::{
     cost::{BudgetStore, CostSink, FanOut, PriceBook, PriceSource, TracingCosts},
     limit::Limits,
     notify::{LogNotifier, Notifier},
-    router::{CatalogRouter, ModelRouter},
-    types::{Clock, ModelId, Price, Rng, RouteId, SystemClock, SystemRng, UpstreamId},
+    router::{CatalogRouter, ModelRouter, RouterError},
+    types::{Clock, ModelId, Price, Rng, RouteId, SystemClock, SystemRng, Task, UpstreamId},
 };
 
 /// Puts an [`InferenceService`] together. Everything has a default.
@@ -66,6 +68,8 @@ pub struct ServiceBuilder {
     retry: RetryPolicy,
     default_max_tokens: u32,
     embedding_model: Option<ModelId>,
+    refresh: Option<Duration>,
+    tasks: Vec<Task>,
     clock: Arc<dyn Clock>,
     rng: Arc<dyn Rng>,
 }
@@ -83,6 +87,15 @@ pub enum BuildError {
     /// The router names an upstream that the service has not.
     #[error("the router's route {0} is on an upstream that the service has not; add .upstream({1:?}, client)")]
     Route(RouteId, UpstreamId),
+    /// The router's own set-up cannot be.
+    #[error(transparent)]
+    Router(#[from] RouterError),
+    /// No route serves a task that the service is for.
+    #[error("no route in use serves {0}; add one with CatalogRouter::with(ModelRoute::new(..).task(..))")]
+    Task(Task),
+    /// The time between two readings of the model lists is too short.
+    #[error("refresh_catalogue_every({0:?}) is less than a minute; the lists change hourly at most")]
+    Refresh(Duration),
     /// A bound of 0 would let nothing out.
     #[error("{0}(0) lets no call out; set at least 1, or leave it out")]
     Limit(&'static str),
@@ -104,6 +117,8 @@ impl ServiceBuilder {
             retry: RetryPolicy::default(),
             default_max_tokens: 4_096,
             embedding_model: None,
+            refresh: None,
+            tasks: Vec::new(),
             clock: Arc::new(SystemClock),
             rng: Arc::new(SystemRng::default()),
         }
@@ -207,6 +222,31 @@ impl ServiceBuilder {
         self
     }
 
+    /// Reads the model lists in the background, from the first call on and then about that often:
+    /// [`refresh_catalogue`](InferenceService::refresh_catalogue). Not unless set; [`InferenceService::from_env`] does it
+    /// hourly.
+    #[must_use]
+    pub const fn refresh_catalogue_every(mut self, time: Duration) -> Self {
+        self.refresh = Some(time);
+        self
+    }
+
+    /// Says which tasks the service is for: it is not built where no route is in use for one of them.
+    ///
+    /// ```
+    /// use together_inference::{InferenceService, Task, router::{CatalogRouter, ModelRoute}, testing::Together};
+    ///
+    /// let chat_alone = CatalogRouter::empty().with(ModelRoute::new("together", "acme/Chat-9B").task(Task::Chat));
+    /// let builder = InferenceService::builder(Together::new().client()).router(chat_alone);
+    /// let error = builder.serves([Task::Chat, Task::Embedding]).build().unwrap_err();
+    /// assert!(error.to_string().starts_with("no route in use serves embedding"), "{error}");
+    /// ```
+    #[must_use]
+    pub fn serves(mut self, tasks: impl IntoIterator<Item = Task>) -> Self {
+        self.tasks.extend(tasks);
+        self
+    }
+
     /// Sets what an answer without `max_tokens` is taken to use at most where money is set aside: 4,096 unless set.
     #[must_use]
     pub const fn default_max_tokens(mut self, tokens: u32) -> Self {
@@ -232,7 +272,8 @@ impl ServiceBuilder {
     ///
     /// # Errors
     ///
-    /// [`BuildError`] for two upstreams of one id, a route on an upstream that is missing, or a limit of 0.
+    /// [`BuildError`] for two upstreams of one id, a route that cannot be or is on an upstream that is missing, replacements
+    /// that lead in a circle, a task that nothing serves, or a limit of 0.
     pub fn build(self) -> Result<InferenceService, BuildError> {
         let router = self.router.unwrap_or_else(|| Arc::new(CatalogRouter::builtin()));
         let mut seen = HashSet::new();
@@ -243,7 +284,16 @@ impl ServiceBuilder {
         if let Some(bound) = self.route_limits.values().chain([&self.limits]).find_map(Limits::stuck) {
             return Err(BuildError::Limit(bound));
         }
-        for route in router.routes() {
+        router.check()?;
+        if let Some(time) = self.refresh.filter(|time| *time < Duration::from_secs(60)) {
+            return Err(BuildError::Refresh(time));
+        }
+        let routes = router.routes();
+        let serves = |task: &&Task| routes.iter().any(|route| route.tasks.contains(task) && route.is_in_use());
+        if let Some(task) = self.tasks.iter().find(|task| !serves(task)) {
+            return Err(BuildError::Task(*task));
+        }
+        for route in routes {
             let upstream = route.id().upstream();
             if !seen.contains(upstream) {
                 return Err(BuildError::Route(route.id().clone(), upstream.clone()));
@@ -284,6 +334,7 @@ impl ServiceBuilder {
                 routes: RwLock::default(),
                 streams: Arc::default(),
                 told: Told::default(),
+                refresher: Refresher::new(self.refresh),
                 alerts: AtomicUsize::new(0),
             }),
         };

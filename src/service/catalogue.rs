@@ -7,10 +7,11 @@ use std::{
 
 use super::InferenceService;
 use crate::{
-    client::{self, ErrorKind, Model, SupportedModel, SupportedQuery, TogetherClient},
+    client::{self, Deprecation, ErrorKind, Model, SupportedModel, SupportedQuery, TogetherClient},
     cost::PriceSource,
-    router::{Known, Listing, Word},
-    types::{RouteId, Task, UpstreamId},
+    notify::AlertKind,
+    router::{Known, Listing, Retired, Word},
+    types::{RouteId, Task, UpstreamId, rfc3339},
 };
 
 /// A catalogue that is older is told of: about three models a month leave the API.
@@ -48,7 +49,8 @@ impl InferenceService {
     ///
     /// `/v2/supported-models` says the most, `/v1/models` the rest; what the application said itself wins over both. A
     /// zero is no price. A model of Together's that only `/v1/models` lists may need an endpoint of one's own: it becomes
-    /// a preview, which is used where a request names it.
+    /// a preview, which is used where a request names it. A known model that has left by [the page of
+    /// deprecations](client::DEPRECATIONS_URL) is retired, and its replacement takes over; one that will is told of.
     ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
@@ -73,8 +75,35 @@ impl InferenceService {
                 Ok(listings) => self.take_over(&listings, &mut refreshed),
                 Err(error) => refreshed.failures.push(RefreshFailure { upstream: upstream.clone(), error }),
             }
+            if *upstream == UpstreamId::together() {
+                match client.models().deprecations().await {
+                    Ok(leaving) => self.take_leave(&leaving, &mut refreshed),
+                    // Behind a firewall it cannot be read: the lists say most of it too.
+                    Err(error) => tracing::debug!(%error, "the page of deprecations could not be read"),
+                }
+            }
         }
         refreshed
+    }
+
+    /// Takes models out of use that have left, and tells of those that will.
+    fn take_leave(&self, leaving: &[Deprecation], refreshed: &mut Refreshed) {
+        let (state, today) = (&self.state, rfc3339(self.state.clock.now()));
+        let known = state.router.routes();
+        for Deprecation { model, replacement, removal } in leaving {
+            let route = RouteId::new(UpstreamId::together(), model.clone());
+            let Some(day) = removal.as_deref().filter(|_| known.iter().any(|one| *one.id() == route)) else { continue };
+            let to = replacement.clone().map(|model| RouteId::new(UpstreamId::together(), model));
+            let instead = replacement.as_ref().map_or_else(String::new, |model| format!("; use {model} instead"));
+            if day > today.get(..10).unwrap_or(&today) {
+                let title = || format!("{route} leaves on {day}{instead}");
+                state.tell_once(AlertKind::ModelDeprecated, &format!("{route} leaves"), title);
+            } else if matches!(state.router.retire(&route, to.as_ref()), Ok(Retired::Now)) {
+                refreshed.changed += 1;
+                let title = || format!("{route} left on {day}{instead}");
+                state.tell_once(AlertKind::ModelDeprecated, &format!("{route} left"), title);
+            }
+        }
     }
 
     fn take_over(&self, listings: &[Listing], refreshed: &mut Refreshed) {

@@ -19,6 +19,7 @@ mod health;
 mod plan;
 mod prompt;
 mod recorder;
+mod refresh;
 mod send;
 mod settle;
 mod shutdown;
@@ -58,6 +59,9 @@ use crate::{
     types::{BoxError, Task, Tenant},
 };
 
+/// How often a service that is set up by the environment reads the model lists.
+const HOUR: std::time::Duration = std::time::Duration::from_secs(3_600);
+
 /// Answers inference requests. Cheap to clone; clones share everything.
 ///
 /// ```
@@ -84,13 +88,13 @@ pub struct InferenceService {
 
 impl InferenceService {
     /// A service with every default on `TOGETHER_API_KEY` and `TOGETHER_BASE_URL`. It touches neither disk nor Redis, and
-    /// needs no runtime until the first call.
+    /// needs no runtime until the first call. The model lists are read in the background, hourly.
     ///
     /// # Errors
     ///
     /// [`BuildError`] when the key is missing or the URL is not valid.
     pub fn from_env() -> Result<Self, BuildError> {
-        Self::builder(TogetherClient::from_env()?).build()
+        Self::builder(TogetherClient::from_env()?).refresh_catalogue_every(HOUR).build()
     }
 
     /// A builder on this client, whose upstream id is `together`.

@@ -24,6 +24,7 @@ use super::{
     error::{Error, ErrorKind},
     prompt::at_once,
     recorder::Recorder,
+    refresh::Refresher,
     stream::LiveStreams,
     told::Told,
 };
@@ -80,6 +81,7 @@ pub(super) struct State {
     pub(super) routes: RwLock<HashMap<RouteId, Arc<RouteState>>>,
     pub(super) streams: Arc<LiveStreams>,
     pub(super) told: Told,
+    pub(super) refresher: Refresher,
     /// Alerts on their way.
     pub(super) alerts: AtomicUsize,
 }
@@ -186,6 +188,7 @@ impl State {
             return Err(Error::new(ErrorKind::ShuttingDown, "the service takes no more calls"));
         }
         self.recorder.ensure_running(self);
+        self.refresher.ensure_running(self);
         Ok(token)
     }
 

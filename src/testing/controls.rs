@@ -316,6 +316,11 @@ impl Together {
         }
     }
 
+    /// Announces on the page of deprecations that a model leaves on a day (`YYYY-MM-DD`), and what to use instead.
+    pub fn announce(&self, model: &str, replacement: &str, day: &str) {
+        self.shared.lock().leaving.push([model, replacement, day].map(str::to_owned));
+    }
+
     /// Lets `to` answer for this model, as the API redirects silently: only the `model` of the response tells.
     ///
     /// ```

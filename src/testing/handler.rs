@@ -29,6 +29,8 @@ use crate::client::{Body, TransportError, TransportErrorKind};
 
 const MODELS: &str = "/v1/models";
 const SUPPORTED: &str = "/v2/supported-models";
+/// Of the documentation, which is on another host.
+const LEAVING: &str = "/docs/deprecations.md";
 const WHOAMI: &str = "/v1/whoami";
 const WHOAMI_V3: &str = "/v3/whoami";
 /// Pictures that are kept for their links.
@@ -112,6 +114,9 @@ impl<'a> Exchange<'a> {
         if let Some(name) = path.strip_prefix(images::FOLDER) {
             return Ok(self.file(name));
         }
+        if path == LEAVING {
+            return Ok(self.leaving());
+        }
         let endpoint = Endpoint::of(path);
         let is_known = endpoint.is_some() || matches!(path, MODELS | SUPPORTED | WHOAMI | WHOAMI_V3);
         if !is_known {
@@ -181,6 +186,21 @@ impl<'a> Exchange<'a> {
             return self.fail(fault).await;
         }
         Ok(response(StatusCode::OK, Some(JSON), body.to_string()))
+    }
+
+    /// The page of what leaves, as the documentation has it.
+    fn leaving(&self) -> Response<Body> {
+        let state = self.shared.lock();
+        let rows = state.leaving.iter().map(|[model, to, day]| format!("| {day} | `{model}` | `{to}` | No |\n"));
+        let head = "| Removal date | Model | Recommended replacement | Supported by on-demand dedicated endpoints |\n\
+                    | --- | --- | --- | --- |\n";
+        let redirects = state.redirects.iter().map(|(model, to)| format!("| `{model}` | `{to}` | |\n"));
+        let page = format!(
+            "# Deprecations\n\n{head}{}\n| Original model | Redirects to | Notes |\n| --- | --- | --- |\n{}",
+            rows.collect::<String>(),
+            redirects.collect::<String>()
+        );
+        response(StatusCode::OK, Some("text/markdown"), page)
     }
 
     async fn ask(&self, endpoint: Endpoint) -> Outgoing {

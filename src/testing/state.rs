@@ -64,6 +64,8 @@ pub(super) struct State {
     pub(super) overloaded: BTreeSet<String>,
     pub(super) unavailable: BTreeSet<String>,
     pub(super) redirects: BTreeMap<String, String>,
+    /// Models that leave: their replacement and the day.
+    pub(super) leaving: Vec<[String; 3]>,
     pub(super) usage: UsagePlacement,
     pub(super) prompt_cache: Option<PromptCache>,
     /// Whether embeddings report usage.
@@ -91,6 +93,7 @@ impl Shared {
             overloaded: BTreeSet::new(),
             unavailable: BTreeSet::new(),
             redirects: BTreeMap::new(),
+            leaving: Vec::new(),
             usage: UsagePlacement::default(),
             prompt_cache: None,
             embedding_usage: false,

@@ -9,11 +9,12 @@ use serde_json::json;
 use together_inference::{
     InferenceService, Price, RouteId, Task, Tier,
     client::{ErrorKind, Tool, ToolChoice},
+    limit::Limits,
     notify::AlertKind,
     router::{Capabilities, CatalogRouter, Known, ModelRoute, ModelRouter, RouteState, Word},
     service,
     testing::{Fault, SimModel, Together},
-    types::ManualClock,
+    types::{Clock, ManualClock},
     usd,
 };
 use tokio::time::advance;
@@ -262,4 +263,71 @@ async fn a_silent_redirect_is_seen_priced_as_served_and_told_once_a_day() {
     world.service.complete(muse("hi").model(LARGE)).await.unwrap();
     world.at_rest().await;
     assert_eq!(alerts.kinds().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_left_is_replaced_and_what_will_leave_is_told_of() {
+    let (alerts, clock) = (Alerts::default(), Arc::new(ManualClock::new(SystemTime::UNIX_EPOCH + secs(1_795_608_000))));
+    let world = World::with(|builder| builder.notifier(alerts.clone()).clock(Arc::clone(&clock) as Arc<dyn Clock>));
+    world.sim.announce(LARGE, MID, "2026-12-01");
+    world.sim.announce("acme/nobody-knows", MID, "2026-11-01");
+    for _ in 0..2 {
+        world.service.refresh_catalogue().await;
+        assert_eq!(world.service.complete(muse("hi").model(LARGE)).await.unwrap().model().as_str(), LARGE);
+    }
+    clock.advance(secs(10 * 86_400));
+    world.service.refresh_catalogue().await;
+    world.sim.unavailable(LARGE);
+    let reply = world.service.complete(muse("hi").model(LARGE)).await.unwrap();
+    assert_eq!((reply.model().as_str(), reply.attempts.len()), (MID, 1));
+    assert!(reply.decision().reason.starts_with("retired →"), "{}", reply.decision());
+    world.at_rest().await;
+    assert_eq!(alerts.kinds(), [AlertKind::ModelDeprecated; 2], "that it will, and that it did");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_lists_are_read_in_the_background_as_often_as_asked() {
+    let together = Together::new();
+    let service = InferenceService::builder(together.client()).refresh_catalogue_every(secs(3_600)).build().unwrap();
+    let lists = || together.requests().iter().filter(|asked| asked.path == "/v1/models").count();
+    service.complete(muse("hi")).await.unwrap();
+    tokio::time::sleep(secs(1)).await;
+    assert_eq!(lists(), 1);
+    tokio::time::sleep(secs(3 * 3_600)).await;
+    assert!((3..=4).contains(&lists()), "{}", lists());
+    service.shutdown(secs(1)).await;
+    let read = lists();
+    tokio::time::sleep(secs(24 * 3_600)).await;
+    assert_eq!(lists(), read, "it ends with the service");
+}
+
+#[test]
+fn a_set_up_that_cannot_be_is_refused_with_what_to_change() {
+    let upstream = || Together::new().client();
+    let circle = || {
+        let retired = |from: &str, to: &str| {
+            let mut route = ModelRoute::new("together", from);
+            route.state = RouteState::Retired { to: Some(RouteId::new("together", to)) };
+            route
+        };
+        CatalogRouter::empty().with(retired("a", "b")).with(retired("b", "a"))
+    };
+    let none_in_use = CatalogRouter::empty().with(ModelRoute::new("together", "a").weight(0.0));
+    for (error, says) in [
+        (InferenceService::builder(upstream()).router(circle()).build(), "leads back to it"),
+        (
+            InferenceService::builder(upstream()).router(none_in_use).serves([Task::Chat]).build(),
+            "no route in use serves chat",
+        ),
+        (
+            InferenceService::builder(upstream()).router(CatalogRouter::empty().with(ModelRoute::new("", "a"))).build(),
+            "must not be empty",
+        ),
+        (InferenceService::builder(upstream()).upstream("together", upstream()).build(), "an id of its own"),
+        (InferenceService::builder(upstream()).limits(Limits::default().tokens_per_second(0)).build(), "(0) lets no"),
+        (InferenceService::builder(upstream()).refresh_catalogue_every(secs(1)).build(), "less than a minute"),
+    ] {
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
 }

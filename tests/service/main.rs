@@ -17,6 +17,7 @@ mod panics;
 mod plane;
 mod plane_money;
 mod rate_limits;
+mod seeds;
 mod shape;
 mod shutdown;
 mod sinks;

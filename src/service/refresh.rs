@@ -1,0 +1,75 @@
+//! The catalogue kept up to date in the background, never on the path of a call.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::sleep;
+
+use super::{InferenceService, state::State};
+
+/// When the lists are read, and whether somebody does.
+#[derive(Debug)]
+pub(super) struct Refresher {
+    every: Option<Duration>,
+    running: Arc<AtomicBool>,
+}
+
+impl Refresher {
+    pub(super) fn new(every: Option<Duration>) -> Self {
+        Self { every, running: Arc::default() }
+    }
+
+    /// Starts the task on this runtime unless one runs. If its runtime is dropped the next call starts another.
+    pub(super) fn ensure_running(&self, state: &Arc<State>) {
+        let Some(every) = self.every else { return };
+        if self.running.load(Ordering::Acquire) || self.running.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (running, state) = (Running(Arc::clone(&self.running)), Arc::downgrade(state));
+        let task = async move {
+            let _running = running;
+            loop {
+                // Held while it reads alone: the service must be able to end.
+                let Some(state) = state.upgrade().filter(|state| !state.closed.load(Ordering::Acquire)) else { return };
+                // A tenth more or less, so that many processes do not ask together.
+                let wait = every.mul_f64(state.rng.next_f64().mul_add(0.2, 0.9));
+                let cancel = state.cancel.clone();
+                tokio::select! {
+                    biased;
+                    () = cancel.cancelled() => return,
+                    () = read(state) => {}
+                }
+                tokio::select! {
+                    biased;
+                    () = cancel.cancelled() => return,
+                    () = sleep(wait) => {}
+                }
+            }
+        };
+        // Not counted among what a shutdown waits for: it ends with the service.
+        #[expect(clippy::disallowed_methods, reason = "it ends when the service does")]
+        drop(tokio::spawn(task));
+    }
+}
+
+async fn read(state: Arc<State>) {
+    let service = InferenceService { state };
+    let refreshed = service.refresh_catalogue().await;
+    for failure in &refreshed.failures {
+        tracing::warn!(upstream = %failure.upstream, error = %failure.error, "the model list could not be read");
+    }
+    tracing::debug!(new = refreshed.new, changed = refreshed.changed, "the catalogue was refreshed");
+}
+
+struct Running(Arc<AtomicBool>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}

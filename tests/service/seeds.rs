@@ -1,0 +1,230 @@
+//! Random calls on a random provider, thousands of times: what must hold holds after every step, whatever happens.
+
+use std::{sync::Arc, time::Duration};
+
+use together_inference::{
+    InferenceRequest, InferenceService, Priority,
+    cost::{MemoryBudgets, MemoryCosts, Scope},
+    limit::Limits,
+    service::{Error, ErrorKind},
+    testing::{Fault, Together},
+    types::{Rng, SeededRng},
+    usd,
+};
+use tokio::{task::JoinHandle, time::Instant};
+
+use crate::world::{LARGE, MID, SMALL, World, ms, secs, spawn};
+
+const MODELS: [&str; 3] = [LARGE, MID, SMALL];
+const STEPS: u64 = 24;
+
+/// Chance with a few words for it.
+struct Dice(SeededRng);
+
+impl Dice {
+    fn below(&self, most: u64) -> u64 {
+        self.0.next_u64() % most
+    }
+
+    fn one_in(&self, count: u64) -> bool {
+        self.below(count) == 0
+    }
+
+    fn model(&self) -> &'static str {
+        MODELS[usize::try_from(self.below(3)).unwrap()]
+    }
+
+    fn fault(&self) -> Fault {
+        match self.below(10) {
+            0 => Fault::status(500),
+            1 => Fault::status(503),
+            2 => Fault::status(429),
+            3 => Fault::status(429).retry_after(secs(self.below(90))),
+            4 => Fault::status(422),
+            5 => Fault::disconnect(),
+            6 => Fault::garbage(),
+            7 => Fault::empty_choices(),
+            8 => Fault::cut_after(2),
+            _ => Fault::refuse(),
+        }
+    }
+
+    fn request(&self) -> InferenceRequest {
+        let request = InferenceRequest::chat(format!("question {}", self.below(6)));
+        let request = match self.below(4) {
+            0 => request.model(self.model()),
+            1 => request.models([self.model(), self.model()]),
+            2 => request.models(MODELS),
+            _ => request,
+        };
+        let priority = [Priority::Realtime, Priority::Standard, Priority::Batch];
+        let request = request.priority(priority[usize::try_from(self.below(3)).unwrap()]);
+        let request = if self.one_in(2) { request.temperature(0.0) } else { request };
+        let request = if self.one_in(4) { request.first_token(ms(200 + self.below(3_000))) } else { request };
+        if self.one_in(2) { request.deadline(ms(1 + self.below(30_000))) } else { request }
+    }
+}
+
+/// What one call came to, in numbers that can be compared between two runs.
+type End = (bool, usize, i64, u128);
+
+struct Run {
+    world: World,
+    dice: Dice,
+    calls: Vec<JoinHandle<End>>,
+}
+
+impl Run {
+    fn new(seed: u64) -> Self {
+        let (sim, costs) = (Together::builder().seed(seed).build(), MemoryCosts::new(100_000));
+        for model in MODELS {
+            sim.on_model(model).reply(format!("{model} {model} {model} {model}"));
+        }
+        let budgets = Arc::new(MemoryBudgets::new().limit(Scope::Global, usd!("1000000")));
+        let service = InferenceService::builder(sim.client())
+            .cost_sink(costs.clone())
+            .budget(Arc::clone(&budgets))
+            .rng(Arc::new(SeededRng::new(seed)))
+            .limits(Limits::default().concurrency(8).max_waiting(16))
+            .build()
+            .unwrap();
+        Self { world: World { sim, costs, budgets, service }, dice: Dice(SeededRng::new(!seed)), calls: Vec::new() }
+    }
+
+    /// Something happens to the provider.
+    fn trouble(&self) {
+        let (sim, dice) = (&self.world.sim, &self.dice);
+        match dice.below(9) {
+            0 => sim.fail_next_of(dice.model(), 1 + u32::try_from(dice.below(12)).unwrap(), dice.fault()),
+            1 => sim.fail_share_of(dice.model(), 0.3, dice.fault()),
+            2 => sim.overload(dice.model()),
+            3 => sim.latency_of(dice.model(), ms(dice.below(5_000))),
+            4 => sim.limit(dice.model(), 1 + u32::try_from(dice.below(20)).unwrap()),
+            5 => sim.unavailable(dice.model()),
+            6 => sim.token_latency(ms(dice.below(200))),
+            _ => {
+                sim.heal();
+                MODELS.iter().for_each(|model| sim.restore(model));
+            }
+        }
+    }
+
+    fn call(&mut self) {
+        let (request, service) = (self.dice.request(), self.world.service.clone());
+        let deadline = request.deadline_of();
+        let streams = self.dice.one_in(3);
+        self.calls.push(spawn(async move {
+            let start = Instant::now();
+            let ended = if streams { stream(&service, request).await } else { service.complete(request).await };
+            let took = start.elapsed();
+            match ended {
+                Ok(reply) => {
+                    assert!(reply.attempts.len() <= 3, "{:?}", reply.attempts);
+                    // Whole and of one model, whatever was tried before.
+                    assert!(MODELS.iter().any(|model| reply.text() == format!("{model} {model} {model} {model}")));
+                    assert!(streams || took <= deadline + ms(5), "{took:?} of {deadline:?}");
+                    assert!(serde_json::to_string(&reply.trace()).unwrap().len() <= 2_048);
+                    (true, reply.attempts.len(), reply.cost().charge().nanos(), took.as_nanos())
+                }
+                Err(error) => {
+                    check(&error, took, deadline, streams);
+                    (false, error.attempts().len(), error.cost().charge().nanos(), took.as_nanos())
+                }
+            }
+        }));
+    }
+
+    /// What holds at every moment.
+    fn check(&self) {
+        let health = self.world.service.health();
+        assert!(health.is_ready());
+        for route in &health.routes {
+            assert!(route.in_flight <= 8 && route.waiting <= 16, "{route:?}");
+            assert!((0..=50).contains(&route.retry_budget), "{route:?}");
+            assert!(route.dispatched >= route.answered + route.failed + route.cancelled, "{route:?}");
+        }
+        let (spent, reserved) = self.world.budgets.used(&Scope::Global).unwrap();
+        assert!(spent.nanos() >= 0 && reserved.nanos() >= 0, "{spent} {reserved}");
+    }
+
+    async fn run(mut self) -> Vec<Option<End>> {
+        for _ in 0..STEPS {
+            match self.dice.below(4) {
+                0 => self.trouble(),
+                1 if !self.calls.is_empty() => {
+                    let at = usize::try_from(self.dice.below(self.calls.len() as u64)).unwrap();
+                    if self.dice.one_in(3) {
+                        self.calls[at].abort();
+                    }
+                    tokio::time::sleep(ms(self.dice.below(3_000))).await;
+                }
+                _ => self.call(),
+            }
+            self.check();
+        }
+        let mut ends = Vec::new();
+        for call in std::mem::take(&mut self.calls) {
+            ends.push(match call.await {
+                Ok(end) => Some(end),
+                Err(error) if error.is_cancelled() => None,
+                Err(error) => std::panic::resume_unwind(error.into_panic()),
+            });
+            self.check();
+        }
+        // Detached leaders may still be at work for nobody.
+        for _ in 0..100 {
+            if self.world.service.health().in_flight == 0 {
+                break;
+            }
+            tokio::time::sleep(secs(10)).await;
+        }
+        self.world.at_rest().await;
+        ends
+    }
+}
+
+/// Reads a stream to its end, and holds every piece against the model that answers.
+async fn stream(
+    service: &InferenceService,
+    request: InferenceRequest,
+) -> Result<together_inference::InferenceResponse, Error> {
+    let mut stream = service.stream(request).await?;
+    let model = stream.model().to_string();
+    while let Some(delta) = stream.next().await {
+        delta?;
+        assert_eq!(stream.model().as_str(), model, "another model goes on where one began");
+        assert!(format!("{model} {model} {model} {model}").starts_with(stream.text().trim_end()));
+    }
+    stream.finish().await
+}
+
+fn check(error: &Error, took: Duration, deadline: Duration, streams: bool) {
+    assert!(error.attempts().len() <= 3, "{error:?}");
+    assert!(!matches!(error.kind(), ErrorKind::Policy | ErrorKind::NoRuntime | ErrorKind::InvalidRequest), "{error:?}");
+    // A stream that the request sets no deadline for may be read for longer.
+    assert!(streams || took <= deadline + ms(5), "{took:?} of {deadline:?}: {error:?}");
+    assert!(!error.to_string().contains("question"), "{error}");
+    assert!(serde_json::to_string(&error.trace()).unwrap().len() <= 2_048);
+}
+
+fn run(seed: u64) -> Vec<Option<End>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(Run::new(seed).run())
+}
+
+#[test]
+fn two_thousand_seeds_keep_every_promise() {
+    for seed in 0..2_000 {
+        if let Err(panic) = std::panic::catch_unwind(|| run(seed)) {
+            eprintln!("seed {seed} broke a promise");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+#[test]
+fn a_seed_always_comes_to_the_same() {
+    for seed in 0..20 {
+        assert_eq!(run(seed), run(seed), "seed {seed}");
+    }
+}
