@@ -11,7 +11,8 @@ use tokio::time::{Instant, timeout_at};
 use super::{
     Caps, Chat, ClientBuilder, Completions, Dialect, Embeddings, Error, ErrorKind, Images, Models, Moderation, Rerank,
     RetryPolicy, Timeouts, chat, headers,
-    retry::{Replay, RetryBudget},
+    retry::Replay,
+    retry_budget::RetryBudget,
     transport::{Body, Transport},
 };
 use crate::types::{Clock, ModelId, Rng, Secret, later};

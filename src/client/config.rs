@@ -9,7 +9,7 @@ use super::{
     call::{Inner, uri},
     chat,
     http::HttpTransport,
-    retry::RetryBudget,
+    retry_budget::RetryBudget,
     transport::Transport,
 };
 use crate::types::{Clock, Rng, Secret, SystemClock, SystemRng};

@@ -29,6 +29,7 @@ mod models;
 mod moderation;
 mod rerank;
 mod retry;
+mod retry_budget;
 mod sse;
 mod supported;
 mod transport;
@@ -54,7 +55,8 @@ pub use self::{
     models::{Model, Models, Pricing},
     moderation::{Moderation, Verdict},
     rerank::{Document, Ranked, Rerank, RerankInput, RerankRequest, Reranked},
-    retry::{RetryBudget, RetryPolicy},
+    retry::RetryPolicy,
+    retry_budget::RetryBudget,
     supported::{SupportedModel, SupportedQuery},
     transport::{Body, Transport, TransportError, TransportErrorKind},
     whoami::Whoami,

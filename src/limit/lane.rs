@@ -1,7 +1,7 @@
 //! The attempts of one route: who is out, who waits, and how fast they may go.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -20,7 +20,10 @@ use super::{
 };
 use crate::{
     client::{self, ErrorKind, RateLimits},
-    types::{Priority, Usage, later},
+    types::{
+        Priority, Usage, later,
+        sync::{Mutex, MutexGuard},
+    },
 };
 
 const SECOND: Duration = Duration::from_secs(1);

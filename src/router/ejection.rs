@@ -10,18 +10,14 @@
 //! When a server breaks, answers to attempts from before still arrive. A success only ends a streak that it is a part of:
 //! one that was dispatched before it says nothing about now.
 
-use std::{
-    collections::VecDeque,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::PoisonError, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::types::Rng;
+use crate::types::{
+    Rng,
+    sync::{AtomicBool, Mutex, MutexGuard, Ordering},
+};
 
 /// Failures in a row, in the order of dispatch, that eject.
 const STREAK: usize = 5;

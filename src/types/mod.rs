@@ -7,6 +7,7 @@ mod money;
 mod open;
 mod price;
 mod secret;
+pub(crate) mod sync;
 mod task;
 mod usage;
 
