@@ -97,7 +97,8 @@ impl Run {
     /// Something happens to the provider.
     fn trouble(&self) {
         let (sim, dice) = (&self.world.sim, &self.dice);
-        match dice.below(9) {
+        match dice.below(10) {
+            9 => sim.fail_next(1 + u32::try_from(dice.below(12)).unwrap(), dice.fault()),
             0 => sim.fail_next_of(dice.model(), 1 + u32::try_from(dice.below(12)).unwrap(), dice.fault()),
             1 => sim.fail_share_of(dice.model(), 0.3, dice.fault()),
             2 => sim.overload(dice.model()),

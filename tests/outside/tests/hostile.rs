@@ -157,7 +157,10 @@ async fn every_other_kind_of_call_is_exact() {
     let server = Canned::of("application/json", "", image.as_bytes()).await;
     let request = ImageRequest::new("m", "a boat".into());
     let made = client(server.url.clone()).images().generate(&request).await.unwrap();
-    assert_eq!((made.images[0].bytes().map(|file| &file[..]), made.images[1].url()), (Some(&b"hi"[..]), Some("https://x")));
+    assert_eq!(
+        (made.images[0].bytes().map(|file| &file[..]), made.images[1].url()),
+        (Some(&b"hi"[..]), Some("https://x"))
+    );
 
     let ranked = r#"{"id":"r","results":[{"index":1,"relevance_score":0.1,"document":{"n":1.50}},
                                           {"index":0,"relevance_score":9e-1}],"usage":{"prompt_tokens":3.0}}"#;
