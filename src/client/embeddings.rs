@@ -245,7 +245,7 @@ fn parse(raw: &Bytes, asked: &ModelId, texts: usize) -> Result<Embedded, NoAnswe
     Ok(Embedded {
         model: served(model, asked),
         vectors: in_order(data).ok_or(NoAnswer::Missing("not one vector a text"))?,
-        usage: usage.and_then(WireUsage::into_usage),
+        usage: usage.and_then(WireUsage::into_usage_of_prompt),
         request_id: None,
         rate_limits: None,
         raw: Bytes::new(),

@@ -323,7 +323,7 @@ fn parse(raw: &Bytes, asked: &ModelId, documents: usize) -> Result<Reranked, NoA
         id: id.map(|id| id.0.into_owned()).unwrap_or_default(),
         model: served(model, asked),
         results,
-        usage: usage.and_then(WireUsage::into_usage),
+        usage: usage.and_then(WireUsage::into_usage_of_prompt),
         request_id: None,
         rate_limits: None,
         raw: Bytes::new(),

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::{
     client::{self, CallOptions, ChatCompletion, ChatStream, Image, RateLimits, TogetherClient},
     inference::{Answer, InferenceRequest, Input, Output},
-    types::{ModelId, Usage},
+    types::{ModelId, Usage, UsageSource},
 };
 
 /// What an attempt brought, whatever was asked.
@@ -22,19 +22,29 @@ pub(super) struct Arrival {
 }
 
 impl Arrival {
-    /// The answer, with what was counted where the provider reports nothing.
-    pub(super) fn into_answer(self, counted: Usage) -> Answer {
+    /// The answer, with what it used.
+    pub(super) fn into_answer(self, usage: Usage, source: UsageSource) -> Answer {
         Answer {
             output: Arc::new(self.output),
             served: self.served,
-            usage: self.usage.unwrap_or(counted),
-            usage_reported: self.usage.is_some(),
+            usage,
+            usage_reported: source == UsageSource::Reported,
             raw: self.raw,
         }
     }
 
+    /// What was used: as reported, as counted where nothing is, and flagged as counted where half of it is.
+    pub(super) fn used(&self, request: &InferenceRequest) -> (Usage, UsageSource) {
+        let Some(told) = self.usage else { return (self.counted(request), UsageSource::Counted) };
+        if told.prompt > 0 && told.completion > 0 {
+            return (told, UsageSource::Reported);
+        }
+        let usage = told.or_counted(self.counted(request));
+        (usage, if usage == told { UsageSource::Reported } else { UsageSource::Counted })
+    }
+
     /// What was used, counted: four bytes a token, and the pictures that were asked for.
-    pub(super) fn counted(&self, request: &InferenceRequest) -> Usage {
+    fn counted(&self, request: &InferenceRequest) -> Usage {
         let prompt = request.prompt_tokens_counted();
         match &self.output {
             Output::Chat(choices) => {
