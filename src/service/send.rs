@@ -10,6 +10,9 @@ use crate::{
     types::{ModelId, Usage, UsageSource},
 };
 
+/// How many times the pixels that were asked for a picture's own head may claim.
+const MOST_TIMES_ASKED: u64 = 16;
+
 /// What an attempt brought, whatever was asked.
 pub(super) struct Arrival {
     pub(super) output: Output,
@@ -54,8 +57,11 @@ impl Arrival {
             Output::Image(images) => {
                 let asked = request.usage_at_most(prompt, 0);
                 let each = asked.pixels / asked.images.max(1);
-                // What was made is billed, whatever was asked; behind a link it cannot be seen.
-                let pixels = images.iter().map(|image| pixels_of(image).unwrap_or(each)).sum();
+                // What was made is billed, whatever was asked; behind a link it cannot be seen, and no model makes a
+                // picture so much larger than asked: its head lies.
+                let most = each.saturating_mul(MOST_TIMES_ASKED);
+                let made = |image| pixels_of(image).filter(|pixels| *pixels <= most).unwrap_or(each);
+                let pixels = images.iter().map(made).fold(0, u64::saturating_add);
                 Usage { prompt, images: images.len() as u64, pixels, ..Usage::default() }
             }
             Output::Embedding(_) | Output::Rerank(_) => Usage { prompt, ..Usage::default() },

@@ -96,3 +96,24 @@ fn png(width: u32, height: u32) -> String {
     let head = [&b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"[..], &width.to_be_bytes(), &height.to_be_bytes(), &[8, 2, 0, 0, 0]];
     BASE64_STANDARD.encode([&*head.concat(), &[0; 8]].concat())
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_picture_that_claims_to_be_huge_counts_as_what_was_asked() {
+    let asked = 1_024 * 1_024;
+    for (width, height, each) in [(u32::MAX, u32::MAX, asked), (8_192, 4_096, asked), (2_048, 2_048, 4 * asked)] {
+        let picture = json!({"b64_json": png(width, height)});
+        let made = json!({"data": repeat_n(picture, 3).collect::<Vec<_>>()});
+        let request = InferenceRequest::image_generation("a lighthouse").model(FLUX);
+        let reply = service(&made).image(request).await.unwrap();
+        assert_eq!((reply.usage().images, reply.usage().pixels), (3, 3 * each), "{width} x {height}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn reported_tokens_of_several_parts_add_up_to_no_more_than_fit() {
+    let data: Vec<_> = (0..256).map(|index| json!({"index": index, "embedding": [1]})).collect();
+    let body = json!({"data": data, "usage": {"prompt_tokens": 17_000_000_000_000_000_000_u64}});
+    let texts = (0..512).map(|number| format!("text {number}"));
+    let reply = service(&body).embed(InferenceRequest::embedding(texts).model(E5)).await.unwrap();
+    assert_eq!((reply.usage().prompt, reply.attempts.len()), (u64::MAX, 2));
+}
