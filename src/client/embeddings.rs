@@ -11,7 +11,8 @@ use super::{
     ask::{Arrived, NoAnswer},
     chat::{WireUsage, served},
     fields::{self, Wire},
-    lenient::{Count, Truthy, at_most},
+    lenient::{Count, Truthy, at_most, object},
+    loose::text,
 };
 use crate::types::{ModelId, Text, Usage};
 
@@ -213,10 +214,11 @@ impl<'a> Embeddings<'a> {
 
 #[derive(Deserialize)]
 struct WireEmbeddings<'a> {
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "text")]
     model: Option<Text<'a>>,
     #[serde(default, deserialize_with = "at_most::<MAX_VECTORS, _, _>")]
     data: Option<Vec<WireVector>>,
+    #[serde(default, deserialize_with = "object")]
     usage: Option<WireUsage>,
     #[serde(default)]
     error: Truthy,

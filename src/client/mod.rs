@@ -24,6 +24,7 @@ mod headers;
 mod http;
 mod images;
 mod lenient;
+mod loose;
 mod models;
 mod moderation;
 mod rerank;

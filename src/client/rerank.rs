@@ -12,7 +12,8 @@ use super::{
     bounded::{Bounded, one_body},
     chat::{WireUsage, served},
     fields::{self, Wire},
-    lenient::{Count, Truthy, at_most, or_default},
+    lenient::{Count, Truthy, at_most, object, or_default},
+    loose::{id, text},
 };
 use crate::types::{ModelId, Text, Usage};
 
@@ -285,12 +286,13 @@ impl<'a> Rerank<'a> {
 
 #[derive(Deserialize)]
 struct WireReranked<'a> {
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "id")]
     id: Option<Text<'a>>,
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "text")]
     model: Option<Text<'a>>,
     #[serde(default, deserialize_with = "at_most::<MAX_RESULTS, _, _>")]
     results: Option<Vec<WireRanked>>,
+    #[serde(default, deserialize_with = "object")]
     usage: Option<WireUsage>,
     #[serde(default)]
     error: Truthy,

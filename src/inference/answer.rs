@@ -180,8 +180,7 @@ impl Answer {
     #[must_use]
     pub fn is_complete(&self) -> bool {
         let whole = |choice: &Choice| {
-            choice.finish_reason.as_ref().is_some_and(FinishReason::is_complete)
-                && (!choice.text().is_empty() || !choice.message.tool_calls.is_empty())
+            choice.finish_reason.as_ref().is_some_and(FinishReason::is_complete) && !choice.is_empty()
         };
         !self.is_empty() && self.choices().iter().all(whole)
     }
@@ -197,9 +196,7 @@ impl Answer {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         match &*self.output {
-            Output::Chat(choices) => {
-                choices.iter().all(|choice| choice.text().is_empty() && choice.message.tool_calls.is_empty())
-            }
+            Output::Chat(choices) => choices.iter().all(Choice::is_empty),
             Output::Embedding(vectors) => vectors.is_empty(),
             Output::Image(images) => images.is_empty(),
             Output::Rerank(ranking) => ranking.is_empty(),

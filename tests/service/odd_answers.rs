@@ -117,3 +117,24 @@ async fn reported_tokens_of_several_parts_add_up_to_no_more_than_fit() {
     let reply = service(&body).embed(InferenceRequest::embedding(texts).model(E5)).await.unwrap();
     assert_eq!((reply.usage().prompt, reply.attempts.len()), (u64::MAX, 2));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_text_in_parts_and_a_legacy_call_are_answers() {
+    let parts = json!([{"type": "text", "text": "h"}, {"type": "text", "text": "i", "annotations": []}]);
+    let reply = answer(&json!({"choices": [{"finish_reason": "stop", "message": {"content": parts}}]})).await;
+    assert_eq!((reply.text(), reply.answer.is_complete()), ("hi", true));
+    let last = json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]});
+    let reply = streamed(&[json!({"choices": [{"index": 0, "delta": {"content": parts}}]}), last]).await;
+    assert_eq!(reply.text(), "hi");
+
+    let call = json!({"name": "f", "arguments": "{\"a\":1}"});
+    let message = json!({"role": "assistant", "content": null, "function_call": call});
+    let reply = answer(&json!({"choices": [{"finish_reason": "function_call", "message": message}]})).await;
+    assert_eq!((reply.tool_calls()[0].name(), &*reply.tool_calls()[0].function.arguments), ("f", "{\"a\":1}"));
+    assert_eq!((reply.finish(), reply.answer.is_complete()), (Some(&FinishReason::FunctionCall), true));
+    let first = json!({"choices": [{"index": 0, "delta": {"function_call": {"name": "f", "arguments": ""}}}]});
+    let more = json!({"choices": [{"index": 0, "delta": {"function_call": {"arguments": "{\"a\":1}"}}}]});
+    let last = json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "function_call"}]});
+    let streamed = streamed(&[first, more, last]).await;
+    assert_eq!(streamed.tool_calls(), reply.tool_calls());
+}

@@ -7,10 +7,12 @@ use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use super::{
     super::{
         bounded::{Bounded, one_body},
-        lenient::{Count, JsonText, Truthy, at_most, finish_reason},
+        lenient::{Count, Truthy, at_most, finish_reason, object},
+        loose::{JsonText, id, said, text},
     },
     FunctionCall, Logprobs, ToolCall,
-    response::{MAX_CHOICES, MAX_TOOL_CALLS, Notices},
+    response::{MAX_CHOICES, MAX_TOOL_CALLS},
+    said::{Notices, piece},
     usage::WireUsage,
 };
 use crate::types::{FinishReason, ModelId, Text, Usage};
@@ -145,6 +147,7 @@ impl fmt::Debug for ToolCallDelta {
 struct WireChunk {
     #[serde(default, deserialize_with = "at_most::<MAX_CHOICES, _, _>")]
     choices: Option<Vec<ChoiceDelta>>,
+    #[serde(default, deserialize_with = "object")]
     usage: Option<WireUsage>,
     warnings: Option<IgnoredAny>,
     #[serde(default)]
@@ -153,9 +156,9 @@ struct WireChunk {
 
 #[derive(Deserialize)]
 struct WireHead<'a> {
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "id")]
     id: Option<Text<'a>>,
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "text")]
     model: Option<Text<'a>>,
     #[serde(default)]
     created: Count,
@@ -175,16 +178,23 @@ struct WireChoice<'a> {
     seed: Count,
     #[serde(default)]
     logprobs: Bounded,
+    #[serde(default, deserialize_with = "object")]
     usage: Option<WireUsage>,
 }
 
 #[derive(Deserialize)]
 struct WireDelta<'a> {
+    #[serde(default, deserialize_with = "piece")]
     content: Option<String>,
+    #[serde(default, deserialize_with = "said")]
     reasoning: Option<String>,
+    #[serde(default, deserialize_with = "said")]
     reasoning_content: Option<String>,
     #[serde(default, borrow, deserialize_with = "at_most::<MAX_TOOL_CALLS, _, _>")]
     tool_calls: Option<Vec<WireToolDelta<'a>>>,
+    /// The legacy form of a single tool call.
+    #[serde(default, borrow, deserialize_with = "object")]
+    function_call: Option<WireFunctionDelta<'a>>,
     #[serde(default)]
     token_id: Count,
 }
@@ -193,7 +203,8 @@ struct WireDelta<'a> {
 struct WireToolDelta<'a> {
     #[serde(default)]
     index: Count,
-    id: Option<String>,
+    #[serde(default, borrow, deserialize_with = "id")]
+    id: Option<Text<'a>>,
     #[serde(borrow)]
     function: Option<WireFunctionDelta<'a>>,
 }
@@ -228,6 +239,9 @@ impl WireChoice<'_> {
             delta.reasoning = wire.reasoning.or(wire.reasoning_content);
             delta.token_id = wire.token_id.0;
             delta.tool_calls = wire.tool_calls.into_iter().flatten().map(WireToolDelta::into_delta).collect();
+            if let Some(legacy) = wire.function_call.filter(|_| delta.tool_calls.is_empty()) {
+                delta.tool_calls.extend(legacy.into_delta());
+            }
         }
         delta
     }
@@ -241,10 +255,19 @@ impl WireToolDelta<'_> {
         ToolCallDelta {
             index: index.unwrap_or(0),
             unnumbered: index.is_none(),
-            id: self.id,
+            id: self.id.map(|id| id.0.into_owned()),
             name,
             arguments: arguments.0.into_owned(),
         }
+    }
+}
+
+impl WireFunctionDelta<'_> {
+    /// A piece of the only call that there can be in this form; `None` if nothing is in it.
+    fn into_delta(self) -> Option<ToolCallDelta> {
+        let (name, arguments) = (self.name, self.arguments.0.into_owned());
+        let is_empty = name.as_ref().is_none_or(String::is_empty) && arguments.is_empty();
+        (!is_empty).then(|| ToolCallDelta { name, arguments, ..ToolCallDelta::default() })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::super::lenient::Count;
+use super::super::lenient::{Count, object};
 use crate::types::Usage;
 
 #[derive(Deserialize)]
@@ -15,7 +15,9 @@ pub(in crate::client) struct WireUsage {
     total_tokens: Count,
     #[serde(default)]
     cached_tokens: Count,
+    #[serde(default, deserialize_with = "object")]
     prompt_tokens_details: Option<PromptDetails>,
+    #[serde(default, deserialize_with = "object")]
     completion_tokens_details: Option<CompletionDetails>,
 }
 

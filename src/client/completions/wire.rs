@@ -8,22 +8,24 @@ use super::super::{
     bounded::{Bounded, one_body},
     chat::{
         ChatCompletion, Choice, ChoiceDelta, Content, Delta, Head, Logprobs, MAX_CHOICES, Message, NO_CHOICES, Notices,
-        WireUsage, served,
+        WireUsage, piece, served,
     },
-    lenient::{Count, Truthy, at_most, finish_reason},
+    lenient::{Count, Truthy, at_most, finish_reason, object},
+    loose::{id, text},
 };
 use crate::types::{FinishReason, ModelId, Role, Text};
 
 #[derive(Deserialize)]
 struct WireCompletion<'a> {
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "id")]
     id: Option<Text<'a>>,
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "text")]
     model: Option<Text<'a>>,
     #[serde(default)]
     created: Count,
     #[serde(default, deserialize_with = "at_most::<MAX_CHOICES, _, _>")]
     choices: Option<Vec<WireChoice>>,
+    #[serde(default, deserialize_with = "object")]
     usage: Option<WireUsage>,
     #[serde(default)]
     warnings: Notices,
@@ -35,6 +37,7 @@ struct WireCompletion<'a> {
 struct WireChoice {
     #[serde(default)]
     index: Count,
+    #[serde(default, deserialize_with = "piece")]
     text: Option<String>,
     #[serde(default, deserialize_with = "finish_reason")]
     finish_reason: Option<FinishReason>,
@@ -83,9 +86,9 @@ pub(super) fn parse_completion(raw: &Bytes, asked: &ModelId) -> Result<ChatCompl
 /// Its finish reason and seed stand beside the choices, and so does the token; other servers put them inside.
 #[derive(Deserialize)]
 struct WireChunk<'a> {
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "id")]
     id: Option<Text<'a>>,
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "text")]
     model: Option<Text<'a>>,
     #[serde(default)]
     created: Count,
@@ -96,6 +99,7 @@ struct WireChunk<'a> {
     finish_reason: Option<FinishReason>,
     #[serde(default)]
     seed: Count,
+    #[serde(default, deserialize_with = "object")]
     usage: Option<WireUsage>,
     #[serde(default)]
     warnings: Notices,
@@ -107,6 +111,7 @@ struct WireChunk<'a> {
 struct WireToken {
     #[serde(default)]
     id: Count,
+    #[serde(default, deserialize_with = "piece")]
     text: Option<String>,
     logprob: Option<f64>,
 }
@@ -115,6 +120,7 @@ struct WireToken {
 struct WirePiece {
     #[serde(default)]
     index: Count,
+    #[serde(default, deserialize_with = "piece")]
     text: Option<String>,
     delta: Option<WireDelta>,
     #[serde(default, deserialize_with = "finish_reason")]
@@ -125,6 +131,7 @@ struct WirePiece {
 
 #[derive(Deserialize)]
 struct WireDelta {
+    #[serde(default, deserialize_with = "piece")]
     content: Option<String>,
 }
 

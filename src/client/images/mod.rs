@@ -20,6 +20,7 @@ use super::{
     chat::served,
     fields::Wire,
     lenient::{Count, Truthy, at_most},
+    loose::{id, text},
 };
 use crate::types::{ModelId, Text};
 
@@ -178,9 +179,9 @@ struct Here<'a> {
 
 #[derive(Deserialize)]
 struct WireImages<'a> {
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "id")]
     id: Option<Text<'a>>,
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "text")]
     model: Option<Text<'a>>,
     #[serde(borrow, default, deserialize_with = "at_most::<MAX_IMAGES, _, _>")]
     data: Option<Vec<WireImage<'a>>>,
