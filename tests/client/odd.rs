@@ -139,3 +139,38 @@ async fn continued(answers: u32, chunks: &[Value]) -> ChatCompletion {
     request.input_mut().n = Some(answers);
     streams(chunks).completions().stream(&request).await.unwrap().collect().await.unwrap()
 }
+
+#[tokio::test]
+async fn a_continued_prompt_is_read_from_the_field_that_has_it() {
+    let chunk = json!({"choices": [{"text": "", "index": 0, "delta": {"content": "abc"}}]});
+    let last = json!({"choices": [{"text": "", "index": 0}], "finish_reason": "stop"});
+    assert_eq!(continued(1, &[chunk, last]).await.text(), "abc");
+
+    let bare = json!({"choices": [], "token": {"id": 7, "text": "abc", "logprob": -0.5}});
+    let last = json!({"choices": [], "token": null, "finish_reason": "stop"});
+    let answer = continued(1, &[bare, last]).await;
+    let logprobs = answer.choices[0].logprobs.as_ref().unwrap();
+    assert_eq!(
+        (answer.text(), &*logprobs.token_ids, &*logprobs.token_logprobs),
+        ("abc", &[Some(7)][..], &[Some(-0.5)][..])
+    );
+
+    let odd = json!({"choices": [], "id": 5, "usage": "", "token": {"id": 7, "text": "abc", "logprob": "low"}});
+    let last = json!({"choices": [], "finish_reason": "stop"});
+    assert_eq!(continued(1, &[odd, last]).await.text(), "abc");
+}
+
+#[tokio::test]
+async fn an_end_beside_no_choice_ends_every_answer() {
+    let chunk = json!({"choices": [{"index": 0, "text": "a"}, {"index": 1, "text": "b"}]});
+    let first_ends = json!({"choices": [{"index": 0, "text": "", "finish_reason": "length"}]});
+    let end = json!({"choices": [], "finish_reason": "stop"});
+    let answer = continued(2, &[chunk.clone(), end.clone()]).await;
+    let read = |answer: &ChatCompletion| -> Vec<_> {
+        let choices = answer.choices.iter();
+        choices.map(|one| (one.text().to_owned(), one.finish_reason.as_ref().unwrap().to_string())).collect()
+    };
+    assert_eq!(read(&answer), [("a".into(), "stop".into()), ("b".into(), "stop".into())]);
+    let answer = continued(2, &[chunk, first_ends, end]).await;
+    assert_eq!(read(&answer), [("a".into(), "length".into()), ("b".into(), "stop".into())]);
+}

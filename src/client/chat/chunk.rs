@@ -27,6 +27,8 @@ pub struct Delta {
     pub usage: Option<Usage>,
     /// The provider's id, model and time; the same on every chunk, so that only the fold reads them.
     pub(crate) head: Option<Head>,
+    /// Why all answers that are still open ended, where the server does not say it of each.
+    pub(in crate::client) ends: Option<FinishReason>,
 }
 
 /// What a chunk says of the whole completion.
@@ -105,6 +107,19 @@ impl Delta {
         self.choices
             .iter()
             .any(|choice| filled(&choice.content) || filled(&choice.reasoning) || !choice.tool_calls.is_empty())
+    }
+
+    /// Says of each of so many answers that it ended, unless it had, where the server says it of all at once. `ended` has
+    /// a bit for each that had.
+    pub(super) fn spread_end(&mut self, answers: u32, ended: u128) {
+        let Some(reason) = self.ends.take() else { return };
+        for index in (0..answers.min(u128::BITS)).filter(|index| ended & (1 << index) == 0) {
+            let finish_reason = Some(reason.clone());
+            match self.choices.iter_mut().find(|choice| choice.index == index) {
+                Some(choice) => choice.finish_reason = finish_reason,
+                None => self.choices.push(ChoiceDelta { index, finish_reason, ..ChoiceDelta::default() }),
+            }
+        }
     }
 
     /// Whether an answer ended by an error of the server.
@@ -286,7 +301,7 @@ pub(super) fn parse_delta(data: &[u8], want_head: bool) -> Result<Option<Delta>,
     let nested = || choices.iter().find_map(|choice| choice.usage);
     let usage = usage.and_then(WireUsage::into_usage).or_else(nested);
     let head = (want_head || warnings.is_some()).then(|| parse_head(data)).transpose()?;
-    Ok(Some(Delta { choices, usage, head }))
+    Ok(Some(Delta { choices, usage, head, ends: None }))
 }
 
 fn parse_head(data: &[u8]) -> Result<Head, serde_json::Error> {
