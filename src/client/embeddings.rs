@@ -182,8 +182,8 @@ impl<'a> Embeddings<'a> {
     ///
     /// # Errors
     ///
-    /// Any [`ErrorKind`](super::ErrorKind). An answer with another number of vectors than texts is
-    /// [`Malformed`](super::ErrorKind::Malformed).
+    /// Any [`ErrorKind`](super::ErrorKind). An answer with another number of vectors than texts, or with
+    /// vectors of unequal length, is [`Malformed`](super::ErrorKind::Malformed).
     ///
     /// # Cancellation
     ///
@@ -244,9 +244,13 @@ fn parse(raw: &Bytes, asked: &ModelId, texts: usize) -> Result<Embedded, NoAnswe
     if error.0 || data.len() != texts {
         return Err(NoAnswer::Missing("not one vector a text"));
     }
+    let vectors = in_order(data).ok_or(NoAnswer::Missing("not one vector a text"))?;
+    if vectors.windows(2).any(|pair| matches!(pair, [a, b] if a.len() != b.len())) {
+        return Err(NoAnswer::Missing("the vectors differ in length"));
+    }
     Ok(Embedded {
         model: served(model, asked),
-        vectors: in_order(data).ok_or(NoAnswer::Missing("not one vector a text"))?,
+        vectors,
         usage: usage.and_then(WireUsage::into_usage_of_prompt),
         request_id: None,
         rate_limits: None,
@@ -276,8 +280,8 @@ mod tests {
 
     #[test]
     fn vectors_come_in_the_order_of_their_texts() {
-        let shuffled = r#"{"data":[{"index":1,"embedding":[2]},{"index":0,"embedding":[1,0.5]}]}"#;
-        assert_eq!(read(shuffled, 2).unwrap(), [Arc::from([1.0, 0.5]), Arc::from([2.0])]);
+        let shuffled = r#"{"data":[{"index":1,"embedding":[2,1]},{"index":0,"embedding":[1,0.5]}]}"#;
+        assert_eq!(read(shuffled, 2).unwrap(), [Arc::from([1.0, 0.5]), Arc::from([2.0, 1.0])]);
         let unnumbered = r#"{"data":[{"embedding":[1]},{"embedding":[2]}]}"#;
         assert_eq!(read(unnumbered, 2).unwrap(), [Arc::from([1.0]), Arc::from([2.0])]);
     }

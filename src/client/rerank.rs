@@ -1,6 +1,6 @@
 //! Documents by relevance: `POST /v1/rerank`.
 
-use std::{fmt, sync::Arc};
+use std::{collections::HashSet, fmt, sync::Arc};
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -254,8 +254,8 @@ impl<'a> Rerank<'a> {
     ///
     /// # Errors
     ///
-    /// Any [`ErrorKind`](super::ErrorKind). A result that names no document is
-    /// [`Malformed`](super::ErrorKind::Malformed).
+    /// Any [`ErrorKind`](super::ErrorKind). A result that names no document, or one that another
+    /// result names, is [`Malformed`](super::ErrorKind::Malformed).
     ///
     /// # Cancellation
     ///
@@ -320,6 +320,10 @@ fn parse(raw: &Bytes, asked: &ModelId, documents: usize) -> Result<Reranked, NoA
         Some(Ranked { index, relevance_score: wire.relevance_score?, document })
     };
     let mut results: Vec<Ranked> = results.into_iter().map(ranked).collect::<Option<_>>().ok_or(NO_DOCUMENT)?;
+    let mut seen = HashSet::with_capacity(results.len());
+    if !results.iter().all(|ranked| seen.insert(ranked.index)) {
+        return Err(NoAnswer::Missing("a document has two places"));
+    }
     results.sort_by(|a, b| b.relevance_score.total_cmp(&a.relevance_score));
     Ok(Reranked {
         id: id.map(|id| id.0.into_owned()).unwrap_or_default(),

@@ -174,3 +174,34 @@ async fn an_end_beside_no_choice_ends_every_answer() {
     let answer = continued(2, &[chunk, first_ends, end]).await;
     assert_eq!(read(&answer), [("a".into(), "length".into()), ("b".into(), "stop".into())]);
 }
+
+#[tokio::test]
+async fn pictures_are_read_with_white_space_and_from_their_link_where_they_are_no_base64() {
+    let request = ImageRequest::new(MODEL, "a lighthouse".into());
+    for (made, image) in [
+        (json!({"b64_json": "aGk=\n"}), Image::Bytes("hi".into())),
+        (json!({"b64_json": " aG\r\nk= \n"}), Image::Bytes("hi".into())),
+        (json!({"b64_json": "data:image/png;base64,aGk="}), Image::Bytes("hi".into())),
+        (json!({"b64_json": "!!", "url": "https://x"}), Image::Url("https://x".into())),
+    ] {
+        let client = says(&json!({"id": 5, "data": [made]}));
+        let read = client.images().generate(&request).await.unwrap_or_else(|error| panic!("{made}: {error}"));
+        assert_eq!((&*read.id, &*read.images), ("5", &[image][..]));
+    }
+}
+
+#[tokio::test]
+async fn a_ranking_or_vectors_that_contradict_themselves_are_malformed() {
+    let ranks = |results: Value| says(&json!({"id": 5, "usage": "", "results": results}));
+    let request = RerankRequest::new(MODEL, RerankInput::new("q", ["a", "b"]));
+    let twice = json!([{"index": 0, "relevance_score": 0.5}, {"index": 0, "relevance_score": 0.4}]);
+    assert_eq!(ranks(twice).rerank().create(&request).await.unwrap_err().kind(), ErrorKind::Malformed);
+    let once = json!([{"index": 1, "relevance_score": 0.5}, {"index": 0, "relevance_score": 0.4}]);
+    assert_eq!(ranks(once).rerank().create(&request).await.unwrap().results.len(), 2);
+
+    let vectors = |second: Value| says(&json!({"usage": [], "data": [{"embedding": [1, 2]}, {"embedding": second}]}));
+    let request = EmbeddingRequest::new(MODEL, ["a", "b"]);
+    let error = vectors(json!([1])).embeddings().create(&request).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Malformed);
+    assert_eq!(vectors(json!([2, 1])).embeddings().create(&request).await.unwrap().vectors.len(), 2);
+}
