@@ -11,7 +11,8 @@ use super::{
     ask::{Arrived, NoAnswer},
     chat::{WireUsage, served},
     fields::{self, Wire},
-    lenient::{Count, Truthy, at_most},
+    lenient::{Count, Truthy, at_most, object},
+    loose::text,
 };
 use crate::types::{ModelId, Text, Usage};
 
@@ -181,8 +182,8 @@ impl<'a> Embeddings<'a> {
     ///
     /// # Errors
     ///
-    /// Any [`ErrorKind`](super::ErrorKind). An answer with another number of vectors than texts is
-    /// [`Malformed`](super::ErrorKind::Malformed).
+    /// Any [`ErrorKind`](super::ErrorKind). An answer with another number of vectors than texts, or with
+    /// vectors of unequal length, is [`Malformed`](super::ErrorKind::Malformed).
     ///
     /// # Cancellation
     ///
@@ -213,10 +214,11 @@ impl<'a> Embeddings<'a> {
 
 #[derive(Deserialize)]
 struct WireEmbeddings<'a> {
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "text")]
     model: Option<Text<'a>>,
     #[serde(default, deserialize_with = "at_most::<MAX_VECTORS, _, _>")]
     data: Option<Vec<WireVector>>,
+    #[serde(default, deserialize_with = "object")]
     usage: Option<WireUsage>,
     #[serde(default)]
     error: Truthy,
@@ -242,10 +244,14 @@ fn parse(raw: &Bytes, asked: &ModelId, texts: usize) -> Result<Embedded, NoAnswe
     if error.0 || data.len() != texts {
         return Err(NoAnswer::Missing("not one vector a text"));
     }
+    let vectors = in_order(data).ok_or(NoAnswer::Missing("not one vector a text"))?;
+    if vectors.windows(2).any(|pair| matches!(pair, [a, b] if a.len() != b.len())) {
+        return Err(NoAnswer::Missing("the vectors differ in length"));
+    }
     Ok(Embedded {
         model: served(model, asked),
-        vectors: in_order(data).ok_or(NoAnswer::Missing("not one vector a text"))?,
-        usage: usage.and_then(WireUsage::into_usage),
+        vectors,
+        usage: usage.and_then(WireUsage::into_usage_of_prompt),
         request_id: None,
         rate_limits: None,
         raw: Bytes::new(),
@@ -274,8 +280,8 @@ mod tests {
 
     #[test]
     fn vectors_come_in_the_order_of_their_texts() {
-        let shuffled = r#"{"data":[{"index":1,"embedding":[2]},{"index":0,"embedding":[1,0.5]}]}"#;
-        assert_eq!(read(shuffled, 2).unwrap(), [Arc::from([1.0, 0.5]), Arc::from([2.0])]);
+        let shuffled = r#"{"data":[{"index":1,"embedding":[2,1]},{"index":0,"embedding":[1,0.5]}]}"#;
+        assert_eq!(read(shuffled, 2).unwrap(), [Arc::from([1.0, 0.5]), Arc::from([2.0, 1.0])]);
         let unnumbered = r#"{"data":[{"embedding":[1]},{"embedding":[2]}]}"#;
         assert_eq!(read(unnumbered, 2).unwrap(), [Arc::from([1.0]), Arc::from([2.0])]);
     }

@@ -1,6 +1,6 @@
 //! Values that servers write in several ways.
 
-use std::{borrow::Cow, fmt, marker::PhantomData};
+use std::{fmt, marker::PhantomData};
 
 use serde::{
     Deserialize, Deserializer,
@@ -8,8 +8,8 @@ use serde::{
 };
 use serde_json::{Number, Value};
 
-use super::bounded::Bounded;
-use crate::types::{FinishReason, Text};
+use super::{bounded::Bounded, loose::text};
+use crate::types::FinishReason;
 
 /// A count: a whole number, one written as a float or as text; anything else is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,48 +89,51 @@ pub(super) fn or_default<'de, T: Deserialize<'de> + Default, D: Deserializer<'de
     Option::deserialize(input).map(Option::unwrap_or_default)
 }
 
-/// JSON in a text, borrowed where it can be. Some servers send the JSON itself: it is written out.
-#[derive(Default)]
-pub(super) struct JsonText<'a>(pub(super) Cow<'a, str>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for JsonText<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(JsonTextVisitor).map(Self)
-    }
+/// Reads an object; what is none, such as "" or [], says nothing.
+pub(super) fn object<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    deserializer.deserialize_any(ObjectVisitor(PhantomData))
 }
 
-/// Reads [`JsonText`] as a text of one's own.
-pub(super) fn json_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    deserializer.deserialize_any(JsonTextVisitor).map(Cow::into_owned)
-}
+struct ObjectVisitor<T>(PhantomData<T>);
 
-struct JsonTextVisitor;
-
-impl<'de> Visitor<'de> for JsonTextVisitor {
-    type Value = Cow<'de, str>;
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+    type Value = Option<T>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON in a text, an object or null")
-    }
-
-    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-        Ok(Cow::Borrowed(text))
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(Cow::Owned(text.to_owned()))
-    }
-
-    fn visit_string<E>(self, text: String) -> Result<Self::Value, E> {
-        Ok(Cow::Owned(text))
+        f.write_str("an object")
     }
 
     fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(Cow::Borrowed(""))
+        Ok(None)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(None)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-        Bounded::deserialize(MapAccessDeserializer::new(map)).map(|Bounded(value)| Cow::Owned(value.to_string()))
+        T::deserialize(MapAccessDeserializer::new(map)).map(Some)
     }
 }
 
@@ -193,8 +196,8 @@ impl<'de> Visitor<'de> for TruthyVisitor {
 
 /// Why an answer ended; some servers write "" on every chunk before its end.
 pub(super) fn finish_reason<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<FinishReason>, D::Error> {
-    let text = Option::<Text<'de>>::deserialize(deserializer)?;
-    Ok(text.filter(|text| !text.0.is_empty()).map(|text| FinishReason::from(&*text.0)))
+    let reason = text(deserializer)?.filter(|reason| !reason.0.is_empty());
+    Ok(reason.map(|reason| FinishReason::from(&*reason.0)))
 }
 
 /// Reads a list that may be null. A longer one is an error: two bytes of JSON would become hundreds in memory.
@@ -242,6 +245,20 @@ impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for AtMost<T, MAX>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_object_says_nothing() {
+        #[derive(Deserialize)]
+        struct Told {
+            count: Count,
+        }
+        for json in ["null", "true", "5", "-5", "0.5", "\"\"", "[]", "[[1],{}]"] {
+            let read: Option<Told> = object(&mut serde_json::Deserializer::from_str(json)).unwrap();
+            assert!(read.is_none(), "{json}");
+        }
+        let read: Option<Told> = object(&mut serde_json::Deserializer::from_str("{\"count\":5}")).unwrap();
+        assert_eq!(read.unwrap().count, Count(Some(5)));
+    }
 
     #[test]
     fn counts_are_read_however_they_are_written() {

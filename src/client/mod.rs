@@ -25,6 +25,7 @@ mod headers;
 mod http;
 mod images;
 mod lenient;
+mod loose;
 mod models;
 mod moderation;
 mod rerank;

@@ -1,6 +1,6 @@
 //! Documents by relevance: `POST /v1/rerank`.
 
-use std::{fmt, sync::Arc};
+use std::{collections::HashSet, fmt, sync::Arc};
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -12,7 +12,8 @@ use super::{
     bounded::{Bounded, one_body},
     chat::{WireUsage, served},
     fields::{self, Wire},
-    lenient::{Count, Truthy, at_most, or_default},
+    lenient::{Count, Truthy, at_most, object, or_default},
+    loose::{id, text},
 };
 use crate::types::{ModelId, Text, Usage};
 
@@ -253,8 +254,8 @@ impl<'a> Rerank<'a> {
     ///
     /// # Errors
     ///
-    /// Any [`ErrorKind`](super::ErrorKind). A result that names no document is
-    /// [`Malformed`](super::ErrorKind::Malformed).
+    /// Any [`ErrorKind`](super::ErrorKind). A result that names no document, or one that another
+    /// result names, is [`Malformed`](super::ErrorKind::Malformed).
     ///
     /// # Cancellation
     ///
@@ -285,12 +286,13 @@ impl<'a> Rerank<'a> {
 
 #[derive(Deserialize)]
 struct WireReranked<'a> {
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "id")]
     id: Option<Text<'a>>,
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "text")]
     model: Option<Text<'a>>,
     #[serde(default, deserialize_with = "at_most::<MAX_RESULTS, _, _>")]
     results: Option<Vec<WireRanked>>,
+    #[serde(default, deserialize_with = "object")]
     usage: Option<WireUsage>,
     #[serde(default)]
     error: Truthy,
@@ -318,12 +320,16 @@ fn parse(raw: &Bytes, asked: &ModelId, documents: usize) -> Result<Reranked, NoA
         Some(Ranked { index, relevance_score: wire.relevance_score?, document })
     };
     let mut results: Vec<Ranked> = results.into_iter().map(ranked).collect::<Option<_>>().ok_or(NO_DOCUMENT)?;
+    let mut seen = HashSet::with_capacity(results.len());
+    if !results.iter().all(|ranked| seen.insert(ranked.index)) {
+        return Err(NoAnswer::Missing("a document has two places"));
+    }
     results.sort_by(|a, b| b.relevance_score.total_cmp(&a.relevance_score));
     Ok(Reranked {
         id: id.map(|id| id.0.into_owned()).unwrap_or_default(),
         model: served(model, asked),
         results,
-        usage: usage.and_then(WireUsage::into_usage),
+        usage: usage.and_then(WireUsage::into_usage_of_prompt),
         request_id: None,
         rate_limits: None,
         raw: Bytes::new(),

@@ -2,11 +2,13 @@
 
 use std::{fmt, sync::Arc};
 
+use bytes::Bytes;
+use serde_json::{Map, Value};
+
 use crate::{
-    client::{Choice, Image, Message, Ranked, ToolCall},
+    client::{Choice, Content, Image, Logprobs, Message, Part, Ranked, ToolCall},
     types::{FinishReason, ModelId, Usage},
 };
-use bytes::Bytes;
 
 /// An answer. Never copied on a cache hit: everybody holds the same one.
 ///
@@ -178,8 +180,7 @@ impl Answer {
     #[must_use]
     pub fn is_complete(&self) -> bool {
         let whole = |choice: &Choice| {
-            choice.finish_reason.as_ref().is_some_and(FinishReason::is_complete)
-                && (!choice.text().is_empty() || !choice.message.tool_calls.is_empty())
+            choice.finish_reason.as_ref().is_some_and(FinishReason::is_complete) && !choice.is_empty()
         };
         !self.is_empty() && self.choices().iter().all(whole)
     }
@@ -195,9 +196,7 @@ impl Answer {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         match &*self.output {
-            Output::Chat(choices) => {
-                choices.iter().all(|choice| choice.text().is_empty() && choice.message.tool_calls.is_empty())
-            }
+            Output::Chat(choices) => choices.iter().all(Choice::is_empty),
             Output::Embedding(vectors) => vectors.is_empty(),
             Output::Image(images) => images.is_empty(),
             Output::Rerank(ranking) => ranking.is_empty(),
@@ -220,17 +219,96 @@ impl Answer {
     #[must_use]
     pub fn weight(&self) -> usize {
         let output: usize = match &*self.output {
-            Output::Chat(choices) => {
-                choices.iter().map(|choice| size_of::<Choice>() + choice.message.text_bytes()).sum()
-            }
+            Output::Chat(choices) => choices.iter().map(choice_bytes).sum(),
             Output::Embedding(vectors) => vectors.iter().map(|vector| size_of_val::<[f32]>(vector) + 32).sum(),
             Output::Image(images) => images.iter().map(image_bytes).sum(),
-            Output::Rerank(ranking) => ranking.len() * size_of::<Ranked>(),
+            Output::Rerank(ranking) => {
+                let document = |ranked: &Ranked| ranked.document.as_ref().map_or(0, json_bytes);
+                ranking.iter().map(|ranked| size_of::<Ranked>() + document(ranked)).sum()
+            }
         };
         size_of::<Self>() + output + self.raw.len()
     }
 }
 
+fn choice_bytes(choice: &Choice) -> usize {
+    let media: usize = match &choice.message.content {
+        Some(Content::Parts(parts)) => parts.iter().map(|part| size_of::<Part>() + media_bytes(part)).sum(),
+        _ => 0,
+    };
+    let logprobs = choice.logprobs.as_ref().map_or(0, logprobs_bytes);
+    size_of::<Choice>() + choice.message.text_bytes() + media + logprobs
+}
+
+/// The text of a part is among its turn's.
+fn media_bytes(part: &Part) -> usize {
+    match part {
+        Part::Text(_) => 0,
+        Part::ImageUrl(url) | Part::VideoUrl(url) | Part::AudioUrl(url) => url.len(),
+        Part::InputAudio { data, format } => data.len() + format.len(),
+        Part::Other(fields) => fields_bytes(fields),
+    }
+}
+
+fn logprobs_bytes(logprobs: &Logprobs) -> usize {
+    let Logprobs { token_ids, tokens, token_logprobs, top_logprobs } = logprobs;
+    let texts: usize = tokens.iter().flatten().map(String::len).sum();
+    size_of_val::<[_]>(token_ids)
+        + size_of_val::<[_]>(tokens)
+        + size_of_val::<[_]>(token_logprobs)
+        + texts
+        + top_logprobs.as_ref().map_or(0, json_bytes)
+}
+
+/// A value in memory, which takes many times its JSON.
+fn json_bytes(value: &Value) -> usize {
+    size_of::<Value>()
+        + match value {
+            Value::String(text) => text.len(),
+            Value::Array(items) => items.iter().map(json_bytes).sum(),
+            Value::Object(fields) => fields_bytes(fields),
+            _ => 0,
+        }
+}
+
+fn fields_bytes(fields: &Map<String, Value>) -> usize {
+    fields.iter().map(|(name, value)| size_of::<String>() + name.len() + json_bytes(value)).sum()
+}
+
 fn image_bytes(image: &Image) -> usize {
     image.bytes().map_or(0, Bytes::len) + image.url().map_or(0, str::len)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{from_value, json};
+
+    use super::*;
+
+    #[test]
+    fn what_an_answer_repeats_weighs_too() {
+        let answer = |output| Answer { output: Arc::new(output), ..Answer::chat("", "m") };
+        let text = "x".repeat(100_000);
+        let ranked = |document: Value| {
+            let ranked: Ranked = from_value(json!({"index": 0, "relevance_score": 1, "document": document})).unwrap();
+            answer(Output::Rerank(vec![ranked])).weight()
+        };
+        assert!(ranked(json!({"text": text})) > 100_000);
+        // Five values of JSON take more than a letter each in memory.
+        assert!(
+            ranked(json!({"text": [1, null, true, {}, []]})) - ranked(json!({"text": []})) >= 5 * size_of::<Value>()
+        );
+
+        let logprobs = Logprobs {
+            token_ids: vec![Some(1); 1_000],
+            tokens: vec![Some("abcd".to_owned()); 1_000],
+            token_logprobs: vec![Some(-0.5); 1_000],
+            top_logprobs: Some(json!([{"abcd": -0.5}, text])),
+        };
+        let mut choice = Answer::chat("hi", "m").choices()[0].clone();
+        let plain = answer(Output::Chat(vec![choice.clone()])).weight();
+        choice.logprobs = Some(logprobs);
+        let weight = answer(Output::Chat(vec![choice])).weight() - plain;
+        assert!(weight > 1_000 * (16 + 24 + 4 + 16) + 100_000, "{weight}");
+    }
 }

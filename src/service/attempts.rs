@@ -31,7 +31,7 @@ use crate::{
     inference::{Answer, Attempt, Selection},
     limit::{self, Refused},
     router::{Ability, Candidate},
-    types::{AttemptId, Cost, FinishReason, ModelId, RouteId, Usage, UsageSource},
+    types::{AttemptId, Cost, FinishReason, ModelId, RouteId, UsageSource},
 };
 
 /// What a call brought, shared by its leader and followers.
@@ -433,9 +433,7 @@ pub(super) fn settle(
     settlement: Settlement,
     mut attempts: Vec<Attempt>,
 ) -> Result<Done, Error> {
-    let counted = if arrival.usage.is_some() { Usage::default() } else { arrival.counted(&plan.request) };
-    let usage = arrival.usage.unwrap_or(counted);
-    let usage_source = if arrival.usage.is_some() { UsageSource::Reported } else { UsageSource::Counted };
+    let (usage, usage_source) = arrival.used(&plan.request);
     let (route, took) = (settlement.route.id.clone(), settlement.elapsed());
     settlement.told(arrival.rate_limits);
     let worth = settlement.finish(usage, usage_source, &arrival.served);
@@ -447,7 +445,7 @@ pub(super) fn settle(
         attempts.into()
     };
     let (request_id, warnings) = (arrival.request_id.take(), mem::take(&mut arrival.warnings));
-    let answer = arrival.into_answer(counted);
+    let answer = arrival.into_answer(usage, usage_source);
     if answer.is_empty() {
         return Err(nothing_said(plan, &answer).with_attempts(attempts).of_plan(plan));
     }

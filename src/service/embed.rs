@@ -256,7 +256,8 @@ impl Asked {
     }
 
     fn into_done(self, plan: &Plan, vectors: Vec<Vector>) -> Done {
-        let sum = |of: fn(&Usage) -> u64| self.parts.iter().map(|done| of(&done.answer.usage)).sum();
+        let sum =
+            |of: fn(&Usage) -> u64| self.parts.iter().map(|done| of(&done.answer.usage)).fold(0, u64::saturating_add);
         let usage = Usage { prompt: sum(|usage| usage.prompt), cached: sum(|usage| usage.cached), ..Usage::default() };
         let reported = self.parts.iter().all(|done| done.usage_source == UsageSource::Reported);
         let last = self.parts.last();

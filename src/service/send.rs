@@ -7,8 +7,11 @@ use bytes::Bytes;
 use crate::{
     client::{self, CallOptions, ChatCompletion, ChatStream, Image, RateLimits, TogetherClient},
     inference::{Answer, InferenceRequest, Input, Output},
-    types::{ModelId, Usage},
+    types::{ModelId, Usage, UsageSource},
 };
+
+/// How many times the pixels that were asked for a picture's own head may claim.
+const MOST_TIMES_ASKED: u64 = 16;
 
 /// What an attempt brought, whatever was asked.
 pub(super) struct Arrival {
@@ -22,19 +25,29 @@ pub(super) struct Arrival {
 }
 
 impl Arrival {
-    /// The answer, with what was counted where the provider reports nothing.
-    pub(super) fn into_answer(self, counted: Usage) -> Answer {
+    /// The answer, with what it used.
+    pub(super) fn into_answer(self, usage: Usage, source: UsageSource) -> Answer {
         Answer {
             output: Arc::new(self.output),
             served: self.served,
-            usage: self.usage.unwrap_or(counted),
-            usage_reported: self.usage.is_some(),
+            usage,
+            usage_reported: source == UsageSource::Reported,
             raw: self.raw,
         }
     }
 
+    /// What was used: as reported, as counted where nothing is, and flagged as counted where half of it is.
+    pub(super) fn used(&self, request: &InferenceRequest) -> (Usage, UsageSource) {
+        let Some(told) = self.usage else { return (self.counted(request), UsageSource::Counted) };
+        if told.prompt > 0 && told.completion > 0 {
+            return (told, UsageSource::Reported);
+        }
+        let usage = told.or_counted(self.counted(request));
+        (usage, if usage == told { UsageSource::Reported } else { UsageSource::Counted })
+    }
+
     /// What was used, counted: four bytes a token, and the pictures that were asked for.
-    pub(super) fn counted(&self, request: &InferenceRequest) -> Usage {
+    fn counted(&self, request: &InferenceRequest) -> Usage {
         let prompt = request.prompt_tokens_counted();
         match &self.output {
             Output::Chat(choices) => {
@@ -44,8 +57,11 @@ impl Arrival {
             Output::Image(images) => {
                 let asked = request.usage_at_most(prompt, 0);
                 let each = asked.pixels / asked.images.max(1);
-                // What was made is billed, whatever was asked; behind a link it cannot be seen.
-                let pixels = images.iter().map(|image| pixels_of(image).unwrap_or(each)).sum();
+                // What was made is billed, whatever was asked; behind a link it cannot be seen, and no model makes a
+                // picture so much larger than asked: its head lies.
+                let most = each.saturating_mul(MOST_TIMES_ASKED);
+                let made = |image| pixels_of(image).filter(|pixels| *pixels <= most).unwrap_or(each);
+                let pixels = images.iter().map(made).fold(0, u64::saturating_add);
                 Usage { prompt, images: images.len() as u64, pixels, ..Usage::default() }
             }
             Output::Embedding(_) | Output::Rerank(_) => Usage { prompt, ..Usage::default() },

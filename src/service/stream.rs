@@ -191,12 +191,14 @@ impl Stream for InferenceStream {
         let count = |delta: &Delta| {
             fold.push(delta);
             *pieces += u64::from(delta.has_content());
-            fold.usage().unwrap_or_else(|| Usage {
+            let counted = Usage {
                 prompt: plan.request.prompt_tokens_counted(),
                 // A piece is a token with most servers; those that send several at a time are counted by their bytes.
                 completion: (*pieces).max(fold.bytes().div_ceil(4)),
                 ..Usage::default()
-            })
+            };
+            // Some servers report the prompt at the beginning, and of the answer nothing until its end.
+            fold.usage().map_or(counted, |told| told.or_counted(counted))
         };
         match ready!(live.poll(cx, count)) {
             Step::Delta(delta) => return Poll::Ready(Some(Ok(delta))),

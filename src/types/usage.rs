@@ -44,6 +44,12 @@ impl Usage {
     pub const fn total(&self) -> u64 {
         self.prompt.saturating_add(self.completion)
     }
+
+    /// With what was counted where a report has nothing: no prompt is empty, and no text is made of no tokens.
+    pub(crate) fn or_counted(self, counted: Self) -> Self {
+        let or = |told: u64, counted: u64| if told == 0 { counted } else { told };
+        Self { prompt: or(self.prompt, counted.prompt), completion: or(self.completion, counted.completion), ..self }
+    }
 }
 
 /// Where the token counts of a record come from.
@@ -64,7 +70,7 @@ impl Usage {
 pub enum UsageSource {
     /// The provider reported them.
     Reported,
-    /// Counted by us, because the provider reported none: four UTF-8 bytes a token, rounded up, and four tokens a
+    /// Counted by us, because the provider reported none, or only half of them: four UTF-8 bytes a token, rounded up, and four tokens a
     /// message. On English text that is within about 25 % of a real tokenizer. Pictures are counted exactly.
     Counted,
     /// Not known; the record carries the upper bound.

@@ -15,6 +15,7 @@ mod fault_server;
 mod fold;
 mod malformed;
 mod network;
+mod odd;
 mod plane;
 mod recorded;
 mod requests;

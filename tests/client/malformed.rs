@@ -156,7 +156,7 @@ async fn a_list_of_empty_objects_is_refused_before_it_grows() {
     assert_eq!((error.kind(), error.status()), (ErrorKind::Malformed, Some(200)));
     let calls = format!(r#"{{"choices":[{{"delta":{{"tool_calls":[{}]}}}}]}}"#, many(257));
     assert_eq!(stream_of(&calls).await.unwrap_err().kind(), ErrorKind::Malformed);
-    let warnings = format!(r#"{{"choices":[{{}}],"warnings":[{}]}}"#, many(257));
+    let warnings = format!(r#"{{"choices":[{{}}],"warnings":[{}]}}"#, many(200_000));
     assert_eq!(answer_to(warnings).await.unwrap_err().kind(), ErrorKind::Malformed);
 }
 

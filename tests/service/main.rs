@@ -11,6 +11,7 @@ mod doubles;
 mod live;
 mod money;
 mod money_edges;
+mod odd_answers;
 mod outage;
 mod overflow;
 mod panics;

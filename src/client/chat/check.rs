@@ -40,7 +40,8 @@ impl Tool {
     /// The arguments of a call, if they are JSON that fits this tool's schema. Nothing is executed.
     ///
     /// It checks `type`, `enum`, `const`, `required`, `properties`, `additionalProperties`, `items`, lengths, bounds,
-    /// `anyOf`, `oneOf`, `allOf` and references within the schema; other words of the schema are not checked.
+    /// `anyOf`, `oneOf`, `allOf` and references within the schema; other words of the schema are not checked. A required
+    /// field that may be `null` or has a default may also be left out: [`ToolCall::arguments`] reads it.
     ///
     /// # Errors
     ///
@@ -112,11 +113,13 @@ impl<'a> Check<'a> {
 
     fn fits_fields(&mut self, schema: &'a Value, value: &Value) -> Fits {
         let Value::Object(fields) = value else { return Ok(()) };
+        let known = schema.get("properties").and_then(Value::as_object);
         let required = schema.get("required").and_then(Value::as_array).into_iter().flatten();
-        if let Some(name) = required.filter_map(Value::as_str).find(|name| !fields.contains_key(*name)) {
+        let may_lack = |name: &str| known.and_then(|known| known.get(name)).is_some_and(may_be_absent);
+        let missing = |name: &&str| !fields.contains_key(*name) && !may_lack(name);
+        if let Some(name) = required.filter_map(Value::as_str).find(missing) {
             return Err(format!("{name} is missing"));
         }
-        let known = schema.get("properties").and_then(Value::as_object);
         let others = schema.get("additionalProperties");
         for (name, value) in fields {
             let own = known.and_then(|known| known.get(name));
@@ -150,6 +153,17 @@ impl<'a> Check<'a> {
         }
         Err("none of the allowed forms".to_owned())
     }
+}
+
+/// Whether a type reads a field of this schema where there is none.
+fn may_be_absent(schema: &Value) -> bool {
+    let is_null = |value: &Value| value == "null";
+    let null_type = match schema.get("type") {
+        Some(Value::Array(names)) => names.iter().any(is_null),
+        name => name.is_some_and(is_null),
+    };
+    let choices = || ["anyOf", "oneOf"].iter().filter_map(|name| schema.get(name)?.as_array()).flatten();
+    null_type || schema.get("default").is_some() || choices().any(|choice| choice.get("type").is_some_and(is_null))
 }
 
 fn fits_type(schema: &Value, value: &Value) -> Fits {

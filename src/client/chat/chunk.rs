@@ -7,10 +7,12 @@ use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use super::{
     super::{
         bounded::{Bounded, one_body},
-        lenient::{Count, JsonText, Truthy, at_most, finish_reason},
+        lenient::{Count, Truthy, at_most, finish_reason, object},
+        loose::{JsonText, id, said, text},
     },
     FunctionCall, Logprobs, ToolCall,
-    response::{MAX_CHOICES, MAX_TOOL_CALLS, Notices},
+    response::{MAX_CHOICES, MAX_TOOL_CALLS},
+    said::{Notices, piece},
     usage::WireUsage,
 };
 use crate::types::{FinishReason, ModelId, Text, Usage};
@@ -25,6 +27,8 @@ pub struct Delta {
     pub usage: Option<Usage>,
     /// The provider's id, model and time; the same on every chunk, so that only the fold reads them.
     pub(crate) head: Option<Head>,
+    /// Why all answers that are still open ended, where the server does not say it of each.
+    pub(in crate::client) ends: Option<FinishReason>,
 }
 
 /// What a chunk says of the whole completion.
@@ -105,6 +109,19 @@ impl Delta {
             .any(|choice| filled(&choice.content) || filled(&choice.reasoning) || !choice.tool_calls.is_empty())
     }
 
+    /// Says of each of so many answers that it ended, unless it had, where the server says it of all at once. `ended` has
+    /// a bit for each that had.
+    pub(super) fn spread_end(&mut self, answers: u32, ended: u128) {
+        let Some(reason) = self.ends.take() else { return };
+        for index in (0..answers.min(u128::BITS)).filter(|index| ended & (1 << index) == 0) {
+            let finish_reason = Some(reason.clone());
+            match self.choices.iter_mut().find(|choice| choice.index == index) {
+                Some(choice) => choice.finish_reason = finish_reason,
+                None => self.choices.push(ChoiceDelta { index, finish_reason, ..ChoiceDelta::default() }),
+            }
+        }
+    }
+
     /// Whether an answer ended by an error of the server.
     pub(in crate::client) fn broke_off(&self) -> bool {
         self.choices.iter().any(|choice| choice.finish_reason.as_ref().is_some_and(FinishReason::is_error))
@@ -145,6 +162,7 @@ impl fmt::Debug for ToolCallDelta {
 struct WireChunk {
     #[serde(default, deserialize_with = "at_most::<MAX_CHOICES, _, _>")]
     choices: Option<Vec<ChoiceDelta>>,
+    #[serde(default, deserialize_with = "object")]
     usage: Option<WireUsage>,
     warnings: Option<IgnoredAny>,
     #[serde(default)]
@@ -153,9 +171,9 @@ struct WireChunk {
 
 #[derive(Deserialize)]
 struct WireHead<'a> {
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "id")]
     id: Option<Text<'a>>,
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "text")]
     model: Option<Text<'a>>,
     #[serde(default)]
     created: Count,
@@ -175,16 +193,23 @@ struct WireChoice<'a> {
     seed: Count,
     #[serde(default)]
     logprobs: Bounded,
+    #[serde(default, deserialize_with = "object")]
     usage: Option<WireUsage>,
 }
 
 #[derive(Deserialize)]
 struct WireDelta<'a> {
+    #[serde(default, deserialize_with = "piece")]
     content: Option<String>,
+    #[serde(default, deserialize_with = "said")]
     reasoning: Option<String>,
+    #[serde(default, deserialize_with = "said")]
     reasoning_content: Option<String>,
     #[serde(default, borrow, deserialize_with = "at_most::<MAX_TOOL_CALLS, _, _>")]
     tool_calls: Option<Vec<WireToolDelta<'a>>>,
+    /// The legacy form of a single tool call.
+    #[serde(default, borrow, deserialize_with = "object")]
+    function_call: Option<WireFunctionDelta<'a>>,
     #[serde(default)]
     token_id: Count,
 }
@@ -193,7 +218,8 @@ struct WireDelta<'a> {
 struct WireToolDelta<'a> {
     #[serde(default)]
     index: Count,
-    id: Option<String>,
+    #[serde(default, borrow, deserialize_with = "id")]
+    id: Option<Text<'a>>,
     #[serde(borrow)]
     function: Option<WireFunctionDelta<'a>>,
 }
@@ -228,6 +254,9 @@ impl WireChoice<'_> {
             delta.reasoning = wire.reasoning.or(wire.reasoning_content);
             delta.token_id = wire.token_id.0;
             delta.tool_calls = wire.tool_calls.into_iter().flatten().map(WireToolDelta::into_delta).collect();
+            if let Some(legacy) = wire.function_call.filter(|_| delta.tool_calls.is_empty()) {
+                delta.tool_calls.extend(legacy.into_delta());
+            }
         }
         delta
     }
@@ -241,10 +270,19 @@ impl WireToolDelta<'_> {
         ToolCallDelta {
             index: index.unwrap_or(0),
             unnumbered: index.is_none(),
-            id: self.id,
+            id: self.id.map(|id| id.0.into_owned()),
             name,
             arguments: arguments.0.into_owned(),
         }
+    }
+}
+
+impl WireFunctionDelta<'_> {
+    /// A piece of the only call that there can be in this form; `None` if nothing is in it.
+    fn into_delta(self) -> Option<ToolCallDelta> {
+        let (name, arguments) = (self.name, self.arguments.0.into_owned());
+        let is_empty = name.as_ref().is_none_or(String::is_empty) && arguments.is_empty();
+        (!is_empty).then(|| ToolCallDelta { name, arguments, ..ToolCallDelta::default() })
     }
 }
 
@@ -263,7 +301,7 @@ pub(super) fn parse_delta(data: &[u8], want_head: bool) -> Result<Option<Delta>,
     let nested = || choices.iter().find_map(|choice| choice.usage);
     let usage = usage.and_then(WireUsage::into_usage).or_else(nested);
     let head = (want_head || warnings.is_some()).then(|| parse_head(data)).transpose()?;
-    Ok(Some(Delta { choices, usage, head }))
+    Ok(Some(Delta { choices, usage, head, ends: None }))
 }
 
 fn parse_head(data: &[u8]) -> Result<Head, serde_json::Error> {

@@ -4,10 +4,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::super::{
-    bounded::Bounded,
-    lenient::{json_text, or_default},
-};
+use super::super::{bounded::Bounded, lenient::or_default, loose::json_text};
 use crate::types::Role;
 
 /// One turn of a conversation.
@@ -245,7 +242,7 @@ impl Part {
     }
 
     /// Reads the API's form; whatever is not exactly a known kind is kept whole.
-    fn from_map(map: Map<String, Value>) -> Self {
+    pub(super) fn from_map(map: Map<String, Value>) -> Self {
         let url = |field: &str| match map.get(field)? {
             Value::Object(inner) if inner.len() == 1 => inner.get("url")?.as_str().map(str::to_owned),
             _ => None,
@@ -283,7 +280,7 @@ impl<'de> Deserialize<'de> for Part {
 #[non_exhaustive]
 pub struct ToolCall {
     /// Pass it back with the result: [`Message::tool`].
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "json_text")]
     pub id: String,
     /// `function`.
     #[serde(rename = "type", default = "function", deserialize_with = "kind")]

@@ -7,6 +7,7 @@ mod message;
 mod redact;
 mod request;
 mod response;
+mod said;
 #[cfg(feature = "schema")]
 mod schema;
 mod stream;
@@ -23,7 +24,8 @@ pub use self::{
 };
 pub(super) use self::{
     chunk::Head,
-    response::{MAX_CHOICES, NO_CHOICES, Notices, served},
+    response::{MAX_CHOICES, NO_CHOICES, served},
+    said::{Notices, piece},
     stream::Expected,
     usage::WireUsage,
 };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
@@ -11,9 +11,11 @@ use super::{
         ask::{Arrived, NoAnswer},
         bounded::{Bounded, one_body},
         headers::RateLimits,
-        lenient::{Count, Truthy, at_most, finish_reason, whole},
+        lenient::{Count, Truthy, at_most, finish_reason, object, whole},
+        loose::{id, said, text},
     },
-    Message, ToolCall,
+    Content, FunctionCall, Message, Part, ToolCall,
+    said::{Notices, content, role},
     usage::WireUsage,
 };
 use crate::types::{FinishReason, ModelId, Role, Text, Usage};
@@ -78,9 +80,18 @@ impl Choice {
     #[must_use]
     pub fn text(&self) -> &str {
         match &self.message.content {
-            Some(super::Content::Text(text)) => text,
-            _ => "",
+            Some(Content::Text(text)) => text,
+            // Texts in parts were joined when they were read.
+            Some(Content::Parts(parts)) => parts.iter().find_map(Part::as_text).unwrap_or_default(),
+            None => "",
         }
+    }
+
+    /// Whether there is anything in it: text, a tool call, or a part of a known kind. Reasoning alone is no answer.
+    pub(crate) fn is_empty(&self) -> bool {
+        let is_media = |part: &Part| !matches!(part, Part::Text(_) | Part::Other(_));
+        let media = matches!(&self.message.content, Some(Content::Parts(parts)) if parts.iter().any(is_media));
+        self.text().is_empty() && self.message.tool_calls.is_empty() && !media
     }
 
     pub(in crate::client) fn broke_off(&self) -> bool {
@@ -108,45 +119,23 @@ pub struct Logprobs {
 pub(in crate::client) const MAX_CHOICES: usize = 128;
 /// The most tool calls of one answer; more is a broken server.
 pub(super) const MAX_TOOL_CALLS: usize = 256;
-/// The most notices of one response.
-const MAX_WARNINGS: usize = 256;
 
 #[derive(Deserialize)]
 struct WireCompletion<'a> {
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "id")]
     id: Option<Text<'a>>,
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "text")]
     model: Option<Text<'a>>,
     #[serde(default)]
     created: Count,
     #[serde(default, deserialize_with = "at_most::<MAX_CHOICES, _, _>")]
     choices: Option<Vec<WireChoice>>,
+    #[serde(default, deserialize_with = "object")]
     usage: Option<WireUsage>,
     #[serde(default)]
     warnings: Notices,
     #[serde(default)]
     error: Truthy,
-}
-
-#[derive(Default)]
-pub(in crate::client) struct Notices(Option<Vec<Notice>>);
-
-impl<'de> Deserialize<'de> for Notices {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        at_most::<MAX_WARNINGS, _, _>(deserializer).map(Self)
-    }
-}
-
-impl Notices {
-    pub(in crate::client) fn into_messages(self) -> Vec<String> {
-        self.0.into_iter().flatten().map(|warning| warning.message).collect()
-    }
-}
-
-#[derive(Deserialize)]
-struct Notice {
-    #[serde(default)]
-    message: String,
 }
 
 #[derive(Deserialize)]
@@ -163,17 +152,25 @@ struct WireChoice {
     /// The contract has it here as well as among the log probabilities.
     #[serde(default)]
     top_logprobs: Bounded,
+    #[serde(default, deserialize_with = "object")]
     usage: Option<WireUsage>,
 }
 
 #[derive(Deserialize)]
 struct WireMessage {
+    #[serde(default, deserialize_with = "role")]
     role: Option<Role>,
-    content: Option<super::Content>,
+    #[serde(default, deserialize_with = "content")]
+    content: Option<Content>,
+    #[serde(default, deserialize_with = "said")]
     reasoning: Option<String>,
+    #[serde(default, deserialize_with = "said")]
     reasoning_content: Option<String>,
     #[serde(default, deserialize_with = "at_most::<MAX_TOOL_CALLS, _, _>")]
     tool_calls: Option<Vec<ToolCall>>,
+    /// The legacy form of a single tool call.
+    #[serde(default, deserialize_with = "object")]
+    function_call: Option<FunctionCall>,
 }
 
 impl WireChoice {
@@ -186,6 +183,10 @@ impl WireChoice {
             message.reasoning = wire.reasoning.filter(|text| !text.is_empty());
             message.reasoning_content = wire.reasoning_content.filter(|text| !text.is_empty());
             message.tool_calls = wire.tool_calls.unwrap_or_default();
+            if let Some(call) = wire.function_call.filter(|call| message.tool_calls.is_empty() && !call.name.is_empty())
+            {
+                message.tool_calls.push(ToolCall::new("", call.name, call.arguments));
+            }
         }
         let logprobs = Logprobs::from_value(self.logprobs.0).map(|read| read.or_beside(self.top_logprobs.0));
         Choice { index, message, finish_reason: self.finish_reason, seed: self.seed.0, logprobs }

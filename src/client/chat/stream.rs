@@ -239,7 +239,11 @@ impl ChatStream {
         if &data[..] == b"[DONE]" {
             return self.done().err().map(Err);
         }
-        match (self.chunks)(&data, self.received == 0) {
+        let mut chunk = (self.chunks)(&data, self.received == 0);
+        if let Ok(Some(delta)) = &mut chunk {
+            delta.spread_end(self.answers, self.ended);
+        }
+        match chunk {
             Ok(None) => Some(Err(self.told(data))),
             Ok(Some(delta)) if delta.choices.is_empty() && delta.usage.is_none() => None,
             Ok(Some(delta)) if delta.broke_off() => {

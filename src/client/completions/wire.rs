@@ -8,22 +8,24 @@ use super::super::{
     bounded::{Bounded, one_body},
     chat::{
         ChatCompletion, Choice, ChoiceDelta, Content, Delta, Head, Logprobs, MAX_CHOICES, Message, NO_CHOICES, Notices,
-        WireUsage, served,
+        WireUsage, piece, served,
     },
-    lenient::{Count, Truthy, at_most, finish_reason},
+    lenient::{Count, Truthy, at_most, finish_reason, object},
+    loose::{id, text},
 };
 use crate::types::{FinishReason, ModelId, Role, Text};
 
 #[derive(Deserialize)]
 struct WireCompletion<'a> {
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "id")]
     id: Option<Text<'a>>,
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "text")]
     model: Option<Text<'a>>,
     #[serde(default)]
     created: Count,
     #[serde(default, deserialize_with = "at_most::<MAX_CHOICES, _, _>")]
     choices: Option<Vec<WireChoice>>,
+    #[serde(default, deserialize_with = "object")]
     usage: Option<WireUsage>,
     #[serde(default)]
     warnings: Notices,
@@ -35,6 +37,7 @@ struct WireCompletion<'a> {
 struct WireChoice {
     #[serde(default)]
     index: Count,
+    #[serde(default, deserialize_with = "piece")]
     text: Option<String>,
     #[serde(default, deserialize_with = "finish_reason")]
     finish_reason: Option<FinishReason>,
@@ -83,19 +86,21 @@ pub(super) fn parse_completion(raw: &Bytes, asked: &ModelId) -> Result<ChatCompl
 /// Its finish reason and seed stand beside the choices, and so does the token; other servers put them inside.
 #[derive(Deserialize)]
 struct WireChunk<'a> {
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "id")]
     id: Option<Text<'a>>,
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "text")]
     model: Option<Text<'a>>,
     #[serde(default)]
     created: Count,
     #[serde(default, deserialize_with = "at_most::<MAX_CHOICES, _, _>")]
     choices: Option<Vec<WirePiece>>,
+    #[serde(default, deserialize_with = "object")]
     token: Option<WireToken>,
     #[serde(default, deserialize_with = "finish_reason")]
     finish_reason: Option<FinishReason>,
     #[serde(default)]
     seed: Count,
+    #[serde(default, deserialize_with = "object")]
     usage: Option<WireUsage>,
     #[serde(default)]
     warnings: Notices,
@@ -107,15 +112,19 @@ struct WireChunk<'a> {
 struct WireToken {
     #[serde(default)]
     id: Count,
+    #[serde(default, deserialize_with = "piece")]
     text: Option<String>,
-    logprob: Option<f64>,
+    #[serde(default)]
+    logprob: Bounded,
 }
 
 #[derive(Deserialize)]
 struct WirePiece {
     #[serde(default)]
     index: Count,
+    #[serde(default, deserialize_with = "piece")]
     text: Option<String>,
+    #[serde(default, deserialize_with = "object")]
     delta: Option<WireDelta>,
     #[serde(default, deserialize_with = "finish_reason")]
     finish_reason: Option<FinishReason>,
@@ -125,7 +134,17 @@ struct WirePiece {
 
 #[derive(Deserialize)]
 struct WireDelta {
+    #[serde(default, deserialize_with = "piece")]
     content: Option<String>,
+}
+
+impl WirePiece {
+    /// The text, which stands in one of two places or in both.
+    fn take_text(&mut self) -> Option<String> {
+        let text = self.text.take();
+        let inside = self.delta.take().and_then(|delta| delta.content);
+        text.filter(|text| !text.is_empty() || inside.is_none()).or(inside)
+    }
 }
 
 /// Parses the JSON of one chunk; `Ok(None)`: it holds an error, whatever else is in it.
@@ -141,23 +160,28 @@ pub(super) fn parse_chunk(data: &[u8], want_head: bool) -> Result<Option<Delta>,
         created: wire.created.0,
         warnings,
     });
+    let usage = wire.usage.and_then(WireUsage::into_usage);
     let token = wire.token.as_ref();
-    let piece = |piece: WirePiece| ChoiceDelta {
-        index: piece.index.small().unwrap_or(0),
-        content: piece.text.or_else(|| piece.delta?.content),
-        finish_reason: piece.finish_reason.or_else(|| wire.finish_reason.clone()),
+    let of_token = ChoiceDelta {
         seed: wire.seed.0,
         token_id: token.and_then(|token| token.id.0),
-        logprob: token.and_then(|token| token.logprob),
-        logprobs: Logprobs::from_value(piece.logprobs.0).filter(|_| token.is_none()).map(Box::new),
+        logprob: token.and_then(|token| token.logprob.0.as_f64()),
         ..ChoiceDelta::default()
     };
+    let piece = |mut piece: WirePiece| ChoiceDelta {
+        index: piece.index.small().unwrap_or(0),
+        content: piece.take_text(),
+        finish_reason: piece.finish_reason.or_else(|| wire.finish_reason.clone()),
+        logprobs: Logprobs::from_value(piece.logprobs.0).filter(|_| token.is_none()).map(Box::new),
+        ..of_token.clone()
+    };
     let mut choices: Vec<_> = wire.choices.unwrap_or_default().into_iter().map(piece).collect();
-    if choices.is_empty() && (token.is_some() || wire.finish_reason.is_some()) {
-        let text = wire.token.and_then(|token| token.text);
-        choices.push(ChoiceDelta { content: text, finish_reason: wire.finish_reason, ..ChoiceDelta::default() });
+    if !choices.is_empty() {
+        return Ok(Some(Delta { choices, usage, head, ends: None }));
     }
-    Ok(Some(Delta { choices, usage: wire.usage.and_then(WireUsage::into_usage), head }))
+    // A reason beside no choice is that of every answer.
+    choices.extend(wire.token.map(|token| ChoiceDelta { content: token.text, ..of_token }));
+    Ok(Some(Delta { choices, usage, head, ends: wire.finish_reason }))
 }
 
 #[cfg(test)]

@@ -20,12 +20,15 @@ use super::{
     chat::served,
     fields::Wire,
     lenient::{Count, Truthy, at_most},
+    loose::{id, text},
 };
 use crate::types::{ModelId, Text};
 
 const PATH: &str = "/v1/images/generations";
 /// The most pictures of one response.
 const MAX_IMAGES: usize = 128;
+/// The most bytes of a `data:` URL before its base64.
+const MAX_MIME: usize = 128;
 /// Some servers leave the padding out.
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
@@ -178,9 +181,9 @@ struct Here<'a> {
 
 #[derive(Deserialize)]
 struct WireImages<'a> {
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "id")]
     id: Option<Text<'a>>,
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "text")]
     model: Option<Text<'a>>,
     #[serde(borrow, default, deserialize_with = "at_most::<MAX_IMAGES, _, _>")]
     data: Option<Vec<WireImage<'a>>>,
@@ -236,12 +239,22 @@ impl<'de> Visitor<'de> for Base64Visitor {
 impl WireImage<'_> {
     fn into_image(self) -> Option<Image> {
         let base64 = self.b64_json.filter(|base64| !base64.0.is_empty());
-        match (base64, self.url.filter(|url| !url.0.is_empty())) {
-            (Some(base64), _) => LENIENT.decode(&base64.0).ok().map(|bytes| Image::Bytes(bytes.into())),
-            (None, Some(url)) => Some(Image::Url(url.0.into_owned())),
-            (None, None) => None,
-        }
+        let link = || Some(Image::Url(self.url.filter(|url| !url.0.is_empty())?.0.into_owned()));
+        base64.and_then(|base64| decode(&base64.0)).map(|bytes| Image::Bytes(bytes.into())).or_else(link)
     }
+}
+
+/// Some servers write a `data:` URL, end it with a line break, or break it into lines.
+fn decode(base64: &[u8]) -> Option<Vec<u8>> {
+    let base64 = base64.trim_ascii();
+    let comma = || base64.iter().take(MAX_MIME).position(|byte| *byte == b',');
+    let start = if base64.starts_with(b"data:") { comma()? + 1 } else { 0 };
+    let base64 = base64.get(start..)?;
+    // Most have no break: those are not copied.
+    LENIENT.decode(base64).ok().or_else(|| {
+        let unbroken: Vec<u8> = base64.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
+        (unbroken.len() < base64.len()).then(|| LENIENT.decode(unbroken).ok())?
+    })
 }
 
 const NO_IMAGE: NoAnswer = NoAnswer::Missing("no picture");
