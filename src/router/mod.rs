@@ -487,8 +487,6 @@ pub enum RouterError {
     clippy::cast_possible_truncation,
     clippy::cast_precision_loss,
     clippy::cast_sign_loss,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
     reason = "a simulation of few routes and small numbers, which shows its figures"
 )]
 mod shift_tests;

@@ -200,8 +200,8 @@ impl World {
         }));
     }
 
-    fn end(&mut self, attempt: Attempt) {
-        let Attempt { ends, call, route, number, probe, tried, dispatched, tokens, fails } = attempt;
+    fn end(&mut self, attempt: &Attempt) {
+        let Attempt { ends, call, route, number, probe, tried, dispatched, tokens, fails } = *attempt;
         let verdict = if fails { Verdict::Ill } else { Verdict::Well };
         let now = self.instant(ends);
         let turn = self.ejections[route].ended(number, self.answered[route], now, probe, verdict, &self.rng);
@@ -229,7 +229,7 @@ impl World {
             next += -self.rng.next_f64().max(1e-12).ln() / rate;
             while self.under_way.peek().is_some_and(|Reverse(attempt)| attempt.ends <= next.min(time)) {
                 let Some(Reverse(attempt)) = self.under_way.pop() else { break };
-                self.end(attempt);
+                self.end(&attempt);
             }
             if next >= time {
                 break;
@@ -242,7 +242,7 @@ impl World {
             }
         }
         while let Some(Reverse(attempt)) = self.under_way.pop() {
-            self.end(attempt);
+            self.end(&attempt);
         }
         (self.calls, self.switches)
     }

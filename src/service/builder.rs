@@ -288,12 +288,12 @@ impl ServiceBuilder {
         if let Some(time) = self.refresh.filter(|time| *time < Duration::from_secs(60)) {
             return Err(BuildError::Refresh(time));
         }
-        let routes = router.routes();
-        let serves = |task: &&Task| routes.iter().any(|route| route.tasks.contains(task) && route.is_in_use());
+        let known = router.routes();
+        let serves = |task: &&Task| known.iter().any(|route| route.tasks.contains(task) && route.is_in_use());
         if let Some(task) = self.tasks.iter().find(|task| !serves(task)) {
             return Err(BuildError::Task(*task));
         }
-        for route in routes {
+        for route in known {
             let upstream = route.id().upstream();
             if !seen.contains(upstream) {
                 return Err(BuildError::Route(route.id().clone(), upstream.clone()));

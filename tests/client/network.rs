@@ -183,3 +183,24 @@ async fn a_whole_stream_leaves_its_connection_to_the_next() {
     }
     assert_eq!(server.connections(), 1);
 }
+
+#[tokio::test]
+async fn after_an_error_of_the_servers_the_next_request_opens_a_new_connection() {
+    // Scenario: two answers over one connection; a 503; another answer.
+    // Expected: the answers share a connection, and what follows the error has one of its own.
+    let server = FaultServer::start().await;
+    let ok = at(&server, "ok").build().unwrap();
+    for _ in 0..2 {
+        ok.chat().create(&hello()).await.unwrap();
+    }
+    assert_eq!(server.connections(), 1);
+    let flaky = at(&server, "").retry(RetryPolicy::none()).build().unwrap();
+    let get = |path: &'static str| flaky.get::<serde_json::Value>(path);
+    get("/status/404/v1/x").await.unwrap_err();
+    get("/status/404/v1/x").await.unwrap_err();
+    assert_eq!(server.connections(), 2, "our own mistakes close nothing");
+    tokio::time::sleep(Duration::from_millis(1_050)).await;
+    get("/status/503/v1/x").await.unwrap_err();
+    get("/status/404/v1/x").await.unwrap_err();
+    assert_eq!(server.connections(), 3);
+}

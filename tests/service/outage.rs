@@ -1,14 +1,19 @@
 //! Outages: what they cost, who answers meanwhile, and how soon everything is as before.
 
-use std::time::Duration;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use together_inference::{
-    InferenceRequest,
+    InferenceRequest, InferenceService, Priority,
     client::RetryPolicy,
+    limit::Limits,
     notify::AlertKind,
     router::{Availability, Override},
     service::{Error, ErrorKind, RouteHealth},
-    testing::Fault,
+    testing::{Fault, Together},
+    types::{Clock, ManualClock, Rng, SeededRng},
 };
 use tokio::{
     task::JoinHandle,
@@ -17,7 +22,7 @@ use tokio::{
 
 use crate::{
     doubles::Alerts,
-    world::{LARGE, MID, SMALL, World, ask, ms, muse, route, secs},
+    world::{LARGE, MID, SMALL, World, ask, ms, muse, route, secs, spawn},
 };
 
 type Call = JoinHandle<Result<together_inference::InferenceResponse, Error>>;
@@ -285,4 +290,106 @@ async fn an_ejection_is_told_once() {
     answered(&world, 20, secs(20), || muse("why?").models([LARGE, MID])).await;
     world.at_rest().await;
     assert_eq!(alerts.kinds(), [AlertKind::BreakerOpen]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_that_takes_ten_times_as_long_to_begin_loses_its_calls_and_none_that_runs_is_repeated() {
+    let world = World::with(|builder| builder);
+    world.sim.latency(ms(500));
+    let request = || muse("why?").priority(Priority::Realtime);
+    let read = async || {
+        let stream = world.service.stream(request()).await.unwrap();
+        stream.finish().await.unwrap()
+    };
+    for _ in 0..30 {
+        read().await;
+        sleep(ms(500)).await;
+    }
+    let first = read().await.route;
+    world.sim.latency_of(first.model().as_str(), secs(5));
+    let (mut there, before) = (0, world.calls());
+    for _ in 0..60 {
+        there += u32::from(read().await.route == first);
+        sleep(ms(500)).await;
+    }
+    assert!(there <= 15, "{there} of 60 waited for the slow one");
+    assert_eq!(world.calls() - before, 60, "one attempt each");
+    world.at_rest().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn fifty_services_do_not_come_back_together() {
+    // Scenario: fifty services of their own call one provider twice a second each; it fails for ten seconds.
+    // Expected: after the recovery no tenth of a second sees more than three times the calls of the others on average.
+    let sim = Together::new();
+    sim.latency(ms(200));
+    let rng = SeededRng::new(7);
+    let services: Vec<_> = (0..50)
+        .map(|seed| InferenceService::builder(sim.client()).rng(Arc::new(SeededRng::new(seed))).build().unwrap())
+        .collect();
+    for service in services {
+        let wait = ms(rng.next_u64() % 500);
+        spawn(async move {
+            sleep(wait).await;
+            loop {
+                spawn(service.complete(muse("why?").model(LARGE).deadline(secs(20))));
+                sleep(ms(500)).await;
+            }
+        });
+    }
+    sleep(secs(5)).await;
+    sim.overload(LARGE);
+    sleep(secs(10)).await;
+    sim.restore(LARGE);
+    let mut tenths = Vec::new();
+    for _ in 0..100 {
+        let before = sim.calls();
+        sleep(ms(100)).await;
+        tenths.push(sim.calls() - before);
+    }
+    let (peak, mean) = (tenths.iter().max().unwrap(), tenths.iter().sum::<u64>() as f64 / 100.0);
+    assert!(*peak as f64 <= 3.0 * mean, "{peak} of {mean}: {tenths:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wall_clock_that_jumps_changes_no_wait_and_no_age() {
+    let clock = Arc::new(ManualClock::new(SystemTime::UNIX_EPOCH + secs(1_795_608_000)));
+    let limits = Limits::default().requests_per_second(2);
+    let world = World::with(|builder| builder.clock(Arc::clone(&clock) as Arc<dyn Clock>).limits(limits));
+    world.service.complete(ask("kept").model(LARGE)).await.unwrap();
+    for jump in [3_600_i64, -7_200, 3_600] {
+        let now = clock.now();
+        let by = secs(jump.unsigned_abs());
+        clock.set(if jump > 0 { now + by } else { now - by });
+        let start = Instant::now();
+        for _ in 0..4 {
+            world.service.complete(muse("why?").model(LARGE)).await.unwrap();
+        }
+        assert!((ms(1_400)..=ms(2_100)).contains(&start.elapsed()), "{:?}", start.elapsed());
+        let kept = world.service.complete(ask("kept").model(LARGE)).await.unwrap();
+        assert_eq!(kept.source().to_string(), "cache");
+    }
+    let health = world.service.health();
+    assert!(health.routes.iter().all(|route| route.predicted_wait <= secs(1)), "{health:?}");
+    world.at_rest().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn health_says_what_is_known_of_each_route() {
+    let world = World::new();
+    world.sim.latency(ms(500));
+    let request = || muse("why?").models([LARGE, MID]);
+    for _ in 0..10 {
+        world.service.complete(request()).await.unwrap();
+    }
+    let well = world.service.health();
+    assert!(well.is_ready() && !well.is_degraded(), "{well:?}");
+    let known = health(&world, LARGE);
+    assert!(known.success.unwrap() > 0.98 && known.seconds.unwrap() > 0.0, "{known:?}");
+    broken(&world, &[LARGE]);
+    answered(&world, 20, secs(3), request).await;
+    let ill = world.service.health();
+    assert!(ill.is_ready() && ill.is_degraded(), "{ill:?}");
+    world.service.begin_shutdown();
+    assert!(!world.service.health().is_ready());
 }
