@@ -16,8 +16,8 @@ const UNKNOWN_QUALITY: f64 = 0.5;
 const LEAST_QUALITY: f64 = 0.01;
 /// Seconds to an answer where nothing is known; the same for all, so that it cancels.
 pub(super) const UNKNOWN_SECONDS: f64 = 2.0;
-/// The shortest time that counts.
-const LEAST_SECONDS: f64 = 1e-3;
+/// The shortest time that counts: differences below it are noise, and matter to nobody.
+const LEAST_SECONDS: f64 = 0.05;
 /// Added to a cost in dollars, so that a free route has a logarithm.
 const COST_FLOOR: f64 = 1e-7;
 
