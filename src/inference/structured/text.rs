@@ -96,18 +96,32 @@ impl Escape {
     }
 }
 
-/// Whether this may follow a text that is a key, or a value.
-pub(super) const fn is_end_of_text(c: char, key: bool) -> bool {
-    if key { c == ':' } else { matches!(c, ',' | '}' | ']' | '"' | '/') }
-}
-
 /// What a word without quotes means: a number, a word of JSON or Python, or else itself.
 pub(super) fn literal(word: &str) -> Value {
+    constant(word).or_else(|| number(word)).unwrap_or_else(|| Value::String(word.to_owned()))
+}
+
+/// Whether a word means something else than itself.
+pub(super) fn is_literal(word: &str) -> bool {
+    constant(word).is_some() || is_number(word)
+}
+
+/// Whether a word is a number.
+pub(super) fn is_number(word: &str) -> bool {
+    number(word).is_some()
+}
+
+/// Whether a word only stands for something that was left out.
+pub(super) fn is_ellipsis(word: &str) -> bool {
+    !word.is_empty() && word.chars().all(|c| matches!(c, '.' | '…'))
+}
+
+fn constant(word: &str) -> Option<Value> {
     match word {
-        "true" | "True" | "TRUE" => Value::Bool(true),
-        "false" | "False" | "FALSE" => Value::Bool(false),
-        "null" | "None" | "NULL" | "undefined" | "NaN" | "Infinity" | "-Infinity" => Value::Null,
-        _ => number(word).unwrap_or_else(|| Value::String(word.to_owned())),
+        "true" | "True" | "TRUE" => Some(Value::Bool(true)),
+        "false" | "False" | "FALSE" => Some(Value::Bool(false)),
+        "null" | "None" | "NULL" | "undefined" | "NaN" | "Infinity" | "-Infinity" => Some(Value::Null),
+        _ => None,
     }
 }
 
