@@ -68,7 +68,7 @@ impl State {
             Some(Err(_)) => return Err(Error::new(ErrorKind::Policy, "the router panicked")),
             None => return Err(Error::new(ErrorKind::DeadlineExceeded, "the router did not answer in time")),
         };
-        let ranking = self.one_embedding_model(&request, self.reachable(ranking)?)?;
+        let ranking = self.one_embedding_model(&request, self.reachable(ranking)?, rehearsal)?;
         let (id, default_max_tokens) = (RequestId::new(self.rng.next_u128() >> 16), self.default_max_tokens);
         let attempted = 0;
         Ok(Plan {
@@ -130,10 +130,10 @@ impl Plan {
         Self { request: Arc::clone(&self.request), ranking: self.ranking.clone(), deadline, ..*self }
     }
 
-    /// A part of the call: the same ranking and deadline for some of what is asked.
-    pub(super) fn part(&self, request: InferenceRequest, attempted: u16) -> Self {
+    /// A part of the call: the same deadline for some of what is asked.
+    pub(super) fn part(&self, request: InferenceRequest, ranking: Ranking, attempted: u16) -> Self {
         let prompt_tokens_at_most = request.prompt_tokens_at_most();
-        let (request, ranking) = (Arc::new(request), self.ranking.clone());
+        let request = Arc::new(request);
         Self { request, ranking, prompt_tokens_at_most, attempted, ..*self }
     }
 
