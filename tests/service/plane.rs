@@ -197,12 +197,15 @@ async fn a_vector_is_cached_under_the_model_that_made_it() {
     let cached = service.embed(pinned(&["sky", "sea"])).await.unwrap();
     let fresh = service.embed(pinned(&["sky", "sea"]).allow_cached(false)).await.unwrap();
     assert_eq!((cached.model().as_str(), cached.vectors()), (E5, fresh.vectors()));
+    let inputs = || together.requests().iter().rev().map(|one| one.body["input"].clone()).collect::<Vec<_>>();
+    assert_eq!(inputs()[1], serde_json::json!(["sky", "sea"]), "what the fallback said is not what the model says");
     let of_acme = service.embed(InferenceRequest::embedding(["sky"]).model("acme/embed")).await.unwrap();
     assert_eq!((of_acme.source, of_acme.vectors()), (Source::Cache, fallback.vectors()));
     // What is cached of the one is not put beside what the other makes.
     together.overload(E5);
     let mixed = service.embed(either(&["sky", "sun"])).await.unwrap();
     assert_eq!((mixed.model().as_str(), &mixed.vectors()[0]), ("acme/embed", &fallback.vectors()[0]));
+    assert_eq!(inputs()[0], serde_json::json!(["sky", "sun"]));
 }
 
 /// Scenario: 600 texts in three parts; the first model fails at the second part.
