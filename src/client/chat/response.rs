@@ -83,6 +83,19 @@ impl Choice {
         }
     }
 
+    /// Whether nothing was said: no tool call, and no text but white space.
+    ///
+    /// ```
+    /// use together_inference::inference::Answer;
+    ///
+    /// assert!(Answer::chat(" \n", "m").choices()[0].is_silent());
+    /// assert!(!Answer::chat("5 days", "m").choices()[0].is_silent());
+    /// ```
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.text().trim().is_empty() && self.message.tool_calls.is_empty()
+    }
+
     pub(in crate::client) fn broke_off(&self) -> bool {
         self.finish_reason.as_ref().is_some_and(FinishReason::is_error)
     }
