@@ -202,8 +202,7 @@ impl Plan {
         let zero = Cost::Known(Usd::ZERO);
         let (cost, saved) = if source.is_upstream() { (done.cost, zero) } else { (zero, done.worth) };
         let attempts = if source.is_upstream() { Arc::clone(&done.attempts) } else { no_attempts() };
-        let offers_tools = self.request.as_chat().is_some_and(|input| !input.tools.is_empty());
-        let leaked = if offers_tools { leaked_tool_markup(done.answer.text()) } else { None };
+        let leaked = done.answer.choices().iter().find_map(|choice| leaked_tool_markup(choice.text()));
         if let Some(marker) = leaked {
             tracing::warn!(model = %done.answer.served, marker, "a tool call stands in the text; it is not executed");
         }
