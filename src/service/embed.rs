@@ -74,7 +74,7 @@ impl State {
         let bypass = plan.request.cacheable().err();
         let mut texts = Texts::new(input);
         if bypass.is_none() {
-            let keys = texts.keys(&plan, input, self.host(plan.asked()), plan.asked());
+            let keys = keys(&plan, input, self.host(plan.asked()), plan.asked());
             texts.fill(self.look_up_many(&keys, plan.deadline).await, plan.asked().model());
         }
         let mut asked = Asked::default();
@@ -135,7 +135,7 @@ impl State {
             let keeps = plan.request.cacheable().is_ok() && model.asked == model.served;
             texts.take(part, answer.vectors(), model);
             if keeps {
-                let keys = texts.keys(plan, input, self.host(&route), &route);
+                let keys = keys(plan, input, self.host(&route), &route);
                 self.keep_many(texts.entries(part, &keys)).await;
             }
         }
@@ -196,6 +196,12 @@ impl State {
 
 fn leaves_model_open(request: &InferenceRequest) -> bool {
     request.task_of() == Task::Embedding && request.selection().is_any()
+}
+
+/// What the vectors are cached under that this route makes.
+fn keys(plan: &Plan, input: &EmbeddingInput, host: &str, route: &RouteId) -> Vec<CacheKey> {
+    let tenant = plan.request.tenant_of();
+    input.texts.iter().map(|text| CacheKey::embedding(text, &input.extra, tenant, (route, host))).collect()
 }
 
 /// The candidates of one model alone.
@@ -266,12 +272,6 @@ impl Texts {
         let first = first.collect();
         let count = input.texts.len();
         Self { vectors: vec![None; count], cached: vec![false; count], first, model: None }
-    }
-
-    /// What the vectors are cached under that this route makes.
-    fn keys(&self, plan: &Plan, input: &EmbeddingInput, host: &str, route: &RouteId) -> Vec<CacheKey> {
-        let tenant = plan.request.tenant_of();
-        input.texts.iter().map(|text| CacheKey::embedding(text, &input.extra, tenant, (route, host))).collect()
     }
 
     /// Takes what the cache had of this model. A layer that answers fewer has nothing of the rest.

@@ -67,7 +67,6 @@ impl Ahead {
             Self::Comma if place.object => comma_in_object(c),
             Self::Comma => comma_in_array(c, place),
             Self::Slash if matches!(c, '/' | '*') => Ends,
-            Self::Slash => GoesOn,
             Self::Key { quote, escaped: true } => More(Self::Key { quote, escaped: false }),
             Self::Key { quote, .. } if c == '\\' => More(Self::Key { quote, escaped: true }),
             Self::Key { quote, .. } if c == quote => More(Self::Colon),
@@ -75,7 +74,7 @@ impl Ahead {
             Self::Word => word(c, seen, place),
             Self::Colon if c == ':' => Ends,
             Self::Colon if c.is_whitespace() => More(self),
-            Self::Colon => GoesOn,
+            Self::Slash | Self::Colon => GoesOn,
             Self::Close => close(c),
         }
     }
