@@ -57,6 +57,15 @@ use Verdict::{Ends, GoesOn, More};
 impl Ahead {
     pub(super) const START: Self = Self::Start { blank: false, line: false };
 
+    /// How many bytes of this say nothing yet: those within a key, up to its end.
+    pub(super) fn run(self, rest: &str, seen: usize) -> usize {
+        let Self::Key { quote, escaped: false } = self else { return 0 };
+        let end = rest.bytes().position(|byte| char::from(byte) == quote || byte == b'\\').unwrap_or(rest.len());
+        let most = end.min(MAX_LOOK.saturating_sub(seen));
+        // As many as one by one: the last character may pass the bound.
+        (most..=end).find(|at| rest.is_char_boundary(*at)).unwrap_or(end)
+    }
+
     /// Looks at one more character after those of `seen`.
     pub(super) fn look(self, c: char, seen: &str, place: Place) -> Verdict {
         if seen.len() >= MAX_LOOK {

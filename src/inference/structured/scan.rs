@@ -173,6 +173,13 @@ impl Scanner {
                     }
                     read
                 }
+                State::Quote(_, ahead) => match ahead.run(rest, self.gap.len()) {
+                    0 => self.step(rest),
+                    run => {
+                        self.gap.push_str(rest.get(..run).unwrap_or_default());
+                        run
+                    }
+                },
                 _ => self.step(rest),
             };
             rest = rest.get(read.max(1)..).unwrap_or_default();

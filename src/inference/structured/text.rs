@@ -108,7 +108,8 @@ pub(super) fn is_literal(word: &str) -> bool {
 
 /// Whether a word is a number.
 pub(super) fn is_number(word: &str) -> bool {
-    number(word).is_some()
+    let plain = word.strip_prefix('+').unwrap_or(word);
+    is_numeric(plain) && plain.parse::<f64>().is_ok_and(f64::is_finite)
 }
 
 /// Whether a word only stands for something that was left out.
@@ -128,13 +129,16 @@ fn constant(word: &str) -> Option<Value> {
 /// JSON's own numbers, with a plus or a bare point put right.
 fn number(word: &str) -> Option<Value> {
     let plain = word.strip_prefix('+').unwrap_or(word);
-    let is_numeric =
-        plain.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'-' | b'+' | b'.' | b'e' | b'E'));
-    if !is_numeric || !plain.bytes().any(|byte| byte.is_ascii_digit()) {
+    if !is_numeric(plain) {
         return None;
     }
     if let Ok(value @ Value::Number(_)) = serde_json::from_str(plain) {
         return Some(value);
     }
     plain.parse::<f64>().ok().filter(|value| value.is_finite()).map(Value::from)
+}
+
+fn is_numeric(word: &str) -> bool {
+    word.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'-' | b'+' | b'.' | b'e' | b'E'))
+        && word.bytes().any(|byte| byte.is_ascii_digit())
 }

@@ -34,8 +34,8 @@ fn is_name(word: &str) -> bool {
 
 /// A word that is a value. It counts as a number only where no more of it can follow: `10 apples` is a text.
 pub(super) fn value(word: &str, c: char, object: bool) -> Turn {
-    // Where a comma follows a number, it may belong to it: `10,000` is no JSON, and not 10.
-    if let Some(number) = word.strip_suffix(',').filter(|number| is_number(number.trim())) {
+    // Where a comma follows a number, it may belong to it: `10,000` is no JSON, and not 10. After other words it ends them.
+    if let Some(number) = word.strip_suffix(',') {
         let goes_on = c.is_ascii_digit() && !number.ends_with(char::is_whitespace);
         return if goes_on { Turn::GoesOn } else { Turn::Ends(1) };
     }
