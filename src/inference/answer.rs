@@ -134,11 +134,20 @@ impl Answer {
         }
     }
 
-    fn first(&self) -> Option<&Choice> {
-        self.choices().first()
+    /// The first answer that says something, where several were asked for; else the first one.
+    pub(super) fn first(&self) -> Option<&Choice> {
+        let choices = self.choices();
+        choices.iter().find(|choice| !choice.is_silent()).or_else(|| choices.first())
     }
 
-    /// The text of the first answer; empty if it is only tool calls.
+    /// How many answers said nothing where others did: neither a text nor a tool call. They used up their tokens by
+    /// thinking, or were cut before they began.
+    #[must_use]
+    pub fn silent(&self) -> usize {
+        self.choices().iter().filter(|choice| choice.is_silent()).count()
+    }
+
+    /// The text of the first answer that says something; empty if it is only tool calls.
     #[must_use]
     pub fn text(&self) -> &str {
         self.first().map_or("", Choice::text)
@@ -180,12 +189,12 @@ impl Answer {
     #[must_use]
     pub fn is_complete(&self) -> bool {
         let whole = |choice: &Choice| {
-            choice.finish_reason.as_ref().is_some_and(FinishReason::is_complete) && !choice.is_empty()
+            choice.finish_reason.as_ref().is_some_and(FinishReason::is_complete) && !choice.is_silent()
         };
         !self.is_empty() && self.choices().iter().all(whole)
     }
 
-    /// Whether there is nothing in it: no text and no tool call, no vector, no picture, no document.
+    /// Whether there is nothing in it: no text but white space and no tool call, no vector, no picture, no document.
     ///
     /// ```
     /// use together_inference::inference::Answer;
@@ -196,7 +205,7 @@ impl Answer {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         match &*self.output {
-            Output::Chat(choices) => choices.iter().all(Choice::is_empty),
+            Output::Chat(choices) => choices.iter().all(Choice::is_silent),
             Output::Embedding(vectors) => vectors.is_empty(),
             Output::Image(images) => images.is_empty(),
             Output::Rerank(ranking) => ranking.is_empty(),

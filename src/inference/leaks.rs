@@ -16,6 +16,16 @@ const MARKERS: &[&str] = &[
     "<\u{ff5c}DSML\u{ff5c}",
     "<minimax:tool_call>",
     "<arg_key>",
+    "<|tool\u{2581}call",
+    "<\u{ff5c}tool_call",
+    "<|channel|>commentary to=functions.",
+    "<|start|>assistant to=functions.",
+    "<|action_start|>",
+    "<function_calls>",
+    "<function name=",
+    "<seed:tool_call>",
+    "<longcat_tool_call>",
+    "```tool_code",
 ];
 
 /// The first mark of a tool call in a text, such as `<tool_call>`.
@@ -31,8 +41,8 @@ const MARKERS: &[&str] = &[
 /// ```
 #[must_use]
 pub fn leaked_tool_markup(text: &str) -> Option<&'static str> {
-    // All of them begin in one of two ways: most texts have neither.
-    memchr::memchr2(b'<', b'[', text.as_bytes())?;
+    // All of them begin in one of three ways: most texts have none.
+    memchr::memchr3(b'<', b'[', b'`', text.as_bytes())?;
     let found = MARKERS.iter().filter_map(|marker| Some((memmem::find(text.as_bytes(), marker.as_bytes())?, *marker)));
     found.min().map(|(_, marker)| marker)
 }
@@ -47,7 +57,9 @@ mod tests {
             let text = format!("Let me look. {marker}{{\"name\":\"f\"}} [TOOL_CALLS]");
             assert_eq!(leaked_tool_markup(&text), Some(*marker));
         }
-        for prose in ["", "a < b and [1]", "<b>bold</b> tool_call", "[tool_calls]", "Vec<function>"] {
+        for prose in
+            ["", "a < b and [1]", "<b>bold</b> tool_call", "[tool_calls]", "Vec<function>", "```json", "`tool_code`"]
+        {
             assert_eq!(leaked_tool_markup(prose), None, "{prose}");
         }
     }

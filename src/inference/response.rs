@@ -157,7 +157,8 @@ pub struct Timings {
 }
 
 impl InferenceResponse {
-    /// The text of the first answer; empty if it is only tool calls.
+    /// The text of the first answer that says something; empty if it is only tool calls. Where several were asked for and
+    /// the first said nothing, message, reasoning and finish are those of that answer as well.
     #[must_use]
     pub fn text(&self) -> &str {
         self.answer.text()
@@ -186,13 +187,20 @@ impl InferenceResponse {
     /// ```
     #[must_use]
     pub fn message(&self) -> Option<&Message> {
-        self.answer.choices().first().map(|choice| &choice.message)
+        self.answer.first().map(|choice| &choice.message)
     }
 
-    /// All answers.
+    /// All answers, also those that said nothing.
     #[must_use]
     pub fn choices(&self) -> &[Choice] {
         self.answer.choices()
+    }
+
+    /// How many answers said nothing where others did: neither a text nor a tool call. They used up their tokens by
+    /// thinking, or were cut before they began; [`Choice::is_silent`] tells which.
+    #[must_use]
+    pub fn silent(&self) -> usize {
+        self.answer.silent()
     }
 
     /// The vectors, one a text in the texts' order; none where something else was asked.
@@ -219,8 +227,8 @@ impl InferenceResponse {
         self.answer.tool_calls()
     }
 
-    /// The mark of a tool call that stands in the text instead of being called, if tools were offered: see
-    /// [`leaked_tool_markup`](super::leaked_tool_markup). Nothing of it was executed.
+    /// The mark of a tool call that stands in the text of an answer instead of being called, whether tools were offered or
+    /// not: see [`leaked_tool_markup`](super::leaked_tool_markup). Nothing of it was executed.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread", start_paused = true)]

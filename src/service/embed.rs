@@ -1,7 +1,9 @@
 //! Vectors of texts: what is cached is not asked again, the rest goes together, and one model makes them all.
 //!
 //! Two models' vectors cannot be compared. Requests that name no model therefore all use the service's one embedding
-//! model: the builder's, or the router's first choice when the first request came.
+//! model: the builder's, or the router's first choice when the first request came. Where a request names several, the
+//! one that answers first makes all its vectors, those of the cache included; should it fail later, the next one starts
+//! over. Vectors are cached under the route that made them, and only where the provider says that its model did.
 
 use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc};
 
@@ -22,7 +24,7 @@ use crate::{
         Answer, Attempt, CacheKey, InferenceRequest, InferenceResponse, Input, InvalidRequest, Kind, Output, Source,
     },
     router::{NoRoute, Ranking},
-    types::{Cost, Task, Usage, UsageSource, Usd},
+    types::{Cost, ModelId, RouteId, Task, Usage, UsageSource, Usd},
 };
 
 /// The most texts of one call; more go in several, one after the other.
@@ -40,14 +42,21 @@ impl State {
         }
     }
 
-    /// The ranking with the routes of one embedding model alone: the service's, from the first ranking on.
+    /// The ranking with the routes of one embedding model alone: the service's, from the first call's ranking on. A
+    /// rehearsal decides nothing.
     pub(super) fn one_embedding_model(
         &self,
         request: &InferenceRequest,
         mut ranking: Ranking,
+        rehearsal: bool,
     ) -> Result<Ranking, Error> {
         let Some(best) = ranking.candidates.first().filter(|_| leaves_model_open(request)) else { return Ok(ranking) };
-        let model = self.embedding_model.get_or_init(|| best.route.model().clone());
+        let best = best.route.model().clone();
+        let model = if rehearsal {
+            self.embedding_model.get().unwrap_or(&best)
+        } else {
+            self.embedding_model.get_or_init(|| best.clone())
+        };
         ranking.candidates = ranking.candidates.iter().filter(|one| one.route.model() == model).cloned().collect();
         if ranking.candidates.is_empty() {
             let reason = format!("the service's embedding model {model} cannot serve this request; name another one");
@@ -56,31 +65,35 @@ impl State {
         Ok(ranking)
     }
 
-    /// One answer for all texts. Each part that had to be asked for is kept as soon as it is there.
+    /// One answer for all texts, by one model. Each part that had to be asked for is kept as soon as it is there.
     pub(super) async fn embedded(self: &Arc<Self>, plan: Plan) -> Result<InferenceResponse, Error> {
         let Input::Embedding(input) = plan.request.input() else {
             return Err(Error::new(ErrorKind::Policy, "not a request for vectors"));
         };
         check_lengths(&plan, input)?;
         let bypass = plan.request.cacheable().err();
-        let mut texts = Texts::new(&plan, input, plan_host(self, &plan));
+        let mut texts = Texts::new(input);
         if bypass.is_none() {
-            texts.fill(self.look_up_many(&texts.keys, plan.deadline).await);
+            let keys = keys(&plan, input, self.host(plan.asked()), plan.asked());
+            texts.fill(self.look_up_many(&keys, plan.deadline).await, plan.asked().model());
         }
-        let missing = texts.missing();
         let mut asked = Asked::default();
-        for part in missing.chunks(MAX_TEXTS) {
-            let request = plan.request.with_texts(part.iter().filter_map(|at| input.texts.get(*at)).cloned().collect());
-            let part_plan = plan.part(request, asked.attempted());
-            let done = match Box::pin(self.answer(&part_plan)).await {
-                Ok(done) => done,
-                Err(error) => return Err(asked.failed(&error)),
-            };
-            texts.take(part, done.answer.vectors());
-            if bypass.is_none() {
-                self.keep_many(texts.entries(part)).await;
+        let mut ranking = plan.ranking.clone();
+        while let Err(turn) = self.ask_for_missing(&plan, &ranking, input, &mut texts, &mut asked).await {
+            asked.start_over();
+            match turn {
+                Turn::Failed(error) => match without_model(&ranking, &texts, &error) {
+                    Some(rest) => {
+                        asked.attempts.extend_from_slice(error.attempts());
+                        ranking = rest;
+                    }
+                    None => return Err(asked.failed(&error)),
+                },
+                // Once the cache is out of it, a provider that answers by turns with two models is of no use.
+                Turn::OtherModel if texts.cached.contains(&true) => {}
+                Turn::OtherModel => return Err(asked.failed(&two_models(&plan))),
             }
-            asked.push(done);
+            texts.clear();
         }
         let source = match (bypass, asked.is_empty()) {
             (Some(bypass), _) => Source::Upstream(bypass),
@@ -96,6 +109,41 @@ impl State {
         let mut reply = plan.respond(&done, source);
         reply.saved = saved.unwrap_or(Cost::Known(Usd::ZERO));
         Ok(reply)
+    }
+
+    /// Asks for the texts that have no vector yet: of the model that the others are of, if there are some.
+    async fn ask_for_missing(
+        self: &Arc<Self>,
+        plan: &Plan,
+        ranking: &Ranking,
+        input: &EmbeddingInput,
+        texts: &mut Texts,
+        asked: &mut Asked,
+    ) -> Result<(), Turn> {
+        for part in texts.missing().chunks(MAX_TEXTS) {
+            let request = plan.request.with_texts(part.iter().filter_map(|at| input.texts.get(*at)).cloned().collect());
+            let ranking = of_model(ranking, texts.model.as_ref().map(|model| &model.asked));
+            let part_plan = plan.part(request, ranking, asked.attempted());
+            let done = Box::pin(self.answer(&part_plan)).await.map_err(Turn::Failed)?;
+            let (route, answer) = (done.route.clone(), Arc::clone(&done.answer));
+            asked.push(done);
+            let model = Model { asked: route.model().clone(), served: answer.served.clone() };
+            if texts.model.as_ref().is_some_and(|other| *other != model) {
+                return Err(Turn::OtherModel);
+            }
+            // Under the name of another model nobody may find them.
+            let keeps = plan.request.cacheable().is_ok() && model.asked == model.served;
+            texts.take(part, answer.vectors(), model);
+            if keeps {
+                let keys = keys(plan, input, self.host(&route), &route);
+                self.keep_many(texts.entries(part, &keys)).await;
+            }
+        }
+        Ok(())
+    }
+
+    fn host(&self, route: &RouteId) -> &str {
+        self.client(route).map_or("", TogetherClient::base)
     }
 
     /// What the cached texts would have cost; `None` if none was.
@@ -150,8 +198,46 @@ fn leaves_model_open(request: &InferenceRequest) -> bool {
     request.task_of() == Task::Embedding && request.selection().is_any()
 }
 
-fn plan_host<'a>(state: &'a State, plan: &Plan) -> &'a str {
-    state.client(plan.asked()).map_or("", TogetherClient::base)
+/// What the vectors are cached under that this route makes.
+fn keys(plan: &Plan, input: &EmbeddingInput, host: &str, route: &RouteId) -> Vec<CacheKey> {
+    let tenant = plan.request.tenant_of();
+    input.texts.iter().map(|text| CacheKey::embedding(text, &input.extra, tenant, (route, host))).collect()
+}
+
+/// The candidates of one model alone.
+fn of_model(ranking: &Ranking, model: Option<&ModelId>) -> Ranking {
+    let Some(model) = model else { return ranking.clone() };
+    let candidates: Vec<_> = ranking.candidates.iter().filter(|one| one.route.model() == model).cloned().collect();
+    Ranking::new(candidates, Arc::clone(&ranking.decision))
+}
+
+/// The candidates of the other models, where the one that all parts were to be of failed in a way that another may not.
+fn without_model(ranking: &Ranking, texts: &Texts, error: &Error) -> Option<Ranking> {
+    let model = &texts.model.as_ref()?.asked;
+    if !error.is_retryable() && error.kind() != ErrorKind::NoRoute || error.kind() == ErrorKind::DeadlineExceeded {
+        return None;
+    }
+    let rest: Vec<_> = ranking.candidates.iter().filter(|one| one.route.model() != model).cloned().collect();
+    (!rest.is_empty()).then(|| Ranking::new(rest, Arc::clone(&ranking.decision)))
+}
+
+fn two_models(plan: &Plan) -> Error {
+    let message = format!("{} was answered by several models, whose vectors cannot be compared", plan.asked());
+    Error::new(ErrorKind::Upstream, message)
+}
+
+/// Why not all texts have a vector.
+enum Turn {
+    Failed(Error),
+    /// A part was answered by another model than those before it.
+    OtherModel,
+}
+
+/// A model by our name and by the provider's.
+#[derive(Debug, PartialEq)]
+struct Model {
+    asked: ModelId,
+    served: ModelId,
 }
 
 /// Refuses a text that cannot fit, by its number: the provider's own refusal does not say which.
@@ -171,30 +257,39 @@ fn check_lengths(plan: &Plan, input: &EmbeddingInput) -> Result<(), Error> {
 
 /// The texts of a call with what is known of each.
 struct Texts {
-    keys: Vec<CacheKey>,
     vectors: Vec<Option<Vector>>,
     cached: Vec<bool>,
     /// For each text, the first one that says the same.
     first: Vec<usize>,
+    /// What all vectors so far are of.
+    model: Option<Model>,
 }
 
 impl Texts {
-    fn new(plan: &Plan, input: &EmbeddingInput, host: &str) -> Self {
-        let (tenant, place) = (plan.request.tenant_of(), (plan.asked(), host));
-        let key = |text: &String| CacheKey::embedding(text, &input.extra, tenant, place);
+    fn new(input: &EmbeddingInput) -> Self {
         let mut seen = HashMap::with_capacity(input.texts.len());
         let first = input.texts.iter().enumerate().map(|(at, text)| *seen.entry(text.as_str()).or_insert(at));
         let first = first.collect();
-        let (keys, count) = (input.texts.iter().map(key).collect(), input.texts.len());
-        Self { keys, vectors: vec![None; count], cached: vec![false; count], first }
+        let count = input.texts.len();
+        Self { vectors: vec![None; count], cached: vec![false; count], first, model: None }
     }
 
-    /// Takes what the cache had. A layer that answers fewer has nothing of the rest.
-    fn fill(&mut self, found: Vec<Option<Vector>>) {
+    /// Takes what the cache had of this model. A layer that answers fewer has nothing of the rest.
+    fn fill(&mut self, found: Vec<Option<Vector>>, model: &ModelId) {
         for ((vector, cached), found) in self.vectors.iter_mut().zip(&mut self.cached).zip(found) {
             *cached = found.is_some();
             *vector = found;
         }
+        // Nothing is cached that another model answered.
+        let cached = self.cached.contains(&true);
+        self.model = cached.then(|| Model { asked: model.clone(), served: model.clone() });
+    }
+
+    /// Forgets all vectors: another model is to make them.
+    fn clear(&mut self) {
+        self.vectors.fill(None);
+        self.cached.fill(false);
+        self.model = None;
     }
 
     /// The texts to ask for, each once.
@@ -203,7 +298,8 @@ impl Texts {
         texts.filter(|(at, (vector, first))| vector.is_none() && at == *first).map(|(at, _)| at).collect()
     }
 
-    fn take(&mut self, part: &[usize], vectors: &[Vector]) {
+    fn take(&mut self, part: &[usize], vectors: &[Vector], model: Model) {
+        self.model = Some(model);
         for (at, vector) in part.iter().zip(vectors) {
             if let Some(place) = self.vectors.get_mut(*at) {
                 *place = Some(Arc::clone(vector));
@@ -211,10 +307,10 @@ impl Texts {
         }
     }
 
-    fn entries(&self, part: &[usize]) -> Vec<(CacheKey, CacheEntry)> {
+    fn entries(&self, part: &[usize], keys: &[CacheKey]) -> Vec<(CacheKey, CacheEntry)> {
         let entry = |at: &usize| {
             let vector = self.vectors.get(*at)?.clone()?;
-            Some((*self.keys.get(*at)?, CacheEntry::new(CacheValue::Embedding(vector), Kind::Embedding.ttl())))
+            Some((*keys.get(*at)?, CacheEntry::new(CacheValue::Embedding(vector), Kind::Embedding.ttl())))
         };
         part.iter().filter_map(entry).collect()
     }
@@ -232,6 +328,8 @@ impl Texts {
 struct Asked {
     parts: Vec<Done>,
     attempts: Vec<Attempt>,
+    /// Parts that were asked for, also those of a model that failed later.
+    count: usize,
 }
 
 impl Asked {
@@ -241,12 +339,20 @@ impl Asked {
 
     fn attempted(&self) -> u16 {
         // An admission that was passed over takes a number as well: three a part and one for each candidate.
-        u16::try_from(self.parts.len() * 16).unwrap_or(u16::MAX)
+        u16::try_from(self.count * 16).unwrap_or(u16::MAX)
     }
 
     fn push(&mut self, done: Done) {
         self.attempts.extend_from_slice(&done.attempts);
         self.parts.push(done);
+        self.count += 1;
+    }
+
+    /// What was brought is of no use, and was paid for all the same.
+    fn start_over(&mut self) {
+        self.parts.clear();
+        // The part that failed took numbers too.
+        self.count += 1;
     }
 
     /// The error of a part, with what the parts before it cost.

@@ -70,7 +70,7 @@ impl State {
             Some(Err(_)) => return Err(Error::new(ErrorKind::Policy, "the router panicked")),
             None => return Err(Error::new(ErrorKind::DeadlineExceeded, "the router did not answer in time")),
         };
-        let ranking = self.one_embedding_model(&request, self.reachable(ranking)?)?;
+        let ranking = self.one_embedding_model(&request, self.reachable(ranking)?, rehearsal)?;
         let (id, default_max_tokens) = (RequestId::new(self.rng.next_u128() >> 16), self.default_max_tokens);
         let attempted = 0;
         Ok(Plan {
@@ -133,10 +133,10 @@ impl Plan {
         Self { request: Arc::clone(&self.request), ranking: self.ranking.clone(), deadline, ..*self }
     }
 
-    /// A part of the call: the same ranking and deadline for some of what is asked.
-    pub(super) fn part(&self, request: InferenceRequest, attempted: u16) -> Self {
+    /// A part of the call: the same deadline for some of what is asked.
+    pub(super) fn part(&self, request: InferenceRequest, ranking: Ranking, attempted: u16) -> Self {
         let prompt_tokens_at_most = request.prompt_tokens_at_most();
-        let (request, ranking) = (Arc::new(request), self.ranking.clone());
+        let request = Arc::new(request);
         Self { request, ranking, prompt_tokens_at_most, attempted, ..*self }
     }
 
@@ -205,8 +205,7 @@ impl Plan {
         let zero = Cost::Known(Usd::ZERO);
         let (cost, saved) = if source.is_upstream() { (done.cost, zero) } else { (zero, done.worth) };
         let attempts = if source.is_upstream() { Arc::clone(&done.attempts) } else { no_attempts() };
-        let offers_tools = self.request.as_chat().is_some_and(|input| !input.tools.is_empty());
-        let leaked = if offers_tools { leaked_tool_markup(done.answer.text()) } else { None };
+        let leaked = done.answer.choices().iter().find_map(|choice| leaked_tool_markup(choice.text()));
         if let Some(marker) = leaked {
             tracing::warn!(model = %done.answer.served, marker, "a tool call stands in the text; it is not executed");
         }

@@ -18,6 +18,7 @@ use crate::inference::{InferenceRequest, Parsed, Partial, parse_value, start_of}
 pub struct TypedStream<T> {
     stream: InferenceStream,
     partial: Partial<T>,
+    failed: bool,
     request: InferenceRequest,
     start: crate::inference::Start,
 }
@@ -76,7 +77,7 @@ impl InferenceService {
         let (request, schema) = request_for::<T>(request.into());
         let start = start_of(&schema.schema);
         let stream = self.stream(&request).await?;
-        Ok(TypedStream { stream, partial: Partial::starting(start), request, start })
+        Ok(TypedStream { stream, partial: Partial::starting(start), failed: false, request, start })
     }
 }
 
@@ -84,16 +85,23 @@ impl<T> TypedStream<T> {
     /// Waits for the next piece and shows what is complete; `None` at the end of a whole answer. Pieces that add nothing
     /// to the document, such as reasoning, show the same again.
     ///
+    /// A document that comes after prose may be a draft within reasoning: it shows once, when the answer is whole.
+    ///
     /// # Cancellation
     ///
     /// Dropping the future loses no piece.
     pub async fn next(&mut self) -> Option<Result<&Partial<T>, Error>> {
-        match self.stream.next().await? {
-            Ok(delta) => {
+        match self.stream.next().await {
+            Some(Ok(delta)) => {
                 self.partial.push(delta.text());
                 Some(Ok(&self.partial))
             }
-            Err(error) => Some(Err(error)),
+            Some(Err(error)) => {
+                self.failed = true;
+                Some(Err(error))
+            }
+            None if self.failed => None,
+            None => self.partial.end().then_some(Ok(&self.partial)),
         }
     }
 
@@ -118,24 +126,16 @@ impl<T: JsonSchema + DeserializeOwned> TypedStream<T> {
     /// The stream's first error; [`InvalidOutput`](super::ErrorKind::InvalidOutput), which keeps the text, when the
     /// answer is not of the type or was cut at `max_tokens`.
     pub async fn finish(self) -> Result<Typed<T>, Error> {
-        let Self { stream, mut partial, request, start } = self;
-        let mut stream = stream;
+        let Self { mut stream, request, start, .. } = self;
         while let Some(delta) = stream.next().await {
-            partial.push(delta?.text());
+            delta?;
         }
         let reply = stream.finish().await?;
-        // The text itself where it is valid JSON; else exactly what was shown as complete.
+        // As the plain call reads it: one machine reads both, so that nothing of it differs from what was shown.
         match parse_value(reply.text(), start) {
-            Ok(Parsed { value, mended: false }) => return Ok(Typed::once(value, reply, false)),
-            _ if was_cut(&reply) => return Err(cut_short(&request, &reply)),
-            Err(error) if partial.is_whole() => return Err(not_of_type::<T>(&reply, Some(&error), "answered with")),
-            _ => {}
-        }
-        let shown = partial.finish().map(|(value, _)| T::deserialize(value));
-        match shown {
-            Some(Ok(value)) => Ok(Typed::once(value, reply, true)),
-            Some(Err(error)) => Err(not_of_type::<T>(&reply, Some(&error), "answered with")),
-            None => Err(not_of_type::<T>(&reply, None, "answered with")),
+            Ok(Parsed { value, mended }) if !(mended && was_cut(&reply)) => Ok(Typed::once(value, reply, mended)),
+            _ if was_cut(&reply) => Err(cut_short(&request, &reply)),
+            outcome => Err(not_of_type::<T>(&reply, outcome.err().as_ref(), "answered with")),
         }
     }
 }

@@ -174,6 +174,68 @@ async fn vectors_fall_back_to_the_same_model_elsewhere_and_to_no_other() {
     assert_eq!(second.calls_to("acme/embed") + first.calls_to("acme/embed"), 0);
 }
 
+/// A service with two embedding models, and its simulator.
+fn two_models() -> (Together, InferenceService) {
+    let together = Together::new();
+    together.add_model(SimModel::of_kind("acme/embed", "embedding"));
+    let router = CatalogRouter::builtin().with(ModelRoute::new("together", "acme/embed").task(Task::Embedding));
+    let service = InferenceService::builder(together.client()).router(router).build().unwrap();
+    (together, service)
+}
+
+/// Scenario: a fallback answers for a model that is overloaded; then that model is back.
+/// Expected: nobody gets the fallback's vector as the model's, neither from the cache nor beside fresh ones.
+#[tokio::test(start_paused = true)]
+async fn a_vector_is_cached_under_the_model_that_made_it() {
+    let (together, service) = two_models();
+    let either = |texts: &[&str]| InferenceRequest::embedding(texts.iter().copied()).models([E5, "acme/embed"]);
+    let pinned = |texts: &[&str]| InferenceRequest::embedding(texts.iter().copied()).model(E5);
+    together.overload(E5);
+    let fallback = service.embed(either(&["sky"])).await.unwrap();
+    assert_eq!(fallback.model(), &"acme/embed");
+    together.restore(E5);
+    let cached = service.embed(pinned(&["sky", "sea"])).await.unwrap();
+    let fresh = service.embed(pinned(&["sky", "sea"]).allow_cached(false)).await.unwrap();
+    assert_eq!((cached.model().as_str(), cached.vectors()), (E5, fresh.vectors()));
+    let inputs = || together.requests().iter().rev().map(|one| one.body["input"].clone()).collect::<Vec<_>>();
+    assert_eq!(inputs()[1], serde_json::json!(["sky", "sea"]), "what the fallback said is not what the model says");
+    let of_acme = service.embed(InferenceRequest::embedding(["sky"]).model("acme/embed")).await.unwrap();
+    assert_eq!((of_acme.source, of_acme.vectors()), (Source::Cache, fallback.vectors()));
+    // What is cached of the one is not put beside what the other makes.
+    together.overload(E5);
+    let mixed = service.embed(either(&["sky", "sun"])).await.unwrap();
+    assert_eq!((mixed.model().as_str(), &mixed.vectors()[0]), ("acme/embed", &fallback.vectors()[0]));
+    assert_eq!(inputs()[0], serde_json::json!(["sky", "sun"]));
+}
+
+/// Scenario: 600 texts in three parts; the first model fails at the second part.
+/// Expected: the other model makes all vectors; what the first one's cost stays on the bill.
+#[tokio::test(start_paused = true)]
+async fn one_model_makes_all_parts_of_a_call() {
+    let (together, service) = two_models();
+    together.on("text number 300").model(E5).fail(503);
+    let ask = || InferenceRequest::embedding(texts(0..600)).models([E5, "acme/embed"]);
+    let reply = service.embed(ask()).await.unwrap();
+    assert_eq!((reply.model().as_str(), reply.vectors().len()), ("acme/embed", 600));
+    let alone = InferenceRequest::embedding(texts(0..600)).model("acme/embed").allow_cached(false);
+    assert_eq!(service.embed(alone).await.unwrap().vectors(), reply.vectors());
+    let answered =
+        |model: &str| reply.attempts.iter().filter(|one| one.error.is_none() && *one.route.model() == model).count();
+    assert_eq!((answered(E5), answered("acme/embed")), (1, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn explaining_a_request_for_vectors_fixes_no_model() {
+    let (together, local) = (Together::new(), Together::new());
+    local.add_model(SimModel::of_kind("acme/embed", "embedding"));
+    let router = CatalogRouter::builtin().with(ModelRoute::new("local", "acme/embed").task(Task::Embedding));
+    let service = InferenceService::builder(together.client()).upstream("local", local.client()).router(router);
+    let service = service.build().unwrap();
+    service.explain(&InferenceRequest::embedding(["a"]).upstream("together")).await.unwrap();
+    let reply = service.embed(InferenceRequest::embedding(["b"]).upstream("local")).await.unwrap();
+    assert_eq!(reply.model(), &"acme/embed");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_text_that_cannot_fit_is_named_before_anything_is_sent() {
     let world = world();

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::{
     doubles::SlowCache,
-    world::{LARGE, World, ms, muse, route, secs},
+    world::{LARGE, World, in_turn, ms, muse, route, secs},
 };
 
 #[derive(Debug, PartialEq, Deserialize, JsonSchema)]
@@ -211,6 +211,45 @@ async fn a_typed_stream_of_something_else_is_an_error_that_keeps_the_text_and_dr
     assert_eq!(world.at_rest().await.len(), 2);
 }
 
+/// Scenario: answers with drafts in their reasoning, doubled keys, broken texts and leaked tool calls.
+/// Expected: what the stream ends with is what the plain call gives; no name shows that is not in the value.
+#[tokio::test(start_paused = true)]
+async fn a_typed_stream_gives_what_the_plain_call_gives() {
+    let world = World::new();
+    world.sim.on("not valid for the schema").reply("No.");
+    let found = |inhabitants| Some(("Lima".to_owned(), inhabitants));
+    for (number, (text, value)) in [
+        (r#"Maybe {"name":"X","inhabitants":1}? No.</think>{"name":"Lima","inhabitants":2}"#, found(2)),
+        (
+            r#"<|channel|>analysis<|message|>{"name":"X","inhabitants":1}<|end|><|start|>assistant<|channel|>final<|message|>{"name":"Lima","inhabitants":3}"#,
+            found(3),
+        ),
+        (r#"{"name":"Lima","inhabitants":4,"name":"X"}"#, found(4)),
+        (r#"{"name":"Lima","inhabitants":5,}"#, found(5)),
+        (r#"{"name":"Lima","inhabitants":6, {"name":"X","inhabitants":7}"#, None),
+        (r#"<tool_call>{"name":"weather","inhabitants":5}</tool_call>"#, None),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        world.sim.on(format!("question {number}.")).reply(text);
+        let ask = || muse(format!("question {number}.")).model(LARGE);
+        let mut stream = world.service.stream_as::<City>(ask()).await.unwrap();
+        let mut seen: Option<String> = None;
+        while let Some(partial) = stream.next().await {
+            let name = partial.unwrap().get::<String>("/name");
+            assert!(seen.is_none() || name == seen, "{text}: {seen:?} then {name:?}");
+            seen = name;
+        }
+        let streamed = stream.finish().await.map(|typed| (typed.value.name, typed.value.inhabitants));
+        assert_eq!(streamed.ok(), value, "{text}");
+        let plain = city(&world, ask()).await.map(|typed| (typed.value.name, typed.value.inhabitants));
+        assert_eq!(plain.ok(), value, "{text}");
+        assert!(value.is_none() || seen.as_deref() == Some("Lima"), "{text}: {seen:?}");
+    }
+    world.at_rest().await;
+}
+
 /// Scenario: the only model is known not to take a schema.
 /// Expected: no route; asked for by prompt, it gets the schema in its instructions and its answer is read all the same.
 #[tokio::test(start_paused = true)]
@@ -231,7 +270,7 @@ async fn a_model_without_schemas_is_left_out_or_prompted() {
 }
 
 /// Scenario: a thousand answers that hold tool calls in their text, offered tools or not.
-/// Expected: reported where tools were offered; never a call.
+/// Expected: reported; never a call.
 #[tokio::test(start_paused = true)]
 async fn a_tool_call_in_a_text_is_reported_and_never_a_call() {
     let world = World::new();
@@ -245,7 +284,11 @@ async fn a_tool_call_in_a_text_is_reported_and_never_a_call() {
         let request = if round % 2 == 0 { muse(question).tool(tool()) } else { muse(question) };
         let reply = world.service.complete(request).await.unwrap();
         assert!(reply.tool_calls().is_empty(), "{round}");
-        assert_eq!(reply.leaked_tool_markup().is_some(), round % 2 == 0, "{round}");
+        assert!(reply.leaked_tool_markup().is_some(), "{round}");
     }
+    // Also in an answer that is not the first one.
+    world.sim.on("twice?").reply_with(in_turn(&["A plain answer.", "<tool_call>{}</tool_call>"]));
+    let reply = world.service.complete(muse("twice?").n(2)).await.unwrap();
+    assert_eq!((reply.text(), reply.leaked_tool_markup()), ("A plain answer.", Some("<tool_call>")));
     world.at_rest().await;
 }

@@ -3,7 +3,10 @@
 use std::{
     future::{Future, poll_fn},
     pin::pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::Poll,
     time::Duration,
 };
@@ -42,6 +45,12 @@ pub(crate) fn ask(question: impl Into<String>) -> InferenceRequest {
 /// One whose answer may not.
 pub(crate) fn muse(question: impl Into<String>) -> InferenceRequest {
     InferenceRequest::chat(question.into())
+}
+
+/// Answers with these texts by turns: where several answers are asked for, each is another one.
+pub(crate) fn in_turn(texts: &'static [&'static str]) -> impl Fn(&serde_json::Value) -> String + Send + Sync {
+    let turn = AtomicUsize::new(0);
+    move |_| texts[turn.fetch_add(1, Ordering::Relaxed) % texts.len()].to_owned()
 }
 
 #[expect(clippy::disallowed_methods, reason = "tests await or abort their tasks")]

@@ -87,11 +87,20 @@ impl Choice {
         }
     }
 
-    /// Whether there is anything in it: text, a tool call, or a part of a known kind. Reasoning alone is no answer.
-    pub(crate) fn is_empty(&self) -> bool {
+    /// Whether nothing was said: no tool call, no part of a known kind, and no text but white space. Reasoning alone is no
+    /// answer.
+    ///
+    /// ```
+    /// use together_inference::inference::Answer;
+    ///
+    /// assert!(Answer::chat(" \n", "m").choices()[0].is_silent());
+    /// assert!(!Answer::chat("5 days", "m").choices()[0].is_silent());
+    /// ```
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
         let is_media = |part: &Part| !matches!(part, Part::Text(_) | Part::Other(_));
         let media = matches!(&self.message.content, Some(Content::Parts(parts)) if parts.iter().any(is_media));
-        self.text().is_empty() && self.message.tool_calls.is_empty() && !media
+        self.text().trim().is_empty() && self.message.tool_calls.is_empty() && !media
     }
 
     pub(in crate::client) fn broke_off(&self) -> bool {

@@ -1,9 +1,14 @@
 //! Typed answers of models that may or may not keep to a schema.
 
+mod ahead;
+mod before;
+#[cfg(feature = "schema")]
+mod doubled;
 mod partial;
 mod repair;
 mod scan;
 mod text;
+mod word;
 
 #[cfg(test)]
 mod tests;

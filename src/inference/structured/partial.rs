@@ -5,12 +5,18 @@ use std::{borrow::Cow, fmt, marker::PhantomData};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+#[cfg(test)]
+use super::scan::Finished;
 use super::scan::{Frame, Scanner, Start};
 
 /// A `T` under way: what of it is complete so far.
 ///
 /// It never is a `T`: fields may be missing. A value that is complete stays as it is until the end; a number or word
-/// counts as complete only when something follows it. Values are named by JSON pointers: `/items/0/name`.
+/// counts as complete only when something follows it that may follow one. Where the text goes on in a way that nobody can
+/// read, what was complete stays and nothing more comes. Values are named by JSON pointers: `/items/0/name`.
+///
+/// A document that begins the text, or a Markdown fence at its beginning, shows at once. One that comes after prose may be
+/// a draft within reasoning: it shows when the text is over, by [`end`](Self::end).
 ///
 /// ```
 /// use together_inference::inference::Partial;
@@ -57,6 +63,23 @@ impl<T> Partial<T> {
     /// Reads more of the text.
     pub fn push(&mut self, text: &str) {
         self.scanner.push(text);
+    }
+
+    /// Says that the text is over, so that a document which came after prose shows; whether one does that did not before.
+    ///
+    /// ```
+    /// use together_inference::inference::Partial;
+    ///
+    /// let mut partial = Partial::<()>::new();
+    /// partial.push(r#"Perhaps {"a": 1}? No.</think> It is {"a": 2}."#);
+    /// assert_eq!(partial.get::<u8>("/a"), None);
+    /// assert!(partial.end());
+    /// assert_eq!(partial.get::<u8>("/a"), Some(2));
+    /// ```
+    pub fn end(&mut self) -> bool {
+        let shown = self.scanner.shows();
+        self.scanner.end();
+        !shown && (self.is_whole() || !self.scanner.frames().is_empty())
     }
 
     /// Whether the document is closed.
@@ -107,8 +130,12 @@ impl<T> Partial<T> {
         let mut pointer = String::new();
         for frame in self.scanner.frames() {
             match frame {
-                Frame::Object { key, .. } => {
+                Frame::Object { map, key } => {
                     let key = key.as_deref().unwrap_or_default();
+                    // The first value of a key stays.
+                    if map.contains_key(key) {
+                        return None;
+                    }
                     pointer.push('/');
                     pointer.push_str(&key.replace('~', "~0").replace('/', "~1"));
                 }
@@ -135,8 +162,11 @@ impl<T> Partial<T> {
         if let Some(root) = self.scanner.root() {
             return Some(root.clone());
         }
+        let frames = self.scanner.frames();
+        // With nothing in it yet it may turn out to be prose.
+        let frames = if frames.iter().all(Frame::is_empty) { frames.get(..1)? } else { frames };
         let mut inner = None;
-        for frame in self.scanner.frames().iter().rev() {
+        for frame in frames.iter().rev() {
             inner = Some(match frame {
                 Frame::Object { map, key } => {
                     let mut map = map.clone();
@@ -151,9 +181,9 @@ impl<T> Partial<T> {
         inner
     }
 
-    /// Ends the text: the document, with what was open closed, and whether something was.
-    #[cfg(any(test, feature = "schema"))]
-    pub(crate) fn finish(self) -> Option<(Value, bool)> {
+    /// Ends the text: the document, with what was open closed.
+    #[cfg(test)]
+    pub(super) fn finish(self) -> Option<Finished> {
         self.scanner.finish()
     }
 }

@@ -1,8 +1,13 @@
 //! Mending the JSON of a whole answer.
 
-use serde_json::Value;
+#[cfg(feature = "schema")]
+use serde::de::{Error as _, IgnoredAny};
+#[cfg(feature = "schema")]
+use serde_json::Error;
 
-use super::scan::{Scanner, Start};
+#[cfg(feature = "schema")]
+use super::doubled::has_doubled_keys;
+use super::scan::{Finished, Scanner, Start};
 
 /// JSON that was mended.
 ///
@@ -19,13 +24,15 @@ use super::scan::{Scanner, Start};
 pub struct Repaired {
     /// Valid JSON.
     pub json: String,
-    /// Whether the text ended inside of the document: what was open is closed, and something may be missing.
+    /// Whether the text ended inside of the document, or went on in a way that could not be read: what was open is
+    /// closed, and something may be missing.
     pub cut: bool,
 }
 
 /// The first JSON object or array in a text, mended where it is broken; `None` where there is none.
 ///
-/// Text, reasoning (`<think>…</think>`) and Markdown fences around it are left out; trailing and missing commas,
+/// Text, reasoning (`<think>…</think>`, channels of Harmony), marked tool calls and Markdown fences around it are left
+/// out; trailing and missing commas,
 /// comments, single or missing quotes, line breaks and quotes inside of texts, `True`, `False` and `None` are put right;
 /// what is open at the end is closed. Of two values of one key the first stays. It reads each byte once.
 ///
@@ -39,20 +46,14 @@ pub struct Repaired {
 /// ```
 #[must_use]
 pub fn repair_json(text: &str) -> Option<Repaired> {
-    let (value, cut) = mend(text, Start::Any)?;
+    let Finished { value, cut, .. } = mend(text, Start::Any)?;
     Some(Repaired { json: value.to_string(), cut })
 }
 
-fn mend(text: &str, start: Start) -> Option<(Value, bool)> {
+fn mend(text: &str, start: Start) -> Option<Finished> {
     let mut scanner = Scanner::new(start);
-    scanner.push(answer_of(text));
+    scanner.push(text);
     scanner.finish()
-}
-
-/// What comes after the reasoning, if there is a document in it: some models write the closing tag alone.
-fn answer_of(text: &str) -> &str {
-    let after = text.rfind("</think>").and_then(|at| text.get(at..));
-    after.filter(|after| after.contains(['{', '['])).unwrap_or(text)
 }
 
 /// A value that was read out of a model's text.
@@ -64,27 +65,32 @@ pub(crate) struct Parsed<T> {
 }
 
 /// Reads a value out of a model's text: the text itself, without the fence that some models put around it; else what
-/// can be mended of it.
+/// can be mended of it. Where that breaks off, so that nobody can know what was meant, it is no value.
 ///
 /// # Errors
 ///
 /// The error of the text as JSON of the type.
 #[cfg(feature = "schema")]
-pub(crate) fn parse_value<T: serde::de::DeserializeOwned>(
-    text: &str,
-    start: Start,
-) -> Result<Parsed<T>, serde_json::Error> {
-    let error = match serde_json::from_str(unfenced(text)) {
-        Ok(value) => return Ok(Parsed { value, mended: false }),
+pub(crate) fn parse_value<T: serde::de::DeserializeOwned>(text: &str, start: Start) -> Result<Parsed<T>, Error> {
+    let plain = unfenced(text);
+    let error = match serde_json::from_str(plain) {
+        Ok(value) if !has_doubled_keys(plain) => return Ok(Parsed { value, mended: false }),
+        // `serde_json` takes the last value of a key, a stream has shown the first.
+        Ok(_) => Error::custom("a key stands twice"),
+        // A value of the wrong type is no broken JSON.
+        Err(error) if error.is_data() && serde_json::from_str::<IgnoredAny>(plain).is_ok() => {
+            if !has_doubled_keys(plain) {
+                return Err(error);
+            }
+            error
+        }
         Err(error) => error,
     };
-    // A value of the wrong type is no broken JSON.
-    if error.is_data() && serde_json::from_str::<serde::de::IgnoredAny>(unfenced(text)).is_ok() {
-        return Err(error);
-    }
     match mend(text, start) {
-        Some((value, _)) => T::deserialize(value).map(|value| Parsed { value, mended: true }),
-        None => Err(error),
+        Some(Finished { value, broken: false, .. }) => {
+            T::deserialize(value).map(|value| Parsed { value, mended: true })
+        }
+        _ => Err(error),
     }
 }
 

@@ -7,7 +7,7 @@ use proptest::{
 };
 use serde_json::{Map, Value, json};
 
-use super::{Partial, repair_json};
+use super::{Partial, repair_json, scan::Start};
 
 fn repaired(text: &str) -> Option<Value> {
     repair_json(text).map(|repaired| serde_json::from_str(&repaired.json).unwrap())
@@ -39,6 +39,28 @@ fn what_models_get_wrong_is_put_right() {
         ("{\"a\": \"\\u00e9\\ud83e\\udd80\\ud83e \\x\"}", json!({"a": "é🦀\u{fffd} \\x"})),
         ("[+1, .5, 007]", json!([1, 0.5, 7.0])),
         ("{\"a\":1,\"a\":2}", json!({"a": 1})),
+        ("{\"ok\": true // yes\n, \"b\": 1}", json!({"ok": true, "b": 1})),
+        ("{\"a\": 1/* x */, \"b\": false # no\n}", json!({"a": 1, "b": false})),
+        ("{\"a\": \"x\" // note\n, \"b\": 1}", json!({"a": "x", "b": 1})),
+        ("{\"url\": http://x//y, \"b\": 1}", json!({"url": "http://x//y", "b": 1})),
+        ("{\"html\": \"a </think> [b]\", \"n\": [1,],}", json!({"html": "a </think> [b]", "n": [1]})),
+        ("{'a': 'x' 'b': 'y'}", json!({"a": "x", "b": "y"})),
+        ("{\"a\": \"x\"\n b: 1}", json!({"a": "x", "b": 1})),
+        ("{\"a\": \"\"\"say \"x\"\"\"\"}", json!({"a": "say \"x"})),
+        ("{\"a\": \"\"\"x\"\"\", \"b\": \"\"}", json!({"a": "x", "b": ""})),
+        ("{artist: Nan Goldin, to: infinity and beyond}", json!({"artist": "Nan Goldin", "to": "infinity and beyond"})),
+        ("{qty: 10 apples, sum: 10,000}", json!({"qty": "10 apples", "sum": "10,000"})),
+        ("{\"quote\": \"He said \"yes\", and left\", \"n\": 1}", json!({"quote": "He said \"yes\", and left", "n": 1})),
+        ("{\"tpl\": {\"x\": \"use {\"y\"} here\"}, \"n\": 1}", json!({"tpl": {"x": "use {\"y\"} here"}, "n": 1})),
+        ("[\"He said \"yes\", not now\", true]", json!(["He said \"yes\", not now", true])),
+        ("I use {name: ...}: {\"name\":\"Lima\",}", json!({"name": "Lima"})),
+        ("{\"a\": , \"b\": 1}", json!({"b": 1})),
+        ("{{\"a\": 1}}", json!({"a": 1})),
+        (
+            "<|channel|>analysis<|message|>{\"a\": 0}<|end|><|start|>assistant<|channel|>final<|message|>{\"a\": 1}",
+            json!({"a": 1}),
+        ),
+        ("Maybe {\"a\": 0}? No.</think>{\"a\": 1}", json!({"a": 1})),
     ] {
         assert_eq!(repaired(text), Some(value), "{text}");
     }
@@ -54,6 +76,149 @@ fn a_cut_is_told() {
     for text in ["[1", "[\"a", "{\"a\": [1]", "{\"a\":"] {
         assert!(repair_json(text).unwrap().cut, "{text}");
     }
+}
+
+/// Scenario: documents that go on in a way which nobody can read.
+/// Expected: what was complete stays; it is told that something is missing, and a typed answer takes none of it.
+#[test]
+fn what_cannot_be_read_ends_the_document() {
+    for (text, value) in [
+        ("{\"a\": 1, \"b\": 2, {\"a\": 7}", json!({"a": 1, "b": 2})),
+        ("{\"a\": 1, \"b\" 2}", json!({"a": 1})),
+        ("{\"a\": 1, \"b\": ...}", json!({"a": 1})),
+        ("{\"a\": 10, apples, \"b\": 1}", json!({"a": 10})),
+        ("{\"a\": 1} no</think> {\"a\": 2}", json!({"a": 1})),
+    ] {
+        let repaired = repair_json(text).unwrap();
+        assert_eq!((repaired.cut, serde_json::from_str::<Value>(&repaired.json).unwrap()), (true, value), "{text}");
+        #[cfg(feature = "schema")]
+        assert!(super::parse_value::<Value>(text, Start::Object).is_err(), "{text}");
+    }
+    for call in ["<tool_call>{\"name\": \"f\"}</tool_call>", "[TOOL_CALLS][{\"name\": \"f\"}]", "<think>hm {\"a\": 1}"]
+    {
+        assert_eq!(repaired(call), None, "{call}");
+    }
+}
+
+/// Scenario: texts in two pieces, each of which looks complete to a careless reader.
+/// Expected: nothing shows before what follows confirms it, and nothing goes that was shown.
+#[test]
+fn a_value_shows_once_what_follows_confirms_it() {
+    for (first, second, pointer, seen, then) in [
+        (r#"{"quote": "He said "yes","#, r#" and left", "n": 1}"#, "/quote", None, json!("He said \"yes\", and left")),
+        (r#"{"qty": 10 "#, r#"apples, "b": 1}"#, "/qty", None, json!("10 apples")),
+        (r#"{"a": 1, "b": 2, "#, r#"{"a":7}"#, "/a", Some(json!(1)), json!(1)),
+        (r#"{"m": {"a": 1, "#, r#""a": 2}}"#, "/m/a", Some(json!(1)), json!(1)),
+        (r#"{"a": "x", "b":"#, " 1}", "/a", Some(json!("x")), json!("x")),
+    ] {
+        let mut partial = Partial::<()>::new();
+        partial.push(first);
+        assert_eq!(partial.value(pointer), seen.as_ref(), "{first}");
+        partial.push(second);
+        assert_eq!(partial.value(pointer), Some(&then), "{first}{second}");
+    }
+}
+
+#[test]
+fn a_draft_never_shows_and_a_plain_document_does_at_once() {
+    for text in ["{\"a\": 1, ", "\n```json\n{\"a\": 1, ", "<think>{\"a\": 0}</think>\n{\"a\": 1, "] {
+        let mut partial = Partial::<()>::new();
+        partial.push(text);
+        assert_eq!(partial.get::<u8>("/a"), Some(1), "{text}");
+    }
+    let mut partial = Partial::<()>::new();
+    partial.push("Maybe {\"a\": 0} or {\"a\": 3");
+    assert!(partial.to_value().is_none() && partial.text_under_way().is_none() && !partial.is_whole());
+    partial.push("}? No.</think>{\"a\": 1, ");
+    assert_eq!(partial.get::<u8>("/a"), Some(1), "the closing tag settles it");
+}
+
+/// What models, and those who test them, do to a document.
+#[derive(Clone, Debug)]
+enum Harm {
+    Delete(usize),
+    Insert(usize, &'static str),
+    Cut(usize),
+}
+
+fn harm() -> impl Strategy<Value = Harm> {
+    let pieces = vec![
+        "\"",
+        "'",
+        ",",
+        ":",
+        "{",
+        "}",
+        "[",
+        "]",
+        " and ",
+        " 7 apples ",
+        "</think>",
+        "<think>",
+        "//",
+        "/*",
+        "\n",
+        "...",
+        "\"a\": 7, ",
+        "\"a\": 7, \"a\": 8, ",
+        "{\"a\":7}",
+        "\\",
+        "<|channel|>final<|message|>",
+        "yes, no: ",
+        "#",
+        "\"\"\"",
+    ];
+    let at = 0_usize..400;
+    prop_oneof![
+        3 => at.clone().prop_map(Harm::Delete),
+        6 => (at.clone(), proptest::sample::select(pieces)).prop_map(|(at, piece)| Harm::Insert(at, piece)),
+        1 => at.prop_map(Harm::Cut),
+    ]
+}
+
+fn harmed(document: &Value, prose: &str, harms: &[Harm]) -> String {
+    let mut text: Vec<char> = format!("{prose}{document}").chars().collect();
+    for harm in harms {
+        let length = text.len().max(1);
+        match harm {
+            Harm::Delete(at) if !text.is_empty() => drop(text.remove(at % length)),
+            Harm::Insert(at, piece) => drop(text.splice(at % length..at % length, piece.chars())),
+            Harm::Delete(_) => {}
+            Harm::Cut(at) => text.truncate(at % length),
+        }
+    }
+    text.into_iter().collect()
+}
+
+/// Scenario: documents harmed in every way, after prose or none, a character at a time.
+/// Expected: what is complete at one cut is so at the next one, at the end, and in the typed answer, if there is one.
+#[test]
+fn no_complete_value_of_a_broken_document_is_ever_taken_back() {
+    let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::with_cases(2_000) });
+    let prose = proptest::sample::select(vec!["", "", "", "```json\n", "Sure: ", "Maybe {\"a\": 1}</think>", "{x} "]);
+    let outcome = runner.run(&(document(), prose, vec(harm(), 1..6)), |(document, prose, harms)| {
+        let text = harmed(&document, prose, &harms);
+        let mut partial = Partial::<Value>::starting(Start::Object);
+        let mut before = json!({});
+        for c in text.chars() {
+            partial.push(c.encode_utf8(&mut [0; 4]));
+            // With nothing in it yet a brace may be prose.
+            let now = partial.to_value().unwrap_or_else(|| json!({}));
+            prop_assert!(is_within(&before, &now), "{before} then {now} of {text}");
+            before = now;
+        }
+        partial.end();
+        let now = partial.to_value().unwrap_or_else(|| json!({}));
+        prop_assert!(is_within(&before, &now), "{before} then {now} of {text}");
+        #[cfg(feature = "schema")]
+        if let Ok(parsed) = super::parse_value::<Value>(&text, Start::Object) {
+            prop_assert!(is_within(&now, &parsed.value), "{now} then {} of {text}", parsed.value);
+        }
+        let whole = partial.finish().map_or_else(|| json!({}), |finished| finished.value);
+        prop_assert!(is_within(&now, &whole), "{now} then {whole} of {text}");
+        Ok(())
+    });
+    outcome.unwrap();
 }
 
 #[test]

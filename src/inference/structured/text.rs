@@ -96,31 +96,49 @@ impl Escape {
     }
 }
 
-/// Whether this may follow a text that is a key, or a value.
-pub(super) const fn is_end_of_text(c: char, key: bool) -> bool {
-    if key { c == ':' } else { matches!(c, ',' | '}' | ']' | '"' | '/') }
-}
-
 /// What a word without quotes means: a number, a word of JSON or Python, or else itself.
 pub(super) fn literal(word: &str) -> Value {
+    constant(word).or_else(|| number(word)).unwrap_or_else(|| Value::String(word.to_owned()))
+}
+
+/// Whether a word means something else than itself.
+pub(super) fn is_literal(word: &str) -> bool {
+    constant(word).is_some() || is_number(word)
+}
+
+/// Whether a word is a number.
+pub(super) fn is_number(word: &str) -> bool {
+    let plain = word.strip_prefix('+').unwrap_or(word);
+    is_numeric(plain) && plain.parse::<f64>().is_ok_and(f64::is_finite)
+}
+
+/// Whether a word only stands for something that was left out.
+pub(super) fn is_ellipsis(word: &str) -> bool {
+    !word.is_empty() && word.chars().all(|c| matches!(c, '.' | '…'))
+}
+
+fn constant(word: &str) -> Option<Value> {
     match word {
-        "true" | "True" | "TRUE" => Value::Bool(true),
-        "false" | "False" | "FALSE" => Value::Bool(false),
-        "null" | "None" | "NULL" | "undefined" | "NaN" | "Infinity" | "-Infinity" => Value::Null,
-        _ => number(word).unwrap_or_else(|| Value::String(word.to_owned())),
+        "true" | "True" | "TRUE" => Some(Value::Bool(true)),
+        "false" | "False" | "FALSE" => Some(Value::Bool(false)),
+        "null" | "None" | "NULL" | "undefined" | "NaN" | "Infinity" | "-Infinity" => Some(Value::Null),
+        _ => None,
     }
 }
 
 /// JSON's own numbers, with a plus or a bare point put right.
 fn number(word: &str) -> Option<Value> {
     let plain = word.strip_prefix('+').unwrap_or(word);
-    let is_numeric =
-        plain.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'-' | b'+' | b'.' | b'e' | b'E'));
-    if !is_numeric || !plain.bytes().any(|byte| byte.is_ascii_digit()) {
+    if !is_numeric(plain) {
         return None;
     }
     if let Ok(value @ Value::Number(_)) = serde_json::from_str(plain) {
         return Some(value);
     }
     plain.parse::<f64>().ok().filter(|value| value.is_finite()).map(Value::from)
+}
+
+fn is_numeric(word: &str) -> bool {
+    word.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'-' | b'+' | b'.' | b'e' | b'E'))
+        && word.bytes().any(|byte| byte.is_ascii_digit())
 }
