@@ -67,6 +67,9 @@ fn main() {
     if runs("array") {
         amplifying_array();
     }
+    if runs("rank") {
+        ranks(&runtime);
+    }
     if runs("admit") {
         admissions(&runtime);
     }
@@ -352,4 +355,44 @@ fn future_size(client: &TogetherClient) {
     let service = service(client);
     let call = service.complete("hi");
     println!("size of complete's future: {} bytes (at most 2048)", size_of_val(&call));
+}
+
+/// How long the default router takes to rank: from what it finished before, anew after a result, and with a trial.
+fn ranks(runtime: &Runtime) {
+    use together_inference::{
+        Price, RouteId, Tier, Usage, parse_usd,
+        router::{CatalogRouter, ModelRoute, ModelRouter, Observation, Outcome, RouteAsk},
+    };
+    const ROUNDS: u32 = 20_000;
+    let price = |n: u32| {
+        let usd = parse_usd(&format!("0.{n:02}")).expect("a price");
+        Price::per_million(usd, usd)
+    };
+    let router = (10..60).fold(CatalogRouter::empty(), |router, n| {
+        router.with(ModelRoute::new("together", format!("acme/model-{n}")).tier(Tier::Mid).price(price(n)))
+    });
+    let request = InferenceRequest::chat(QUESTION);
+    let each = |name: &str, work: &dyn Fn(u32)| {
+        let started = Instant::now();
+        (0..ROUNDS).for_each(work);
+        let nanos = started.elapsed().as_nanos() / u128::from(ROUNDS);
+        println!("{name:<44} {nanos:>6}ns   5000ns{}", if nanos > 5_000 { "  MISSED" } else { "" });
+    };
+    let rank = |ask: &RouteAsk<'_>| black_box(runtime.block_on(router.rank(ask)).expect("a ranking"));
+    each("rank of 50 routes, finished before", &|_| drop(rank(&RouteAsk::new(&request))));
+    let seen = |n: u32| {
+        let usage = Usage { completion: 200, ..Usage::default() };
+        let route = RouteId::new("together", format!("acme/model-{}", 10 + n % 50));
+        let took = Duration::from_secs(1);
+        Observation::new(route, tokio::time::Instant::now(), took, Outcome::Answered(usage))
+    };
+    let observations: Vec<_> = (0..50).map(seen).collect();
+    each("observe", &|n| router.observe(&observations[(n % 50) as usize]));
+    let start = tokio::time::Instant::now();
+    each("rank of 50 routes, anew", &|n| {
+        router.observe(&observations[(n % 50) as usize]);
+        let mut ask = RouteAsk::new(&request);
+        ask.now = start + Duration::from_millis(300) * n;
+        drop(rank(&ask));
+    });
 }

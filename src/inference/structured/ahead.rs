@@ -158,6 +158,26 @@ fn close(c: char) -> Verdict {
     }
 }
 
+/// Whether what stands behind a quote shows at one look that it ends a text: in an object a comma, a key and its colon, in an
+/// array a comma and a value, in both a bracket and what goes on. It is what [`Ahead::look`] comes to as well, character by character.
+pub(super) fn is_plain_end(rest: &str, object: bool) -> bool {
+    let rest = rest.trim_ascii_start();
+    if let Some(outer) = rest.strip_prefix(if object { '}' } else { ']' }) {
+        return outer.starts_with([',', '}', ']']);
+    }
+    let Some(value) = rest.strip_prefix(',').map(str::trim_ascii_start) else { return false };
+    if !object {
+        return value.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '"' | '{' | '[' | '-'));
+    }
+    let Some(key) = value.strip_prefix('"') else { return false };
+    let name = key.bytes().take_while(|byte| byte.is_ascii_alphanumeric() || *byte == b'_').count();
+    name < MAX_LOOK / 2
+        && key
+            .get(name..)
+            .and_then(|rest| rest.strip_prefix('"'))
+            .is_some_and(|rest| rest.trim_ascii_start().starts_with(':'))
+}
+
 /// Whether a key without quotes may hold it.
 fn is_of_name(c: char) -> bool {
     c.is_alphanumeric() || matches!(c, '_' | '-' | '$' | '.')

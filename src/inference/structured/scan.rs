@@ -13,7 +13,7 @@
 use serde_json::{Map, Value};
 
 use super::{
-    ahead::{Ahead, Place, Verdict},
+    ahead::{Ahead, Place, Verdict, is_plain_end},
     before::Before,
     text::{Escape, Step, is_ellipsis, literal},
     word::{self, Turn},
@@ -164,6 +164,10 @@ impl Scanner {
     pub(super) fn push(&mut self, text: &str) {
         let mut rest = text;
         while !rest.is_empty() {
+            if self.ends_plainly(rest) {
+                self.put_text();
+                continue;
+            }
             let read = match &mut self.state {
                 State::Text(quote, escape) => {
                     let quote = *quote;
@@ -184,6 +188,14 @@ impl Scanner {
             };
             rest = rest.get(read.max(1)..).unwrap_or_default();
         }
+    }
+
+    /// Whether a text has just ended as valid JSON has it, by what stands there already.
+    fn ends_plainly(&self, rest: &str) -> bool {
+        matches!(self.state, State::Quote(_, Ahead::START))
+            && self.gap.is_empty()
+            && !self.wants_key()
+            && is_plain_end(rest, self.in_object())
     }
 
     /// Reads one character that is in no text; answers its length.
