@@ -29,7 +29,8 @@
 //! | [`cache`] | answers that need not be paid twice: [`cache::CacheLayer`], [`cache::MemoryCache`] |
 //! | [`cost`] | records, prices, budgets: [`cost::CostSink`], [`cost::BudgetStore`] |
 //! | [`limit`] | when an attempt may go out: [`limit::Limits`] |
-//! | [`notify`], [`events`], [`batch`] | alerts, a durable queue's seam, the batch API's seam |
+//! | [`notify`] | who is told: [`notify::LogNotifier`], [`notify::Webhook`] |
+//! | [`events`], [`batch`] | a durable queue's seam, the batch API's seam and the overflow's |
 //! | [`inference`] | the words of a call: [`InferenceRequest`], [`InferenceResponse`] |
 //! | [`client`] | the wire, usable by itself: [`TogetherClient`] |
 //! | `testing` | (feature) a simulator of the API, and conformance suites for policies of one's own |

@@ -46,6 +46,15 @@ const STILL_GOOD: f64 = 0.98;
 /// A route without a tier gets one by its output price among those of its task: a third each. A route without a price
 /// counts as the dearest.
 ///
+/// # What it learns
+///
+/// How long each route takes, against what was expected of an answer of that length, and how often it answers. Both fade
+/// within a minute or two without news, so that nothing stays stuck. The first choice of a class of requests changes only
+/// when another route is better by 15 % for a second and has shown it with two calls of its own; one that lost its place
+/// is probed with a twentieth of the calls at most (more where it fails now and then, which takes more calls to show) and
+/// returns after clean results. A changed price or route counts at once. Routes of unknown latency are expected to be as
+/// fast as the others. Everything is in memory.
+///
 /// # What is exact and what is estimated
 ///
 /// A request with a cost ceiling is held against the most that it can cost: each byte of the prompt a token, and

@@ -1,8 +1,8 @@
 //! Which model serves a request.
 //!
 //! A [`ModelRouter`] ranks routes, best first; the service tries them in that order. [`CatalogRouter`] is the default:
-//! what cannot serve the request is left out by name, priority picks the tier, and cost, latency and quality decide
-//! within it.
+//! what cannot serve the request is left out by name, priority picks the tier, and cost, latency, success and quality decide
+//! within it. It learns from every attempt; the service ejects what fails ([`Availability`]).
 //!
 //! # Why a ranking and not one choice
 //!
