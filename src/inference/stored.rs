@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Answer, Output};
 use crate::{
-    client::{Choice, Image, Message, Ranked},
+    client::{Choice, Image, Logprobs, Message, Ranked},
     types::{FinishReason, ModelId, Usage},
 };
 
@@ -36,11 +36,12 @@ struct StoredChoice {
     message: Message,
     finish_reason: Option<FinishReason>,
     seed: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    logprobs: Option<Logprobs>,
 }
 
 impl Answer {
-    /// The answer as JSON, for layers that leave the process. The provider's raw JSON and log probabilities are not
-    /// kept.
+    /// The answer as JSON, for layers that leave the process. The provider's raw JSON is not kept.
     ///
     /// ```
     /// use together_inference::inference::Answer;
@@ -59,6 +60,7 @@ impl Answer {
             message: choice.message.clone(),
             finish_reason: choice.finish_reason.clone(),
             seed: choice.seed,
+            logprobs: choice.logprobs.clone(),
         };
         let output = match &*self.output {
             Output::Chat(choices) => StoredOutput::Chat(choices.iter().map(stored).collect()),
@@ -88,7 +90,7 @@ impl Answer {
             message: stored.message,
             finish_reason: stored.finish_reason,
             seed: stored.seed,
-            logprobs: None,
+            logprobs: stored.logprobs,
         };
         let output = match output {
             StoredOutput::Chat(choices) => Output::Chat(choices.into_iter().map(choice).collect()),
@@ -97,5 +99,23 @@ impl Answer {
             StoredOutput::Rerank(ranking) => Output::Rerank(ranking),
         };
         Ok(Self { output: Arc::new(output), served, usage, usage_reported, raw: Bytes::new() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_probabilities_are_kept() {
+        let mut answer = Answer::chat("5 days", "m");
+        let Output::Chat(choices) = &*answer.output else { panic!("a chat") };
+        let mut choices = choices.clone();
+        let mut logprobs = Logprobs::default();
+        (logprobs.tokens, logprobs.token_logprobs) = (vec![Some("5".into()), None], vec![Some(-0.25), None]);
+        logprobs.top_logprobs = Some(serde_json::json!([{"5": -0.25}]));
+        choices[0].logprobs = Some(logprobs);
+        answer.output = Arc::new(Output::Chat(choices));
+        assert_eq!(Answer::from_json(&answer.to_json().unwrap()).unwrap(), answer);
     }
 }

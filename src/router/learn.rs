@@ -167,9 +167,10 @@ impl Learned {
         }
     }
 
-    /// Seconds that a nominal answer usually takes, if any was seen.
+    /// The logarithm of the seconds that a nominal answer usually takes, if any was seen.
     pub(super) fn usual(&self) -> Option<f64> {
-        self.lock().base(None)
+        let known = self.lock();
+        (known.usual.results > 0).then_some(known.usual.value)
     }
 
     /// An answer came.

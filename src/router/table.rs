@@ -238,7 +238,7 @@ impl Table {
         let common = lane.map_or(0.0, |lane| f64::from_bits(lane.common.load(Ordering::Relaxed)));
         let (mut sum, mut known) = (0.0, 0_u32);
         for usual in lane.into_iter().flat_map(|lane| &lane.rows).filter_map(|row| row.learned.usual()) {
-            sum += usual.ln();
+            sum += usual;
             known += 1;
         }
         let unknown = if known == 0 { score::UNKNOWN_SECONDS } else { (sum / f64::from(known)).exp() };
