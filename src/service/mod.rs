@@ -88,7 +88,8 @@ pub struct InferenceService {
 
 impl InferenceService {
     /// A service with every default on `TOGETHER_API_KEY` and `TOGETHER_BASE_URL`. It touches neither disk nor Redis, and
-    /// needs no runtime until the first call. The model lists are read in the background, hourly.
+    /// needs no runtime until the first call. The model lists are read in the background, hourly,
+    /// and with them [the page of deprecations](crate::client::DEPRECATIONS_URL), without the key.
     ///
     /// # Errors
     ///

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Error, InferenceService, InferenceStream};
+use super::{Completion, Error, InferenceService, InferenceStream};
 use crate::{
     inference::{Decision, InferenceRequest, InferenceResponse, InvalidRequest},
     types::Tenant,
@@ -55,6 +55,15 @@ impl TenantService {
     /// As there, and for a request of another tenant.
     pub async fn complete(&self, request: impl Into<InferenceRequest>) -> Result<InferenceResponse, Error> {
         self.service.complete(self.stamp(request.into())?).await
+    }
+
+    /// [`InferenceService::complete_or_defer`] for this tenant.
+    ///
+    /// # Errors
+    ///
+    /// As there, and for a request of another tenant.
+    pub async fn complete_or_defer(&self, request: impl Into<InferenceRequest>) -> Result<Completion, Error> {
+        self.service.complete_or_defer(self.stamp(request.into())?).await
     }
 
     /// [`InferenceService::stream`] for this tenant.

@@ -283,6 +283,9 @@ async fn what_has_left_is_replaced_and_what_will_leave_is_told_of() {
     assert!(reply.decision().reason.starts_with("retired →"), "{}", reply.decision());
     world.at_rest().await;
     assert_eq!(alerts.kinds(), [AlertKind::ModelDeprecated; 2], "that it will, and that it did");
+    let asked = world.sim.requests();
+    let page = asked.iter().find(|asked| asked.path == "/docs/deprecations.md").unwrap();
+    assert!(!page.headers.contains_key("authorization"), "the key is nobody's business there");
 }
 
 #[tokio::test(start_paused = true)]
