@@ -12,11 +12,11 @@ use axum::{
     http::StatusCode,
     routing::{get, post},
 };
-use together_inference::{InferenceService, testing::Together};
+use together_inference::{InferenceService, service::Drained, testing::Together};
 use tokio::{net::TcpListener, sync::Notify, task::JoinSet};
 
 /// How long load balancers take to see that an instance is not ready: a little more than the probe's period.
-const NOTICE: Duration = Duration::from_millis(200);
+const NOTICE: Duration = Duration::from_secs(1);
 /// How long running calls have: below the pod's `terminationGracePeriodSeconds`.
 const GRACE: Duration = Duration::from_secs(25);
 
@@ -42,13 +42,13 @@ async fn ask(State(service): State<InferenceService>, question: String) -> (Stat
 }
 
 /// Serves until it is told to stop, and then ends in order.
-async fn serve(listener: TcpListener, service: InferenceService, stop: Arc<Notify>) -> Result<(), std::io::Error> {
+async fn serve(listener: TcpListener, service: InferenceService, stop: Arc<Notify>) -> Result<Drained, std::io::Error> {
     let app = Router::new()
         .route("/readyz", get(ready))
         .route("/health", get(health))
         .route("/ask", post(ask))
         .with_state(service.clone());
-    let drained = {
+    let stopped = {
         let service = service.clone();
         async move {
             stop.notified().await;
@@ -57,10 +57,8 @@ async fn serve(listener: TcpListener, service: InferenceService, stop: Arc<Notif
             tokio::time::sleep(NOTICE).await;
         }
     };
-    axum::serve(listener, app).with_graceful_shutdown(drained).await?;
-    let drained = service.shutdown(GRACE).await;
-    println!("drained: {} cancelled, {} records lost", drained.cancelled, drained.records_lost);
-    Ok(())
+    axum::serve(listener, app).with_graceful_shutdown(stopped).await?;
+    Ok(service.shutdown(GRACE).await)
 }
 
 #[tokio::main]
@@ -97,7 +95,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         answered += u32::from(reply??.0 == 200);
     }
     println!("answered of those that ran: {answered} of 20");
-    server.await??;
+    let drained = server.await??;
+    println!("drained: {} cancelled, {} records lost", drained.cancelled, drained.records_lost);
     println!("the simulator's bill has {} calls, the service's {}", together.bill().calls, service.costs().attempts);
     Ok(())
 }
