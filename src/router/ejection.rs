@@ -240,12 +240,14 @@ impl State {
         match &mut self.phase {
             Phase::Admitted => Pass::Go,
             Phase::Ejected(probes) => probes.ask(now, alone, rng),
-            // Nobody else would take the rest: to turn calls away helps nobody.
-            Phase::Returning { .. } if alone => Pass::Go,
             Phase::Returning { since, asked, let_in } => {
                 let gone = now.saturating_duration_since(*since);
                 if gone >= RAMP {
                     self.phase = Phase::Admitted;
+                    return Pass::Go;
+                }
+                // Nobody else would take the rest: to turn calls away helps nobody.
+                if alone {
                     return Pass::Go;
                 }
                 let tenths = if gone < RAMP / 2 { 1 } else { 3 };

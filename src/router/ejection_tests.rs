@@ -183,6 +183,19 @@ fn three_clean_probes_let_a_route_back_by_shares() {
 }
 
 #[test]
+fn a_route_that_is_alone_has_returned_after_the_same_time() {
+    let mut route = Route::ejected();
+    route.wait();
+    for _ in 0..3 {
+        assert_eq!(route.ask(true), Pass::Probe);
+        route.probed(Verdict::Well);
+    }
+    assert_eq!((route.ask(true), route.ejection.availability()), (Pass::Go, Availability::Returning));
+    route.now += RAMP;
+    assert_eq!((route.ask(true), route.ejection.availability()), (Pass::Go, Availability::Admitted));
+}
+
+#[test]
 fn a_failed_probe_begins_anew_and_two_failures_end_a_return() {
     let mut route = Route::ejected();
     route.wait();

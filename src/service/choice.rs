@@ -21,7 +21,7 @@ use crate::{
     client::{self, Blame},
     notify::AlertKind,
     router::{Candidate, Pass, Turn, Verdict},
-    types::{UpstreamId, later},
+    types::{RouteId, UpstreamId, later},
 };
 
 /// How long a stopped key rests until one call finds out whether somebody has acted.
@@ -50,7 +50,7 @@ impl State {
         let now = Instant::now();
         let mut nobody = Nobody::default();
         for (at, candidate) in plan.ranking.candidates.iter().enumerate().skip(from) {
-            if let Some(kind) = self.key_of(candidate).and_then(|key| key.ask(now)) {
+            if let Some(kind) = self.key_of(&candidate.route).and_then(|key| key.ask(now)) {
                 nobody.stopped = Some(kind);
                 continue;
             }
@@ -75,7 +75,7 @@ impl State {
     }
 
     fn takes(&self, candidate: &Candidate) -> bool {
-        let is_stopped = self.key_of(candidate).is_some_and(Key::is_stopped);
+        let is_stopped = self.key_of(&candidate.route).is_some_and(Key::is_stopped);
         !is_stopped && self.with_route(&candidate.route, |route| route.ejection.is_admitted()).unwrap_or(true)
     }
 
@@ -85,8 +85,8 @@ impl State {
         stopped.map(|((id, _), _)| id.clone()).collect()
     }
 
-    fn key_of(&self, candidate: &Candidate) -> Option<&Key> {
-        let id = candidate.route.upstream();
+    fn key_of(&self, route: &RouteId) -> Option<&Key> {
+        let id = route.upstream();
         self.upstreams.iter().position(|(upstream, _)| upstream == id).and_then(|at| self.keys.get(at))
     }
 }
@@ -110,6 +110,10 @@ impl Nobody {
 }
 
 impl Passage {
+    pub(super) const fn is_probe(&self) -> bool {
+        self.probe
+    }
+
     /// The attempt is under way.
     pub(super) fn dispatched(&mut self) {
         self.number = Some(self.route.counts.started());
@@ -122,16 +126,24 @@ impl Passage {
             let title = || format!("{} is not available any more; calls go to other models", self.route.id);
             self.state.tell_once(AlertKind::ModelDeprecated, &self.route.id.to_string(), title);
         }
-        let Some(kind) = Error::of_key(error.kind()) else { return };
+        let Some(kind) = Error::of_key(error.kind()) else {
+            // Whatever else the provider says, it took the key.
+            if error.status().is_some() {
+                self.key().into_iter().for_each(Key::well);
+            }
+            return;
+        };
         let alert = match kind {
             ErrorKind::UpstreamPayment => AlertKind::KeyPaymentRequired,
             _ => AlertKind::KeyUnauthorized,
         };
-        let upstream = self.route.id.upstream();
-        let at = self.state.upstreams.iter().position(|(id, _)| id == upstream);
-        if at.and_then(|at| self.state.keys.get(at)).is_some_and(|key| key.stop(kind, Instant::now())) {
-            self.state.alert(alert, upstream.as_str(), &error.to_string());
+        if self.key().is_some_and(|key| key.stop(kind, Instant::now())) {
+            self.state.alert(alert, self.route.id.upstream().as_str(), &error.to_string());
         }
+    }
+
+    fn key(&self) -> Option<&Key> {
+        self.state.key_of(&self.route.id)
     }
 
     /// The attempt ended; what that changed.
@@ -145,9 +157,7 @@ impl Passage {
             return None;
         }
         if verdict == Verdict::Well {
-            let upstream = self.route.id.upstream();
-            let at = self.state.upstreams.iter().position(|(id, _)| id == upstream);
-            at.and_then(|at| self.state.keys.get(at)).into_iter().for_each(Key::well);
+            self.key().into_iter().for_each(Key::well);
         }
         let answered = self.route.counts.answered.load(Ordering::Relaxed);
         let (route, rng) = (&self.route, &*self.state.rng);

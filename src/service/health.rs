@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{InferenceService, state::RouteState};
 use crate::{
-    router::{Availability, Expectation, Override},
+    router::{Availability, Expectation, Observation, Outcome, Override},
     types::{RouteId, UpstreamId, Usd},
 };
 
@@ -164,6 +164,13 @@ impl InferenceService {
     /// ```
     pub fn force(&self, route: &RouteId, availability: Option<Override>) {
         self.state.route(route).ejection.force(availability);
+        // What the router made of failures until now is over as well.
+        let mut seen = Observation::new(route.clone(), Instant::now(), Duration::ZERO, Outcome::Cancelled);
+        seen.ejected = Some(false);
+        let told = AssertUnwindSafe(|| self.state.router.observe(&seen));
+        if catch_unwind(told).is_err() {
+            tracing::warn!("the router panicked in observe");
+        }
     }
 
     /// What all calls cost together, at once and without asking a sink.

@@ -34,6 +34,8 @@ const PATIENT: Duration = Duration::from_secs(5);
 pub(super) struct Settlement {
     /// The way to its route, until the attempt has ended.
     passage: Option<Passage>,
+    /// What the first token of a probe changed.
+    turn: Option<Turn>,
     state: Arc<State>,
     pub(super) route: Arc<RouteState>,
     slot: Option<RecordSlot>,
@@ -70,6 +72,7 @@ impl Settlement {
         let record = CostRecord { price: price_now, ..plan.record(attempt, &candidate.route, state.clock.now()) };
         Self {
             passage: Some(passage),
+            turn: None,
             state,
             route,
             slot,
@@ -111,6 +114,10 @@ impl Settlement {
 
     /// A stream has begun.
     pub(super) fn first_token(&mut self) {
+        // A probe has found out what it is for: streams are long.
+        if let Some(probe) = self.passage.take_if(|passage| passage.is_probe()) {
+            self.turn = probe.ended(Verdict::Well);
+        }
         let elapsed = self.elapsed();
         if let Some(settled) = &mut self.record {
             settled.record.first_token.get_or_insert(elapsed);
@@ -254,7 +261,7 @@ impl Settlement {
             _ => Outcome::Cancelled,
         };
         self.route.counts.ended(outcome);
-        let turn = self.passage.take().and_then(|passage| passage.ended(verdict(outcome)));
+        let turn = self.passage.take().and_then(|passage| passage.ended(verdict(outcome))).or(self.turn.take());
         let seen = Observation {
             first_token,
             ejected: turn.map(|turn| turn == Turn::Ejected),

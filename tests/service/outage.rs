@@ -275,6 +275,9 @@ async fn a_refused_key_is_stopped_with_one_alert_and_tried_once_a_minute() {
         }
         assert_eq!(world.calls(), 3, "one a minute");
         sleep(secs(61)).await;
+        // A refusal of another kind shows that the key is taken again.
+        world.sim.fail_next(1, Fault::status(422));
+        world.service.complete(muse("why?")).await.unwrap_err();
         world.service.complete(muse("why?")).await.unwrap();
         world.service.complete(muse("why?")).await.unwrap();
         world.at_rest().await;
@@ -392,4 +395,25 @@ async fn health_says_what_is_known_of_each_route() {
     assert!(ill.is_ready() && ill.is_degraded(), "{ill:?}");
     world.service.begin_shutdown();
     assert!(!world.service.health().is_ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_streams_lets_a_route_back_at_its_first_token() {
+    let world = World::with(|builder| builder.retry(RetryPolicy::none()));
+    world.sim.fail_next(5, Fault::status(503));
+    for _ in 0..5 {
+        world.service.complete(muse("why?").model(LARGE)).await.unwrap_err();
+        sleep(ms(100)).await;
+    }
+    sleep(secs(3)).await;
+    world.sim.token_latency(secs(5));
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        streams.push(world.service.stream(muse("a long story").model(LARGE)).await.unwrap());
+    }
+    assert_eq!(health(&world, LARGE).availability, Availability::Returning, "none of them is over");
+    for stream in streams {
+        stream.finish().await.unwrap();
+    }
+    world.at_rest().await;
 }
