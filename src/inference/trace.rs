@@ -63,7 +63,7 @@ impl Trace {
         let at = self.at.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
         put("at", json!(at.map(|at| u64::try_from(at.as_millis()).unwrap_or(u64::MAX))));
         if let Some(decision) = &self.decision {
-            put("policy", json!(decision.policy));
+            put("policy", json!(cut(&decision.policy, 48)));
             put("task", json!(decision.task.as_str()));
             put("priority", json!(decision.priority.as_str()));
             put("tier", json!(decision.tier.as_str()));

@@ -52,7 +52,7 @@ fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let of = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
     match (first, second) {
         (0x2002, _) => Some(of(second, third)),
-        (0x0064, 0xff9b) => Some(of(seventh, last)),
+        (0x0064, 0xff9b) if address.segments().get(2..6) == Some(&[0; 4]) => Some(of(seventh, last)),
         // Teredo writes it inverted.
         (0x2001, 0) => Some(of(!seventh, !last)),
         _ => None,

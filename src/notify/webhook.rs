@@ -195,7 +195,8 @@ impl Webhook {
             };
             let wait = waits.next().filter(|_| error.is_retryable());
             let Some(wait) = wait.map(|wait| error.retry_after().unwrap_or(wait)) else { return Err(error) };
-            if Instant::now() + wait + ONE > until {
+            let left = until.saturating_duration_since(Instant::now()).saturating_sub(ONE);
+            if wait > left {
                 return Err(error);
             }
             sleep(wait).await;

@@ -288,7 +288,8 @@ impl CatalogRouter {
     /// Ranks for this request alone, around the first choice of its class.
     fn rank_one(&self, table: &Table, ask: &RouteAsk<'_>, (tokens, key): (u64, Key)) -> Result<Ranking, NoRoute> {
         let fit = rank::any(table, ask, tokens)?;
-        let first = self.incumbents.place(&key, &fit.rivals());
+        // Bounds leave some out: the first choice of the class without them still stands where it can.
+        let first = self.incumbents.place(&Key { within: 0, ..key }, &fit.rivals());
         Ok(fit.ranking(first))
     }
 
@@ -353,7 +354,7 @@ impl CatalogRouter {
     fn learn(&self, entry: &Entry, climate: f64, seen: &Observation) {
         let (route, learned) = (&entry.route, &entry.learned);
         if let Some(out) = seen.ejected {
-            learned.ejected(out);
+            learned.ejected(out, later(seen.dispatched, seen.took));
             if out {
                 self.incumbents.ejected(route.id());
             }

@@ -122,6 +122,21 @@ struct State {
     forced: Option<Override>,
     phase: Phase,
     recent: Recent,
+    /// Attempts with a lower number were dispatched before the last turn: they say nothing about now.
+    since: u64,
+}
+
+/// The end of an attempt.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct End {
+    /// Its place in the order of dispatch; none if it never went out.
+    pub(crate) number: Option<u64>,
+    /// How many attempts have been dispatched and have answered by now.
+    pub(crate) dispatched: u64,
+    pub(crate) answered: u64,
+    pub(crate) at: Instant,
+    pub(crate) probe: bool,
+    pub(crate) verdict: Verdict,
 }
 
 #[derive(Debug, Default)]
@@ -181,11 +196,29 @@ impl Ejection {
             || self.lock().forced == Some(Override::Admit)
     }
 
+    /// Whether every call goes there, and not a share of them.
+    pub(crate) fn takes_all(&self) -> bool {
+        self.calm.load(Ordering::Acquire)
+            || matches!(self.availability(), Availability::Admitted | Availability::Forced(Override::Admit))
+    }
+
+    /// Whether it is ejected, and no probe is due.
+    pub(crate) fn is_shut(&self, now: Instant) -> bool {
+        let state = self.lock();
+        match (state.forced, &state.phase) {
+            (Some(forced), _) => forced == Override::Eject,
+            (None, Phase::Ejected(probes)) => now < probes.next || probes.out >= PROBES,
+            (None, _) => false,
+        }
+    }
+
     pub(crate) fn availability(&self) -> Availability {
         let state = self.lock();
         match (state.forced, &state.phase) {
             (Some(forced), _) => Availability::Forced(forced),
             (None, Phase::Admitted) => Availability::Admitted,
+            // Nobody may have asked since.
+            (None, Phase::Returning { since, .. }) if since.elapsed() >= RAMP => Availability::Admitted,
             (None, Phase::Ejected(_)) => Availability::Ejected,
             (None, Phase::Returning { .. }) => Availability::Returning,
         }
@@ -209,24 +242,18 @@ impl Ejection {
         })
     }
 
-    /// An attempt ended. `number` is its place in the order of dispatch, `answered` how many have answered before it.
-    pub(crate) fn ended(
-        &self,
-        number: u64,
-        answered: u64,
-        now: Instant,
-        probe: bool,
-        verdict: Verdict,
-        rng: &dyn Rng,
-    ) -> Option<Turn> {
-        if verdict == Verdict::Well && self.calm.load(Ordering::Acquire) {
+    /// An attempt ended.
+    pub(crate) fn ended(&self, end: &End, rng: &dyn Rng) -> Option<Turn> {
+        if end.verdict == Verdict::Well && self.calm.load(Ordering::Acquire) {
             return None;
         }
-        self.change(
-            |state| {
-                if probe { state.probed(now, verdict) } else { state.ended(number, answered, now, verdict, rng) }
-            },
-        )
+        self.change(|state| {
+            let turn = if end.probe { state.probed(end) } else { state.ended(end, rng) };
+            if turn.is_some() {
+                state.since = end.dispatched;
+            }
+            turn
+        })
     }
 }
 
@@ -261,29 +288,38 @@ impl State {
         }
     }
 
-    fn ended(&mut self, number: u64, answered: u64, now: Instant, verdict: Verdict, rng: &dyn Rng) -> Option<Turn> {
+    fn ended(&mut self, end: &End, rng: &dyn Rng) -> Option<Turn> {
+        let number = end.number.filter(|number| *number >= self.since)?;
         let streak = match self.phase {
             Phase::Admitted => STREAK,
+            Phase::Returning { since, .. } if end.at.saturating_duration_since(since) >= RAMP => STREAK,
             Phase::Returning { .. } => STREAK_RETURNING,
             // From before: its probes know better.
             Phase::Ejected(_) => return None,
         };
-        if verdict == Verdict::Well {
+        if end.verdict == Verdict::Well {
             return None;
         }
-        let ill = self.recent.note(number, answered, now, verdict, streak);
+        let ill = self.recent.note(number, end, streak);
         if !ill || self.forced.is_some() {
             return None;
         }
-        let probes = Probes { next: now + open(rng), turned_away: 0, out: 0, clean: 0 };
+        let probes = Probes { next: end.at + open(rng), turned_away: 0, out: 0, clean: 0 };
         (self.phase, self.recent) = (Phase::Ejected(probes), Recent::default());
         Some(Turn::Ejected)
     }
 
-    fn probed(&mut self, now: Instant, verdict: Verdict) -> Option<Turn> {
+    fn probed(&mut self, end: &End) -> Option<Turn> {
+        let now = end.at;
+        // One of an ejection before this one says nothing about now.
+        if end.number.is_some_and(|number| number < self.since) {
+            return None;
+        }
         let Phase::Ejected(probes) = &mut self.phase else { return None };
         probes.out = probes.out.saturating_sub(1);
-        match verdict {
+        match end.verdict {
+            // It never went out: the next one may take its turn.
+            Verdict::Nothing if end.number.is_none() => probes.next = now,
             Verdict::Nothing => {}
             Verdict::Ill => probes.clean = 0,
             Verdict::Well => {
@@ -322,7 +358,8 @@ impl Probes {
 
 impl Recent {
     /// Notes an end that was not well; whether the route is ill.
-    fn note(&mut self, number: u64, answered: u64, now: Instant, verdict: Verdict, streak: usize) -> bool {
+    fn note(&mut self, number: u64, end: &End, streak: usize) -> bool {
+        let End { answered, at: now, verdict, .. } = *end;
         if self.ends.len() >= LOOKED_AT {
             self.ends.pop_front();
         }

@@ -23,17 +23,22 @@ impl Route {
 
     fn dispatch(&mut self) -> u64 {
         self.dispatched += 1;
-        self.dispatched
+        self.dispatched - 1
     }
 
     fn end(&mut self, number: u64, verdict: Verdict) -> Option<Turn> {
-        let turn = self.ejection.ended(number, self.answered, self.now, false, verdict, &self.rng);
+        let turn = self.ejection.ended(&self.of(Some(number), false, verdict), &self.rng);
         self.answered += u64::from(verdict == Verdict::Well);
         turn
     }
 
     fn probed(&mut self, verdict: Verdict) -> Option<Turn> {
-        self.ejection.ended(0, self.answered, self.now, true, verdict, &self.rng)
+        let number = self.dispatch();
+        self.ejection.ended(&self.of(Some(number), true, verdict), &self.rng)
+    }
+
+    fn of(&self, number: Option<u64>, probe: bool, verdict: Verdict) -> End {
+        End { number, dispatched: self.dispatched, answered: self.answered, at: self.now, probe, verdict }
     }
 
     fn call(&mut self, verdict: Verdict) -> Option<Turn> {
@@ -151,7 +156,35 @@ fn probes_that_hang_are_three_at_most() {
     });
     assert_eq!(probes.count(), 3);
     route.probed(Verdict::Nothing);
+    route.wait();
     assert_eq!(route.ask(true), Pass::Probe, "one that was given up frees its slot");
+}
+
+#[test]
+fn what_was_dispatched_before_a_turn_says_nothing_after_it() {
+    let mut route = Route::new();
+    let hanging: Vec<_> = (0..20).map(|_| route.dispatch()).collect();
+    let turns = (0..5).filter_map(|_| route.call(Verdict::Ill));
+    assert_eq!(turns.count(), 1);
+    route.wait();
+    for _ in 0..3 {
+        assert_eq!(route.ask(true), Pass::Probe);
+        route.probed(Verdict::Well);
+    }
+    for number in hanging {
+        assert_eq!(route.end(number, Verdict::Ill), None);
+    }
+    assert_eq!(route.ejection.availability(), Availability::Returning);
+}
+
+#[test]
+fn a_probe_that_never_went_out_leaves_its_turn_to_the_next() {
+    let route = Route::ejected();
+    let due = route.now + SECOND * 3;
+    assert_eq!(route.ejection.ask(due, || true, &route.rng), Pass::Probe);
+    let unused = End { at: due, ..route.of(None, true, Verdict::Nothing) };
+    assert_eq!(route.ejection.ended(&unused, &route.rng), None);
+    assert_eq!(route.ejection.ask(due, || true, &route.rng), Pass::Probe);
 }
 
 #[test]

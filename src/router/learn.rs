@@ -74,6 +74,8 @@ struct Knowledge {
     surely: Share,
     /// Its failures are the ejection's business.
     ejected: bool,
+    /// When that began or ended: what was dispatched before says nothing.
+    since: Option<Instant>,
     demoted: Option<Demoted>,
 }
 
@@ -176,7 +178,7 @@ impl Learned {
     /// An answer came.
     pub(super) fn answered(&self, seen: &Seen, said: Option<f64>, common: f64) -> Change {
         let known = &mut *self.lock();
-        known.count(seen.ended(), true);
+        known.count(seen, true);
         let tokens = f64::from(u32::try_from(seen.usage.completion).unwrap_or(u32::MAX));
         let took = seen.took.as_secs_f64().max(1e-3);
         let nominal = BEFORE_FIRST + (1.0 - BEFORE_FIRST) * tokens / TOKENS;
@@ -208,14 +210,14 @@ impl Learned {
     /// It failed, and it was its fault.
     pub(super) fn failed(&self, seen: &Seen) -> Change {
         let known = &mut *self.lock();
-        known.count(seen.ended(), false);
+        known.count(seen, false);
         known.probed(seen, None)
     }
 
     /// The service took it out, or lets it back: then what failed until now is forgotten, for its probes know better.
-    pub(super) fn ejected(&self, out: bool) {
+    pub(super) fn ejected(&self, out: bool, at: Instant) {
         let known = &mut *self.lock();
-        known.ejected = out;
+        (known.ejected, known.since) = (out, Some(at));
         (known.soon, known.surely) = (Share::default(), Share::default());
         known.demoted = None;
     }
@@ -269,8 +271,9 @@ impl Knowledge {
         said.or_else(|| (self.usual.results > 0).then(|| self.usual.value.exp()))
     }
 
-    fn count(&mut self, at: Instant, good: bool) {
-        if !self.ejected {
+    fn count(&mut self, seen: &Seen, good: bool) {
+        let at = seen.ended();
+        if !self.ejected && self.since.is_none_or(|since| seen.dispatched >= since) {
             self.soon.add(at, SOON, good);
             self.surely.add(at, SURELY, good);
         }

@@ -61,7 +61,7 @@ use std::{
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-pub(crate) use self::ejection::{Ejection, Pass, Turn, Verdict};
+pub(crate) use self::ejection::{Ejection, End, Pass, Turn, Verdict};
 pub use self::{
     ask::{Prices, RouteAsk, RouteLimits},
     catalog::{CatalogRouter, Seen},

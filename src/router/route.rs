@@ -152,6 +152,12 @@ impl ModelRoute {
         }
     }
 
+    /// Whether the application made it: what others say of it does not stand against that.
+    #[must_use]
+    pub const fn is_own(&self) -> bool {
+        self.by_user
+    }
+
     /// Whether requests that do not name it can be routed to it.
     #[must_use]
     pub fn is_in_use(&self) -> bool {

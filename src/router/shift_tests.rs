@@ -13,7 +13,9 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{CatalogRouter, Ejection, ModelRoute, ModelRouter, Observation, Outcome, Pass, RouteAsk, Turn, Verdict};
+use super::{
+    CatalogRouter, Ejection, End, ModelRoute, ModelRouter, Observation, Outcome, Pass, RouteAsk, Turn, Verdict,
+};
 use crate::{
     InferenceRequest, Price, Priority, RouteId, Tier, Usage, Usd,
     client::ErrorKind,
@@ -204,7 +206,9 @@ impl World {
         let Attempt { ends, call, route, number, probe, tried, dispatched, tokens, fails } = *attempt;
         let verdict = if fails { Verdict::Ill } else { Verdict::Well };
         let now = self.instant(ends);
-        let turn = self.ejections[route].ended(number, self.answered[route], now, probe, verdict, &self.rng);
+        let (so_far, answered) = (self.dispatched[route], self.answered[route]);
+        let end = End { number: Some(number), dispatched: so_far, answered, at: now, probe, verdict };
+        let turn = self.ejections[route].ended(&end, &self.rng);
         self.answered[route] += u64::from(!fails);
         let usage = Usage { prompt: 100, completion: tokens, ..Usage::default() };
         let outcome = if fails { Outcome::Failed(ErrorKind::Server) } else { Outcome::Answered(usage) };

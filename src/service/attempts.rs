@@ -94,21 +94,27 @@ impl State {
     {
         let mut attempts = Vec::new();
         let mut lacking = Vec::new();
-        let (mut from, mut number, mut charged) = (0, 0_u32, false);
+        let (mut tried, mut last) = (Vec::new(), None);
+        let (mut number, mut charged) = (0_u32, false);
         loop {
-            let (at, passage) = match self.choose(plan, from) {
+            let (at, passage) = match self.choose(plan, &tried) {
                 Ok(chosen) => chosen,
-                Err(nobody) => return Err(nobody.with_attempts(attempts)),
+                Err(nobody) => {
+                    return Err(match last {
+                        Some(error) => give_up(plan, error, attempts),
+                        None => nobody.with_attempts(attempts),
+                    });
+                }
             };
             let candidate = plan.ranking.candidates.get(at).ok_or_else(|| Error::new(ErrorKind::NoRoute, ""))?;
             // A refused admission has an id of its own too: a store may still be giving back what it had set aside.
-            let attempt = plan.attempt(at + number as usize);
+            let attempt = plan.attempt(tried.len() + number as usize);
             let admission = pin!(self.admit(plan, candidate, attempt, passage));
             let mut settlement = match self.unless_stopped(admission).await {
                 Ok(settlement) => settlement,
                 // Nothing was sent: another candidate may still be affordable or free.
-                Err(refused) if can_pass_over(plan, &refused) && self.next_taker(plan, at + 1).is_some() => {
-                    from = at + 1;
+                Err(refused) if can_pass_over(plan, &refused) && self.next_taker(plan, &and(&tried, at)).is_some() => {
+                    tried.push(at);
                     continue;
                 }
                 Err(refused) => return Err(refused.with_attempts(attempts).of_plan(plan)),
@@ -139,15 +145,15 @@ impl State {
             lacking.extend(lacks.map(|ability| (candidate.route.clone(), ability)));
             attempts.push(failed_attempt(&mut settlement, &error));
             drop(settlement);
-            match self.next_step(plan, (&error, lacks), at, number) {
+            match self.next_step(plan, (&error, lacks), (at, &tried), number) {
                 Step::Stop => return Err(give_up(plan, error, attempts)),
-                step @ (Step::Next(next) | Step::Elsewhere(next)) => {
-                    from = next;
+                step @ (Step::Next(_) | Step::Elsewhere(_)) => {
                     charged = matches!(step, Step::Next(_));
                     tracing::warn!(from = %candidate.route, kind = error.kind().as_str(), "falling back to the next model");
+                    tried.push(at);
+                    last = Some(error);
                 }
                 Step::Again(wait) => {
-                    from = at;
                     charged = !is_paced(&error, &Step::Again(wait));
                     let waited = pin!(async {
                         sleep_until(Instant::now() + wait).await;
@@ -157,9 +163,10 @@ impl State {
                         return Err(stopped.with_attempts(attempts).of_plan(plan));
                     }
                     // Meanwhile others may have found out that it is down.
-                    if self.next_taker(plan, at) != Some(at) {
+                    if !self.takes(candidate) {
                         return Err(give_up(plan, error, attempts));
                     }
+                    last = Some(error);
                 }
             }
         }
@@ -312,9 +319,10 @@ impl State {
         &self,
         plan: &Plan,
         (error, lacks): (&client::Error, Option<Ability>),
-        at: usize,
+        (at, tried): (usize, &[usize]),
         number: u32,
     ) -> Step {
+        let tried = &and(tried, at);
         if number >= MOST.min(self.retry.attempts) {
             return Step::Stop;
         }
@@ -324,20 +332,20 @@ impl State {
             let pinned = matches!(plan.request.selection(), Selection::Pin(_));
             // A pinned model may still be had on another upstream.
             let may = |next: &usize| !pinned || model(plan, *next) == model(plan, at);
-            return self.next_taker(plan, at + 1).filter(may).map_or(Step::Stop, Step::Elsewhere);
+            return self.next_taker(plan, tried).filter(may).map_or(Step::Stop, Step::Elsewhere);
         }
         if blame == Blame::Key {
             // The key is stopped by now: whoever takes the call has another one.
-            return self.next_taker(plan, at + 1).map_or(Step::Stop, Step::Elsewhere);
+            return self.next_taker(plan, tried).map_or(Step::Stop, Step::Elsewhere);
         }
         if !error.is_retryable() || (error.may_be_billed() && !self.retry.after_dispatch) {
             return Step::Stop;
         }
-        let (step, receiver, start) = match self.next_taker(plan, at + 1) {
+        let (step, receiver, start) = match self.next_taker(plan, tried) {
             Some(next) => (Step::Next(next), next, Duration::ZERO),
             None => {
                 let Some(wait) = self.retry.again(error, number, &*self.rng) else { return Step::Stop };
-                if self.next_taker(plan, at) != Some(at) {
+                if !plan.ranking.candidates.get(at).is_some_and(|same| self.takes(same)) {
                     return Step::Stop;
                 }
                 (Step::Again(wait), at, wait)
@@ -357,6 +365,10 @@ fn give_up(plan: &Plan, error: client::Error, attempts: Vec<Attempt>) -> Error {
     let error = Error::of_client(error);
     let error = if late { error.of_kind(ErrorKind::DeadlineExceeded) } else { error };
     error.with_attempts(attempts).of_plan(plan)
+}
+
+fn and(tried: &[usize], at: usize) -> Vec<usize> {
+    tried.iter().copied().chain([at]).collect()
 }
 
 fn model(plan: &Plan, at: usize) -> Option<&ModelId> {

@@ -334,6 +334,7 @@ impl ServiceBuilder {
                 routes: RwLock::default(),
                 streams: Arc::default(),
                 told: Told::default(),
+                troubled: AtomicBool::new(false),
                 refresher: Refresher::new(self.refresh),
                 alerts: AtomicUsize::new(0),
             }),

@@ -92,7 +92,10 @@ impl InferenceService {
         let known = state.router.routes();
         for Deprecation { model, replacement, removal } in leaving {
             let route = RouteId::new(UpstreamId::together(), model.clone());
-            let Some(day) = removal.as_deref().filter(|_| known.iter().any(|one| *one.id() == route)) else { continue };
+            let Some(day) = removal.as_deref().filter(|_| known.iter().any(|one| *one.id() == route && !one.is_own()))
+            else {
+                continue;
+            };
             let to = replacement.clone().map(|model| RouteId::new(UpstreamId::together(), model));
             let instead = replacement.as_ref().map_or_else(String::new, |model| format!("; use {model} instead"));
             if day > today.get(..10).unwrap_or(&today) {

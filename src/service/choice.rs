@@ -5,7 +5,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -20,7 +20,7 @@ use super::{
 use crate::{
     client::{self, Blame},
     notify::AlertKind,
-    router::{Candidate, Pass, Turn, Verdict},
+    router::{Candidate, End, Pass, Turn, Verdict},
     types::{RouteId, UpstreamId, later},
 };
 
@@ -33,8 +33,9 @@ pub(super) struct Passage {
     pub(super) state: Arc<State>,
     pub(super) route: Arc<RouteState>,
     probe: bool,
-    /// The place in the order of dispatch, once it is under way.
+    /// The place in the order of dispatch, once it is under way, and when that was.
     number: Option<u64>,
+    since: Option<Instant>,
 }
 
 /// Why no candidate takes a call.
@@ -45,38 +46,66 @@ struct Nobody {
 }
 
 impl State {
-    /// The first candidate from this place on that takes the call.
-    pub(super) fn choose(self: &Arc<Self>, plan: &Plan, from: usize) -> Result<(usize, Passage), Error> {
+    /// The first candidate that takes the call, of those that were not tried.
+    ///
+    /// Where nothing was tried yet, an ejected one behind it that is due for a probe goes first: a route that is never the
+    /// first choice would else stay ejected.
+    pub(super) fn choose(self: &Arc<Self>, plan: &Plan, tried: &[usize]) -> Result<(usize, Passage), Error> {
         let now = Instant::now();
         let mut nobody = Nobody::default();
-        for (at, candidate) in plan.ranking.candidates.iter().enumerate().skip(from) {
-            if let Some(kind) = self.key_of(&candidate.route).and_then(|key| key.ask(now)) {
-                nobody.stopped = Some(kind);
+        let mut taken = None;
+        let looks_on = tried.is_empty() && self.troubled.load(Ordering::Acquire);
+        for (at, candidate) in plan.ranking.candidates.iter().enumerate().filter(|(at, _)| !tried.contains(at)) {
+            let is_admitted = |route: &RouteState| route.ejection.is_admitted();
+            if taken.is_some() && self.with_route(&candidate.route, is_admitted).unwrap_or(true) {
+                // It was never used, or takes what comes: no probe is due.
                 continue;
             }
             let route = self.route(&candidate.route);
-            let others = || plan.ranking.candidates.iter().filter(|other| other.route != candidate.route);
-            let alone = || !others().any(|other| self.takes(other));
-            match route.ejection.ask(now, alone, &*self.rng) {
-                Pass::Away(next) => nobody.probe_in = [nobody.probe_in, next].into_iter().flatten().min(),
-                pass => {
-                    let probe = pass == Pass::Probe;
-                    return Ok((at, Passage { state: Arc::clone(self), route, probe, number: None }));
+            let others = || plan.ranking.candidates.iter().enumerate().filter(|(other, _)| *other != at);
+            let alone =
+                || taken.is_none() && !others().any(|(other, it)| !tried.contains(&other) && self.takes_all(it));
+            if !route.ejection.is_shut(now)
+                && let Some(kind) = self.key_of(&candidate.route).and_then(|key| key.ask(now))
+            {
+                nobody.stopped = Some(kind);
+                continue;
+            }
+            let probe = match route.ejection.ask(now, alone, &*self.rng) {
+                Pass::Away(next) => {
+                    nobody.probe_in = [nobody.probe_in, next].into_iter().flatten().min();
+                    continue;
                 }
+                pass => pass == Pass::Probe,
+            };
+            if probe || taken.is_none() {
+                let passage = Passage { state: Arc::clone(self), route, probe, number: None, since: None };
+                taken = Some((at, passage));
+            }
+            if probe || !looks_on {
+                break;
             }
         }
-        Err(nobody.error(plan))
+        taken.ok_or_else(|| nobody.error(plan))
     }
 
-    /// The place of the first candidate from this one on that would take a call, probes aside.
-    pub(super) fn next_taker(&self, plan: &Plan, from: usize) -> Option<usize> {
-        let mut candidates = plan.ranking.candidates.iter().enumerate().skip(from);
-        candidates.find(|(_, candidate)| self.takes(candidate)).map(|(at, _)| at)
+    /// The place of the first candidate that would take a call, of those that were not tried.
+    pub(super) fn next_taker(&self, plan: &Plan, tried: &[usize]) -> Option<usize> {
+        let mut candidates = plan.ranking.candidates.iter().enumerate();
+        candidates.find(|(at, candidate)| !tried.contains(at) && self.takes(candidate)).map(|(at, _)| at)
     }
 
-    fn takes(&self, candidate: &Candidate) -> bool {
+    /// Whether a candidate would take a call: as any other, by its share, or as a probe.
+    pub(super) fn takes(&self, candidate: &Candidate) -> bool {
+        let now = Instant::now();
         let is_stopped = self.key_of(&candidate.route).is_some_and(Key::is_stopped);
-        !is_stopped && self.with_route(&candidate.route, |route| route.ejection.is_admitted()).unwrap_or(true)
+        let takes = |route: &RouteState| route.ejection.takes_all() || !route.ejection.is_shut(now);
+        !is_stopped && self.with_route(&candidate.route, takes).unwrap_or(true)
+    }
+
+    fn takes_all(&self, candidate: &Candidate) -> bool {
+        let is_stopped = self.key_of(&candidate.route).is_some_and(Key::is_stopped);
+        !is_stopped && self.with_route(&candidate.route, |route| route.ejection.takes_all()).unwrap_or(true)
     }
 
     /// Upstreams whose key is stopped.
@@ -117,6 +146,7 @@ impl Passage {
     /// The attempt is under way.
     pub(super) fn dispatched(&mut self) {
         self.number = Some(self.route.counts.started());
+        self.since = Some(Instant::now());
     }
 
     /// The attempt failed: of all failures, one of the key stops it, and tells somebody once; that a model is gone is
@@ -129,7 +159,7 @@ impl Passage {
         let Some(kind) = Error::of_key(error.kind()) else {
             // Whatever else the provider says, it took the key.
             if error.status().is_some() {
-                self.key().into_iter().for_each(Key::well);
+                self.key().into_iter().for_each(|key| key.well(self.since));
             }
             return;
         };
@@ -157,14 +187,16 @@ impl Passage {
             return None;
         }
         if verdict == Verdict::Well {
-            self.key().into_iter().for_each(Key::well);
+            self.key().into_iter().for_each(|key| key.well(self.since));
         }
-        let answered = self.route.counts.answered.load(Ordering::Relaxed);
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (dispatched, answered) = (count(&self.route.counts.dispatched), count(&self.route.counts.answered));
         let (route, rng) = (&self.route, &*self.state.rng);
-        let turn = route.ejection.ended(number.unwrap_or(0), answered, Instant::now(), probe, verdict, rng);
+        let turn = route.ejection.ended(&End { number, dispatched, answered, at: Instant::now(), probe, verdict }, rng);
         match turn {
             None => {}
             Some(Turn::Ejected) => {
+                self.state.troubled.store(true, Ordering::Release);
                 tracing::warn!(route = %route.id, "ejected: it fails too often");
                 let title = format!("{} fails and gets no calls but probes", route.id);
                 self.state.alert(AlertKind::BreakerOpen, &route.id.to_string(), &title);
@@ -191,6 +223,7 @@ pub(super) struct Key {
 #[derive(Clone, Copy, Debug)]
 struct Stopped {
     kind: ErrorKind,
+    since: Instant,
     /// When one call may try again.
     next: Instant,
 }
@@ -216,13 +249,22 @@ impl Key {
 
     /// Whether it was not stopped before.
     fn stop(&self, kind: ErrorKind, now: Instant) -> bool {
-        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Stopped { kind, next: later(now, KEY_REST) });
-        !self.stopped.swap(true, Ordering::AcqRel)
+        let mut stopped = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = stopped.is_none();
+        *stopped =
+            Some(Stopped { kind, since: stopped.map_or(now, |stopped| stopped.since), next: later(now, KEY_REST) });
+        self.stopped.store(true, Ordering::Release);
+        is_news
     }
 
-    fn well(&self) {
-        if self.is_stopped() {
-            *self.since.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    /// An attempt that was dispatched then was not refused for the key: what went out before it was stopped says nothing.
+    fn well(&self, dispatched: Option<Instant>) {
+        if !self.is_stopped() {
+            return;
+        }
+        let mut stopped = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        if stopped.is_some_and(|stopped| dispatched.is_some_and(|at| at > stopped.since)) {
+            *stopped = None;
             self.stopped.store(false, Ordering::Release);
         }
     }

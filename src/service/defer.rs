@@ -7,12 +7,12 @@ use std::{
 };
 
 use futures_util::FutureExt;
+use tokio::time::Instant;
 
 use super::{Error, ErrorKind, InferenceService, log, state::State};
 use crate::{
     batch::{Deferred, Overflow, Overflowing},
     inference::{InferenceRequest, InferenceResponse},
-    router::Availability,
     types::FOREVER,
 };
 
@@ -73,9 +73,10 @@ impl InferenceService {
         };
         let patience = PATIENCE.min(left / 10);
         let request = Arc::new(request);
-        if let Some(why) = self.state.must_wait(&request, patience).await? {
-            let error = Error::new(ErrorKind::Overloaded, "no model is free in time");
-            return self.hand_over(&overflow, &request, why).await.ok_or(error);
+        if let Some(why) = self.state.must_wait(&request, patience).await?
+            && let Some(deferred) = self.hand_over(&overflow, &request, why).await
+        {
+            return Ok(deferred);
         }
         let now = InferenceRequest::clone(&request).deadline(AT_ONCE);
         match self.complete(now).await {
@@ -136,15 +137,15 @@ impl State {
         let _in_flight = self.begin()?;
         let plan = self.plan_for(Arc::clone(request), true).await.inspect_err(|error| log(&Err(error.clone())))?;
         let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
-        let (mut late, mut down) = (0, 0);
+        let (mut late, mut down, now) = (0, 0, Instant::now());
         for candidate in &*plan.ranking.candidates {
             let Some(route) = routes.get(&candidate.route) else { continue };
             late += usize::from(route.lane.health().predicted_wait > patience);
-            down += usize::from(route.ejection.availability() == Availability::Ejected);
+            // One whose probe is due may have this call for it: else nobody would find out that it is back.
+            down += usize::from(route.ejection.is_shut(now));
         }
         let all = plan.ranking.candidates.len();
         Ok(match (late, down) {
-            // Its probes would not be for this one: it can wait.
             (_, down) if down == all => Some(Overflowing::Outage),
             (late, down) if late > 0 && late + down >= all => Some(Overflowing::RateLimit),
             _ => None,

@@ -81,6 +81,8 @@ pub(super) struct State {
     pub(super) routes: RwLock<HashMap<RouteId, Arc<RouteState>>>,
     pub(super) streams: Arc<LiveStreams>,
     pub(super) told: Told,
+    /// Whether a route was ever ejected: only then calls look for probes behind the first choice.
+    pub(super) troubled: AtomicBool,
     pub(super) refresher: Refresher,
     /// Alerts on their way.
     pub(super) alerts: AtomicUsize,

@@ -177,7 +177,8 @@ async fn where_all_are_ejected_calls_fail_at_once_and_probes_go_on() {
     assert!(start.elapsed() <= ms(300) && world.calls() <= calls + 3, "probes at most");
     sleep(secs(3)).await;
     let probed = world.service.complete(muse("why?").models(models)).await.unwrap_err();
-    assert_eq!(probed.attempts().len(), 1, "{probed}");
+    let routes: std::collections::HashSet<_> = probed.attempts().iter().map(|attempt| &attempt.route).collect();
+    assert_eq!(probed.attempts().len(), routes.len(), "a probe of each at most: {probed}");
     world.at_rest().await;
 }
 
@@ -415,5 +416,44 @@ async fn a_probe_that_streams_lets_a_route_back_at_its_first_token() {
     for stream in streams {
         stream.finish().await.unwrap();
     }
+    world.at_rest().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_models_that_fail_together_come_back_together() {
+    // Scenario: both models of a request fail for ten seconds, twenty calls a second; then both are well.
+    // Expected: from the second probe's time on every call is answered, and the second model, which is never the first
+    // choice, is let back as well.
+    let world = World::new();
+    world.sim.latency(ms(100));
+    let request = || muse("why?").models([LARGE, MID]);
+    broken(&world, &[LARGE, MID]);
+    answered(&world, 20, secs(10), request).await;
+    world.sim.heal();
+    answered(&world, 20, secs(3), request).await;
+    let (good, all) = answered(&world, 20, secs(10), request).await;
+    assert_eq!(good, all, "none is refused while they return");
+    answered(&world, 20, secs(20), request).await;
+    for model in [LARGE, MID] {
+        assert_eq!(health(&world, model).availability, Availability::Admitted, "{model}");
+    }
+    broken(&world, &[LARGE]);
+    let (good, all) = answered(&world, 20, secs(5), request).await;
+    // The outage used up the second one's retry budget, which only its own answers fill: until the first one is ejected
+    // some calls have nowhere to go.
+    assert!(good + 10 >= all, "the other one takes over: {good} of {all}");
+    world.at_rest().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_who_wants_the_first_token_at_once_ejects_nobody() {
+    let world = World::new();
+    world.sim.latency(secs(1));
+    for _ in 0..50 {
+        let request = muse("why?").model(LARGE).first_token(ms(100));
+        world.service.stream(request).await.unwrap_err();
+        sleep(ms(100)).await;
+    }
+    assert_eq!(health(&world, LARGE).availability, Availability::Admitted);
     world.at_rest().await;
 }

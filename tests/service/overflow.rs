@@ -184,3 +184,24 @@ async fn above_the_limit_each_request_is_answered_or_in_the_overflow_and_never_b
         let _ = route(LARGE);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn where_all_traffic_may_wait_the_end_of_an_outage_is_found() {
+    let (world, later) = world(Limits::default());
+    world.sim.fail_share_of(LARGE, 1.0, Fault::status(500));
+    let mut number = 0;
+    let mut ask = async |seconds: u64| {
+        let mut answered = 0;
+        for _ in 0..seconds * 5 {
+            number += 1;
+            let reply = world.service.complete_or_defer(patient(number.to_string())).await.unwrap();
+            answered += u32::from(why(reply).is_none());
+            sleep(ms(200)).await;
+        }
+        answered
+    };
+    assert_eq!(ask(10).await, 0);
+    world.sim.heal();
+    assert!(ask(5).await > 5, "a probe found out");
+    let _ = later;
+}

@@ -13,7 +13,7 @@ use loom::{
 };
 
 use crate::{
-    ejection::{Ejection, Pass, Turn, Verdict},
+    ejection::{Ejection, End, Pass, Turn, Verdict},
     limit::{Ask, Lane, Limits},
     retry_budget::RetryBudget,
     types::{FOREVER, Priority, Rng},
@@ -88,12 +88,17 @@ pub fn a_turn_of_one_who_leaves_is_not_lost() {
     assert_eq!((health.in_flight, health.waiting), (0, 0));
 }
 
+fn ill(number: u32, at: Instant, probe: bool) -> End {
+    let number = u64::from(number);
+    End { number: Some(number), dispatched: number + 1, answered: 0, at, probe, verdict: Verdict::Ill }
+}
+
 /// Two callers at the moment when a probe is due: one probes, and the end of it is seen by whoever asks then.
 pub fn a_half_open_route_has_one_probe() {
     let (ejection, start) = (Arc::new(Ejection::default()), Instant::now());
     let fail = |number: u32| {
         let at = start + Duration::from_millis(100) * number;
-        ejection.ended(u64::from(number), 0, at, false, Verdict::Ill, &Half)
+        ejection.ended(&ill(number, at, false), &Half)
     };
     let turns: Vec<_> = (0..5).map(fail).collect();
     assert_eq!(turns.last(), Some(&Some(Turn::Ejected)));
@@ -103,7 +108,7 @@ pub fn a_half_open_route_has_one_probe() {
         thread::spawn(move || {
             let pass = ejection.ask(due, || true, &Half);
             if pass == Pass::Probe {
-                ejection.ended(9, 0, due, true, Verdict::Ill, &Half);
+                ejection.ended(&ill(9, due, true), &Half);
             }
             pass == Pass::Probe
         })
@@ -119,11 +124,11 @@ pub fn an_ejection_is_seen_by_who_asks_after_it() {
     let (ejection, start) = (Arc::new(Ejection::default()), Instant::now());
     let at = move |number: u32| start + Duration::from_millis(100) * number;
     (0..4).for_each(|number| {
-        assert_eq!(ejection.ended(u64::from(number), 0, at(number), false, Verdict::Ill, &Half), None);
+        assert_eq!(ejection.ended(&ill(number, at(number), false), &Half), None);
     });
     let ends = {
         let ejection = Arc::clone(&ejection);
-        thread::spawn(move || ejection.ended(4, 0, at(4), false, Verdict::Ill, &Half))
+        thread::spawn(move || ejection.ended(&ill(4, at(4), false), &Half))
     };
     let asks = {
         let ejection = Arc::clone(&ejection);
