@@ -1,13 +1,14 @@
 //! The default router: a catalogue of routes, and an order that explains itself.
 
+mod choosing;
+
 use std::{
     fmt,
-    hash::{DefaultHasher, Hash, Hasher},
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use async_trait::async_trait;
@@ -15,25 +16,18 @@ use tokio::time::Instant;
 
 use super::{
     Ability, CatalogError, Expectation, Heard, Listing, ModelRoute, ModelRouter, NoRoute, Observation, Outcome,
-    Ranking, Registered, Retired, RouteAsk, RouteLimits, RouteState, RouterError, filter,
-    incumbent::{Incumbents, Rival},
-    learn::{self, Change, Estimate},
+    Ranking, Registered, Retired, RouteAsk, RouteState, RouterError,
+    incumbent::Incumbents,
+    learn::{self, Estimate},
     lessons::{Lack, Lessons},
     rank, score, snapshot,
-    table::{Entry, Finished, Key, Table, Trial},
+    table::Table,
 };
 use crate::{
-    client::{Blame, ErrorKind},
-    inference::{Decision, Selection},
-    types::{RouteId, Usage, later},
+    client::ErrorKind,
+    inference::Selection,
+    types::{RouteId, later},
 };
-
-/// How long a ranking holds while results come in: what they teach shows within it.
-const STEADY: Duration = Duration::from_millis(250);
-/// How long it holds while none do: estimates fade.
-const FADING: Duration = Duration::from_secs(5);
-/// A route that answers more often than this and lost its place lost it for its latency.
-const STILL_GOOD: f64 = 0.98;
 
 /// Ranks the routes of a catalogue.
 ///
@@ -263,151 +257,6 @@ impl CatalogRouter {
             Selection::Prefer(models) => rank::preferred(&table, ask, models),
             Selection::Any => self.rank_any(&table, ask),
         }
-    }
-
-    /// Ranks all routes, from the finished rankings where one holds.
-    fn rank_any(&self, table: &Table, ask: &RouteAsk<'_>) -> Result<Ranking, NoRoute> {
-        let (tokens, key) = (filter::realistic_tokens(ask), key(ask));
-        if key.within != 0 || ask.limits.max_cost.is_some() {
-            return self.rank_one(table, ask, (tokens, key));
-        }
-        let finished = match table.finished(&key).filter(|finished| self.holds(finished, ask.now)) {
-            Some(finished) => finished,
-            None => self.finish(table, ask, key)?,
-        };
-        // Longer than the shortest context: some of those routes have to be left out, by name.
-        if tokens > finished.tokens {
-            return self.rank_one(table, ask, (tokens, key));
-        }
-        if finished.trials.is_empty() || ask.rehearsal {
-            return Ok(finished.ranking);
-        }
-        Ok(self.on_trial(&finished, ask.now))
-    }
-
-    /// Ranks for this request alone, around the first choice of its class.
-    fn rank_one(&self, table: &Table, ask: &RouteAsk<'_>, (tokens, key): (u64, Key)) -> Result<Ranking, NoRoute> {
-        let fit = rank::any(table, ask, tokens)?;
-        // Bounds leave some out: the first choice of the class without them still stands where it can.
-        let first = self.incumbents.place(&Key { within: 0, ..key }, &fit.rivals());
-        Ok(fit.ranking(first))
-    }
-
-    fn holds(&self, finished: &Finished, now: Instant) -> bool {
-        let age = now.saturating_duration_since(finished.made);
-        let (turns, results) = (self.turns.load(Ordering::Acquire), self.results.load(Ordering::Acquire));
-        finished.turns == turns && (age < STEADY || (finished.results == results && age < FADING))
-    }
-
-    fn finish(&self, table: &Table, ask: &RouteAsk<'_>, key: Key) -> Result<Finished, NoRoute> {
-        // Before anything is read: what is learned meanwhile makes it old.
-        let (turns, results) = (self.turns.load(Ordering::Acquire), self.results.load(Ordering::Acquire));
-        let fit = rank::any(table, ask, 0)?;
-        let rivals = fit.rivals();
-        let choice = self.incumbents.decide(&key, &rivals, ask.now, table.version());
-        table.set_common(key.task, common(table.climate(key.task).common, &rivals, choice.first));
-        if let Some(fallen) = choice.fallen {
-            let is_slow = |at: usize| rivals.get(at).is_some_and(|rival| rival.estimate.success > STILL_GOOD);
-            fit.learned(fallen).into_iter().for_each(|learned| learned.demote(ask.now, is_slow(fallen)));
-        }
-        let trial = |at: usize, canary| fit.learned(at).map(|learned| (at, canary, Arc::clone(learned)));
-        let is_demoted = |(at, rival): (usize, &Rival<'_>)| {
-            (at != choice.first && (rival.estimate.demoted || choice.fallen == Some(at))).then_some(at)
-        };
-        let demoted = rivals.iter().enumerate().filter_map(is_demoted).filter_map(|at| trial(at, false));
-        let trials: Vec<_> = choice.canary.and_then(|at| trial(at, true)).into_iter().chain(demoted).collect();
-        // Those before the first choice move back by one place.
-        let place = |at: usize| if at < choice.first { at + 1 } else { at };
-        let trials = trials.into_iter().map(|(at, canary, learned)| Trial { at: place(at), canary, learned }).collect();
-        let ranking = fit.ranking(choice.first);
-        let contexts = ranking.candidates.iter().filter_map(|one| table.entry(&one.route)?.route.context);
-        let tokens = contexts.min().map_or(u64::MAX, u64::from);
-        let finished = Finished { ranking, tokens, made: ask.now, turns, results, trials };
-        table.finish(key, finished.clone());
-        Ok(finished)
-    }
-
-    /// The ranking, or one with a route on trial before the first choice if it is its turn.
-    fn on_trial(&self, finished: &Finished, now: Instant) -> Ranking {
-        let its_turn = |trial: &&Trial| {
-            if trial.canary {
-                self.asked.fetch_add(1, Ordering::Relaxed).is_multiple_of(2)
-            } else {
-                trial.learned.ask_probe(now)
-            }
-        };
-        let Some(trial) = finished.trials.iter().find(its_turn) else { return finished.ranking.clone() };
-        let mut candidates = finished.ranking.candidates.to_vec();
-        let mut decision = Decision::clone(&finished.ranking.decision);
-        if let (Some(candidates), Some(ranked)) =
-            (candidates.get_mut(..=trial.at), decision.ranked.get_mut(..=trial.at))
-        {
-            candidates.rotate_right(1);
-            ranked.rotate_right(1);
-            candidates.iter_mut().take(1).for_each(|first| first.trial = true);
-            decision.reason = format!("{}; {}", decision.reason, if trial.canary { "canary" } else { "probe" }).into();
-        }
-        Ranking::new(candidates, decision)
-    }
-
-    /// Learns from the end of an attempt.
-    fn learn(&self, entry: &Entry, climate: f64, seen: &Observation) {
-        let (route, learned) = (&entry.route, &entry.learned);
-        if let Some(out) = seen.ejected {
-            learned.ejected(out, later(seen.dispatched, seen.took));
-            if out {
-                self.incumbents.ejected(route.id());
-            }
-            self.turns.fetch_add(1, Ordering::AcqRel);
-        }
-        let result = learn::Seen {
-            dispatched: seen.dispatched,
-            took: seen.took,
-            first: seen.first_token,
-            usage: if let Outcome::Answered(usage) = seen.outcome { usage } else { Usage::default() },
-        };
-        let change = match seen.outcome {
-            Outcome::Answered(_) => learned.answered(&result, score::said_seconds(route), climate),
-            Outcome::Failed(kind) if kind.blame() == Blame::Upstream => learned.failed(&result),
-            Outcome::Failed(_) | Outcome::Cancelled => return,
-        };
-        self.results.fetch_add(1, Ordering::AcqRel);
-        if change == Change::Returned {
-            self.turns.fetch_add(1, Ordering::AcqRel);
-        }
-    }
-}
-
-/// The class of requests that one belongs to.
-fn key(ask: &RouteAsk<'_>) -> Key {
-    let RouteLimits { tier, allow, deny, max_cost: _ } = &ask.limits;
-    let upstream = ask.request.upstream_of();
-    let within = if tier.is_none() && allow.is_empty() && deny.is_empty() && upstream.is_none() {
-        0
-    } else {
-        let mut hasher = DefaultHasher::new();
-        (tier, allow, deny, upstream).hash(&mut hasher);
-        hasher.finish().max(1)
-    };
-    Key {
-        task: ask.task(),
-        priority: ask.priority(),
-        tier: ask.tier(),
-        named: ask.request.names_tier(),
-        needs: ask.needs,
-        within,
-    }
-}
-
-/// How much slower than expected all routes are: as much as the fastest one of which anything is known. Of a single one
-/// nobody can say whether it is the only one, unless it was known before.
-fn common(before: f64, rivals: &[Rival<'_>], first: usize) -> f64 {
-    let fresh = || rivals.iter().filter(|rival| rival.estimate.fresh >= 2).map(|rival| rival.estimate.slower);
-    let fastest = fresh().fold(f64::INFINITY, f64::min).max(0.0);
-    match fresh().count() {
-        0 => before,
-        1 => fastest.min(before),
-        _ => rivals.get(first).map_or(fastest, |first| fastest.min(first.estimate.slower.max(0.0))),
     }
 }
 

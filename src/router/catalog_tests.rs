@@ -7,7 +7,7 @@ use crate::{
     InferenceRequest, ModelId, Price, Priority, Task, Tier, Usage, Usd,
     client::ErrorKind,
     inference::{Decision, JsonNeed, ModelRef, Needs, Rejection},
-    router::{Candidate, Capabilities, Known},
+    router::{Candidate, Capabilities, Known, RouteLimits, filter},
     usd,
 };
 

@@ -99,12 +99,7 @@ impl State {
         loop {
             let (at, passage) = match self.choose(plan, &tried) {
                 Ok(chosen) => chosen,
-                Err(nobody) => {
-                    return Err(match last {
-                        Some(error) => give_up(plan, error, attempts),
-                        None => nobody.with_attempts(attempts),
-                    });
-                }
+                Err(nobody) => return Err(last.map_or(nobody, |error| give_up(plan, error, attempts))),
             };
             let candidate = plan.ranking.candidates.get(at).ok_or_else(|| Error::new(ErrorKind::NoRoute, ""))?;
             // A refused admission has an id of its own too: a store may still be giving back what it had set aside.
@@ -155,11 +150,7 @@ impl State {
                 }
                 Step::Again(wait) => {
                     charged = !is_paced(&error, &Step::Again(wait));
-                    let waited = pin!(async {
-                        sleep_until(Instant::now() + wait).await;
-                        Ok(())
-                    });
-                    if let Err(stopped) = self.unless_stopped(waited).await {
+                    if let Err(stopped) = self.rest(wait).await {
                         return Err(stopped.with_attempts(attempts).of_plan(plan));
                     }
                     // Meanwhile others may have found out that it is down.
@@ -170,6 +161,15 @@ impl State {
                 }
             }
         }
+    }
+
+    /// Waits, unless the service is told to stop.
+    async fn rest(&self, wait: Duration) -> Result<(), Error> {
+        let waited = pin!(async {
+            sleep_until(Instant::now() + wait).await;
+            Ok(())
+        });
+        self.unless_stopped(waited).await
     }
 
     /// Tells the router what models lack that refused a request for it, now that another one answered: what all refuse is

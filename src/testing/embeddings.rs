@@ -49,7 +49,10 @@ pub(super) fn fits(ask: Ask<'_>, model: &SimModel) -> Result<(), ApiError> {
 
 /// The answer. Usage is not part of it unless the simulator is told so.
 pub(super) fn answer(ask: Ask<'_>, model: &SimModel, with_usage: bool) -> Value {
-    let row = |(index, text): (usize, &str)| json!({"object": "embedding", "index": index, "embedding": words::vector(text, model.dimensions)});
+    let row = |(index, text): (usize, &str)| {
+        let vector = words::vector(text, model.dimensions);
+        json!({"object": "embedding", "index": index, "embedding": vector})
+    };
     let data: Vec<_> = texts(ask).into_iter().enumerate().map(row).collect();
     let mut body = json!({"object": "list", "model": model.id(), "data": data});
     if let (true, Some(map)) = (with_usage, body.as_object_mut()) {
