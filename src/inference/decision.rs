@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use crate::types::{Priority, RouteId, Task, Tier, Usd};
+use super::Needs;
+use crate::types::{Price, Priority, RouteId, Task, Tier, Usd};
 
 /// The router's reasons for one ranking.
 ///
@@ -25,14 +26,23 @@ use crate::types::{Priority, RouteId, Task, Tier, Usd};
 pub struct Decision {
     /// The policy that decided, such as `catalog`.
     pub policy: Box<str>,
+    /// A hash of the policy's settings: the same number for the same settings. 0 where it has none.
+    pub settings: u64,
+    /// A hash of the routes that it knew, prices included: the same number for the same routes. 0 where it keeps none.
+    pub catalogue: u64,
     /// What kind of request it was about.
     pub task: Task,
     /// Its priority.
     pub priority: Priority,
     /// The tier asked for, by name or by priority.
     pub tier: Tier,
+    /// What was demanded of a model.
+    pub needs: Needs,
     /// Why the first one is first, such as `large: realtime`.
     pub reason: Box<str>,
+    /// How likely this one was to be first, 0 to 1: below 1 where a share of the calls goes to another one on trial. What a
+    /// replay weighs its result by.
+    pub propensity: f64,
     /// The candidates, best first.
     pub ranked: Vec<Considered>,
     /// What was left out, and why.
@@ -47,10 +57,16 @@ pub struct Considered {
     pub route: RouteId,
     /// Its tier.
     pub tier: Tier,
+    /// How it stood, as far as the policy knew.
+    pub condition: Condition,
+    /// The price that the policy went by.
+    pub price: Option<Price>,
     /// What the request is expected to cost there; `None` if the price is not known.
     pub expected_cost: Option<Usd>,
     /// The policy's score; higher is better.
     pub score: f64,
+    /// What the score is the sum of: quality, cost, latency, success.
+    pub terms: [f64; 4],
     /// Seconds that a nominal answer of 256 tokens is expected to take.
     pub expected_seconds: f64,
     /// How likely it answers.
@@ -63,7 +79,43 @@ impl Considered {
     /// A candidate of which nothing but its score is known.
     #[must_use]
     pub const fn new(route: RouteId, tier: Tier, score: f64) -> Self {
-        Self { route, tier, expected_cost: None, score, expected_seconds: 0.0, success: 1.0, results: 0 }
+        Self {
+            route,
+            tier,
+            condition: Condition::Live,
+            price: None,
+            expected_cost: None,
+            score,
+            terms: [0.0; 4],
+            expected_seconds: 0.0,
+            success: 1.0,
+            results: 0,
+        }
+    }
+}
+
+/// How a candidate stands with its policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Condition {
+    /// In use.
+    #[default]
+    Live,
+    /// It lost its place for being slow or failing, and shows by a few calls whether it is well again.
+    Demoted,
+    /// The provider said of late that it is not available.
+    Missing,
+}
+
+impl Condition {
+    /// As in traces: `live`, `demoted`, `missing`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Demoted => "demoted",
+            Self::Missing => "missing",
+        }
     }
 }
 
@@ -154,8 +206,19 @@ impl Decision {
         tier: Tier,
         reason: impl Into<Box<str>>,
     ) -> Self {
-        let (policy, reason) = (policy.into(), reason.into());
-        Self { policy, task, priority, tier, reason, ranked: Vec::new(), rejected: Vec::new() }
+        Self {
+            policy: policy.into(),
+            settings: 0,
+            catalogue: 0,
+            task,
+            priority,
+            tier,
+            needs: Needs::none(),
+            reason: reason.into(),
+            propensity: 1.0,
+            ranked: Vec::new(),
+            rejected: Vec::new(),
+        }
     }
 }
 

@@ -32,7 +32,7 @@ use async_trait::async_trait;
 pub(crate) use self::structured::{Parsed, Start, parse_value, start_of};
 pub use self::{
     answer::{Answer, Output},
-    decision::{Considered, Decision, Rejection},
+    decision::{Condition, Considered, Decision, Rejection},
     input::Input,
     key::{CacheKey, Kind},
     leaks::leaked_tool_markup,

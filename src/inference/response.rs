@@ -63,6 +63,8 @@ pub struct InferenceResponse {
     pub warnings: Arc<[String]>,
     /// Why this model.
     pub decision: Arc<Decision>,
+    /// The most tokens that the prompt was taken to have when it was ranked.
+    pub prompt_tokens_at_most: u64,
     pub(crate) leaked: Option<&'static str>,
 }
 
@@ -130,8 +132,20 @@ pub struct Attempt {
     pub error: Option<ErrorKind>,
     /// The HTTP status, where one came.
     pub status: Option<u16>,
-    /// How long it took.
+    /// When it was dispatched, from the beginning of the call.
+    pub started: Duration,
+    /// How long it took from there.
     pub took: Duration,
+    /// From dispatch to the first piece of a stream.
+    pub first_token: Option<Duration>,
+    /// What was used, as far as it is known.
+    pub usage: Usage,
+    /// The model that answered, by the provider's name.
+    pub served: Option<ModelId>,
+    /// Whether it was to find out if an ejected route is back.
+    pub probe: bool,
+    /// Candidates before this one that got no call, for they were ejected or their key was stopped.
+    pub passed_over: u32,
     /// What it cost.
     pub cost: Cost,
 }
@@ -287,6 +301,7 @@ impl InferenceResponse {
         Trace {
             id: Some(self.id),
             at: Some(self.at),
+            prompt_tokens: self.prompt_tokens_at_most,
             decision: Some(Arc::clone(&self.decision)),
             attempts: Arc::clone(&self.attempts),
             end: self.source.to_string().into(),

@@ -13,7 +13,7 @@ use super::{
     table::{Climate, Row, Table},
 };
 use crate::{
-    inference::{Considered, Decision, ModelRef, Rejection},
+    inference::{Condition, Considered, Decision, ModelRef, Rejection},
     types::{RouteId, Tier, UpstreamId},
 };
 
@@ -33,6 +33,7 @@ struct Standing<'a> {
     /// Whether it only may be able to do what is needed.
     unsure: bool,
     score: f64,
+    terms: [f64; 4],
     estimate: Estimate,
 }
 
@@ -40,7 +41,8 @@ impl<'a> Standing<'a> {
     fn new(row: &'a Row, step: usize, unsure: bool, weights: Weights, (climate, now): (Climate, Instant)) -> Self {
         let expected = Expected { said: row.said, unknown: climate.unknown, common: climate.common };
         let estimate = row.learned.estimate(now, &expected);
-        Self { row, step, unsure, score: row.terms.score(weights, &estimate), estimate }
+        let terms = row.terms.weighed(weights, &estimate);
+        Self { row, step, unsure, score: terms.iter().sum(), terms, estimate }
     }
 
     /// Best first. The id settles ties, so that the same request is always ranked alike.
@@ -59,6 +61,7 @@ pub(super) struct Fit<'a> {
     standings: Vec<Standing<'a>>,
     rejected: Rejected,
     reason: String,
+    catalogue: u64,
 }
 
 /// All routes of the task for a request that takes this many tokens.
@@ -79,7 +82,10 @@ pub(super) fn any<'a>(table: &'a Table, ask: &'a RouteAsk<'_>, tokens: u64) -> R
     }
     standings.sort_unstable_by(Standing::order);
     match standings.first() {
-        Some(best) => Ok(Fit { ask, reason: reason(ask, best.row.tier), standings, rejected }),
+        Some(best) => {
+            let reason = reason(ask, best.row.tier);
+            Ok(Fit { ask, reason, standings, rejected, catalogue: table.fingerprint() })
+        }
         None => Err(NoRoute::new(demand.impossible(rows), rejected)),
     }
 }
@@ -104,7 +110,7 @@ impl Fit<'_> {
             ahead.rotate_right(1);
             self.reason.push_str("; incumbent within margin");
         }
-        ranking(self.ask, &self.reason, &self.standings, self.rejected)
+        ranking(self.ask, &self.reason, (&self.standings, self.rejected), self.catalogue)
     }
 }
 
@@ -171,7 +177,7 @@ fn named(
         (true, "pin") => Cow::Owned(format!("retired → {}", best.row.id().model())),
         (true, _) => Cow::Owned(format!("{why}; retired → {}", best.row.id().model())),
     };
-    Ok(ranking(ask, &reason, &fit, rejected))
+    Ok(ranking(ask, &reason, (&fit, rejected), table.fingerprint()))
 }
 
 /// A route that a request names, or that replaces one.
@@ -216,8 +222,10 @@ fn none_named(why: &str, rejected: Rejected) -> NoRoute {
     NoRoute::new(format!("{which} {verb}: {}", each.join("; ")), rejected)
 }
 
-fn ranking(ask: &RouteAsk<'_>, reason: &str, fit: &[Standing<'_>], rejected: Rejected) -> Ranking {
+fn ranking(ask: &RouteAsk<'_>, reason: &str, (fit, rejected): (&[Standing<'_>], Rejected), catalogue: u64) -> Ranking {
     let mut decision = Decision::new(POLICY, ask.task(), ask.priority(), ask.tier(), reason);
+    decision.settings = Weights::of(ask.priority()).fingerprint();
+    (decision.catalogue, decision.needs) = (catalogue, ask.needs);
     decision.ranked = fit.iter().map(considered).collect();
     decision.rejected = rejected;
     Ranking::new(fit.iter().map(candidate).collect::<Vec<_>>(), decision)
@@ -227,7 +235,12 @@ fn considered(standing: &Standing<'_>) -> Considered {
     let row = standing.row;
     let Estimate { seconds, success, fresh, .. } = standing.estimate;
     let mut considered = Considered::new(row.id().clone(), row.tier, standing.score);
-    considered.expected_cost = row.cost;
+    considered.condition = match row.route.state {
+        _ if standing.estimate.demoted => Condition::Demoted,
+        RouteState::Missing => Condition::Missing,
+        _ => Condition::Live,
+    };
+    (considered.price, considered.expected_cost, considered.terms) = (row.route.price, row.cost, standing.terms);
     (considered.expected_seconds, considered.success, considered.results) = (seconds, success, fresh);
     considered
 }

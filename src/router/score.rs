@@ -32,6 +32,16 @@ pub(super) struct Weights {
 }
 
 impl Weights {
+    /// A number for these weights, the same in every process.
+    pub(super) fn fingerprint(self) -> u64 {
+        let Self { quality, cost, latency, success } = self;
+        let mut hasher = blake3::Hasher::new();
+        for weight in [quality, cost, latency, success] {
+            hasher.update(&weight.to_le_bytes());
+        }
+        first_bytes(&hasher.finalize())
+    }
+
     pub(super) const fn of(priority: Priority) -> Self {
         match priority {
             Priority::Realtime => Self { quality: 2.0, cost: 0.5, latency: 1.0, success: 8.0 },
@@ -55,12 +65,14 @@ impl Terms {
         Self { quality: quality(route).ln(), cost: (dollars(cost) + COST_FLOOR).ln() }
     }
 
-    /// Higher is better.
-    pub(super) fn score(&self, weights: Weights, now: &Estimate) -> f64 {
-        weights.quality * self.quality
-            - weights.cost * self.cost
-            - weights.latency * now.seconds.max(LEAST_SECONDS).ln()
-            + weights.success * now.success.ln()
+    /// What a score is the sum of: quality, cost, latency, success. Higher is better.
+    pub(super) fn weighed(&self, weights: Weights, now: &Estimate) -> [f64; 4] {
+        [
+            weights.quality * self.quality,
+            -weights.cost * self.cost,
+            -weights.latency * now.seconds.max(LEAST_SECONDS).ln(),
+            weights.success * now.success.ln(),
+        ]
     }
 }
 
@@ -77,6 +89,11 @@ fn quality(route: &ModelRoute) -> f64 {
 /// What somebody said of its latency.
 pub(super) fn said_seconds(route: &ModelRoute) -> Option<f64> {
     route.latency_p50.map(|time| time.as_secs_f64().max(LEAST_SECONDS))
+}
+
+/// The beginning of a hash, as a number.
+pub(super) fn first_bytes(hash: &blake3::Hash) -> u64 {
+    hash.as_bytes().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 fn dollars(amount: Usd) -> f64 {
@@ -106,7 +123,7 @@ mod tests {
     fn score(route: &ModelRoute, priority: Priority) -> f64 {
         let expected = Expected { said: said_seconds(route), unknown: UNKNOWN_SECONDS, common: 0.0 };
         let unseen = Learned::default().estimate(Instant::now(), &expected);
-        Terms::new(route, usd!("1")).score(Weights::of(priority), &unseen)
+        Terms::new(route, usd!("1")).weighed(Weights::of(priority), &unseen).iter().sum()
     }
 
     #[test]

@@ -106,6 +106,15 @@ impl Lane {
     }
 }
 
+fn fingerprint(entries: &[Entry]) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    for entry in entries {
+        // A route is plain data; one that could not be written would only be missing from the number.
+        serde_json::to_writer(&mut hasher, &*entry.route).ok();
+    }
+    score::first_bytes(&hasher.finalize())
+}
+
 fn output_price(route: &ModelRoute) -> Option<u64> {
     route.price.map(|price| price.output.picos())
 }
@@ -174,6 +183,8 @@ pub(super) struct Table {
     lanes: Vec<Lane>,
     /// Differs from that of every other table of the process.
     version: u64,
+    /// The same for the same routes, in every process.
+    fingerprint: u64,
     finished: RwLock<HashMap<Key, Finished>>,
 }
 
@@ -185,7 +196,12 @@ impl Table {
         tasks.dedup();
         let lanes = tasks.into_iter().map(|task| Lane::new(task, &entries)).collect();
         let version = VERSIONS.fetch_add(1, Ordering::Relaxed);
-        Self { entries, lanes, version, finished: RwLock::default() }
+        let fingerprint = fingerprint(&entries);
+        Self { entries, lanes, version, fingerprint, finished: RwLock::default() }
+    }
+
+    pub(super) const fn fingerprint(&self) -> u64 {
+        self.fingerprint
     }
 
     pub(super) const fn version(&self) -> u64 {

@@ -406,21 +406,13 @@ fn turn(plan: &Plan) -> limit::Ask {
 }
 
 fn failed_attempt(settlement: &mut Settlement, error: &client::Error) -> Attempt {
-    let took = settlement.elapsed();
-    let route = settlement.route.id.clone();
     let cost = settlement.failed(error);
-    Attempt { route, error: Some(error.kind()), status: error.status(), took, cost }
+    settlement.attempt(Some(error.kind()), error.status(), cost)
 }
 
 /// An attempt that was given up half-way: recorded at its upper bound when its settlement is dropped.
 fn abandoned_attempt(settlement: &Settlement) -> Attempt {
-    Attempt {
-        route: settlement.route.id.clone(),
-        error: Some(client::ErrorKind::Interrupted),
-        status: None,
-        took: settlement.elapsed(),
-        cost: settlement.at_most(),
-    }
+    settlement.attempt(Some(client::ErrorKind::Interrupted), None, settlement.at_most())
 }
 
 /// Holds the request's own ceiling against the price that the attempt is billed by: the router ranks by what it knows.
@@ -442,14 +434,14 @@ fn check_cost(plan: &Plan, candidate: &Candidate, at_most: Cost) -> Result<(), E
 pub(super) fn settle(
     plan: &Plan,
     mut arrival: Arrival,
-    settlement: Settlement,
+    mut settlement: Settlement,
     mut attempts: Vec<Attempt>,
 ) -> Result<Done, Error> {
     let (usage, usage_source) = arrival.used(&plan.request);
-    let (route, took) = (settlement.route.id.clone(), settlement.elapsed());
     settlement.told(arrival.rate_limits);
-    let worth = settlement.finish(usage, usage_source, &arrival.served);
-    let answered = Attempt { route: route.clone(), error: None, status: Some(200), took, cost: worth };
+    let worth = settlement.answered(usage, usage_source, &arrival.served);
+    let route = settlement.route.id.clone();
+    let answered = settlement.attempt(None, Some(200), worth);
     let attempts: Arc<[Attempt]> = if attempts.is_empty() {
         Arc::new([answered])
     } else {

@@ -33,6 +33,8 @@ pub(super) struct Passage {
     pub(super) state: Arc<State>,
     pub(super) route: Arc<RouteState>,
     probe: bool,
+    /// How many candidates before it take no call.
+    pub(super) passed_over: u32,
     /// The place in the order of dispatch, once it is under way, and when that was.
     number: Option<u64>,
     since: Option<Instant>,
@@ -53,7 +55,7 @@ impl State {
     pub(super) fn choose(self: &Arc<Self>, plan: &Plan, tried: &[usize]) -> Result<(usize, Passage), Error> {
         let now = Instant::now();
         let mut nobody = Nobody::default();
-        let mut taken = None;
+        let (mut taken, mut passed_over) = (None, 0);
         let looks_on = tried.is_empty() && self.troubled.load(Ordering::Acquire);
         for (at, candidate) in plan.ranking.candidates.iter().enumerate().filter(|(at, _)| !tried.contains(at)) {
             let is_admitted = |route: &RouteState| route.ejection.is_admitted();
@@ -69,17 +71,20 @@ impl State {
                 && let Some(kind) = self.key_of(&candidate.route).and_then(|key| key.ask(now))
             {
                 nobody.stopped = Some(kind);
+                passed_over += 1;
                 continue;
             }
             let probe = match route.ejection.ask(now, alone, &*self.rng) {
                 Pass::Away(next) => {
                     nobody.probe_in = [nobody.probe_in, next].into_iter().flatten().min();
+                    passed_over += 1;
                     continue;
                 }
                 pass => pass == Pass::Probe,
             };
             if probe || taken.is_none() {
-                let passage = Passage { state: Arc::clone(self), route, probe, number: None, since: None };
+                let state = Arc::clone(self);
+                let passage = Passage { state, route, probe, passed_over, number: None, since: None };
                 taken = Some((at, passage));
             }
             if probe || !looks_on {

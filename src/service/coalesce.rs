@@ -107,9 +107,7 @@ impl State {
                 Err(_) => return Err(too_late(&plan)),
             };
             return match led {
-                None => {
-                    Err(Error::new(ErrorKind::LeaderFailed, "the call that this one had joined ended without a result"))
-                }
+                None => Err(leader_failed().of_plan(&plan)),
                 Some(Err(error)) if !leads && is_anothers(&plan, &error) => {
                     // Lets the refused leader free its slot.
                     tokio::task::yield_now().await;
@@ -205,6 +203,10 @@ impl State {
         self.totals.add(&record);
         self.recorder.offer(record);
     }
+}
+
+fn leader_failed() -> Error {
+    Error::new(ErrorKind::LeaderFailed, "the call that this one had joined ended without a result")
 }
 
 fn too_late(plan: &Plan) -> Error {

@@ -30,10 +30,20 @@ struct Inner {
     attempts: Arc<[Attempt]>,
     cost: Cost,
     /// The call, once it was ranked.
-    call: Option<(RequestId, SystemTime, Arc<Decision>)>,
+    call: Option<Call>,
     text: Option<Box<str>>,
     truncated: Option<Truncated>,
     wait: Option<Duration>,
+}
+
+/// The call that an error is of.
+#[derive(Clone, Debug)]
+pub(super) struct Call {
+    pub(super) id: RequestId,
+    pub(super) at: SystemTime,
+    /// At most.
+    pub(super) prompt_tokens: u64,
+    pub(super) decision: Arc<Decision>,
 }
 
 /// An answer that ended before anything was said.
@@ -209,19 +219,21 @@ impl Error {
 
     /// Of this call.
     pub(super) fn of_plan(self, plan: &Plan) -> Self {
-        self.of_call(plan.id, plan.at, &plan.ranking.decision)
+        let (id, at, prompt_tokens) = (plan.id, plan.at, plan.prompt_tokens_at_most);
+        self.of_call(Call { id, at, prompt_tokens, decision: Arc::clone(&plan.ranking.decision) })
     }
 
     /// Of the call that this answered.
     #[cfg(feature = "schema")]
     pub(super) fn of_reply(self, reply: &crate::inference::InferenceResponse) -> Self {
-        self.of_call(reply.id, reply.at, &reply.decision)
+        let (id, at, prompt_tokens) = (reply.id, reply.at, reply.prompt_tokens_at_most);
+        self.of_call(Call { id, at, prompt_tokens, decision: Arc::clone(&reply.decision) })
     }
 
     /// The first call that says so stays.
-    fn of_call(self, id: RequestId, at: SystemTime, decision: &Arc<Decision>) -> Self {
+    pub(super) fn of_call(self, call: Call) -> Self {
         self.edit(|inner| {
-            inner.call.get_or_insert_with(|| (id, at, Arc::clone(decision)));
+            inner.call.get_or_insert(call);
         })
     }
 
@@ -317,7 +329,7 @@ impl Error {
     /// Why these models were tried; `None` if it never came to that.
     #[must_use]
     pub fn decision(&self) -> Option<&Decision> {
-        self.0.call.as_ref().map(|(_, _, decision)| &**decision)
+        self.0.call.as_ref().map(|call| &*call.decision)
     }
 
     /// How the call went, to be kept: the choice if it came to one, the attempts, the end.
@@ -337,12 +349,17 @@ impl Error {
     /// ```
     #[must_use]
     pub fn trace(&self) -> Trace {
-        let (id, at, decision) = match &self.0.call {
-            Some((id, at, decision)) => (Some(*id), Some(*at), Some(Arc::clone(decision))),
-            None => (None, None, None),
-        };
-        let attempts = Arc::clone(&self.0.attempts);
-        Trace { id, at, decision, attempts, end: self.kind().as_str().into(), route: None, cost: self.0.cost }
+        let call = self.0.call.as_ref();
+        Trace {
+            id: call.map(|call| call.id),
+            at: call.map(|call| call.at),
+            prompt_tokens: call.map_or(0, |call| call.prompt_tokens),
+            decision: call.map(|call| Arc::clone(&call.decision)),
+            attempts: Arc::clone(&self.0.attempts),
+            end: self.kind().as_str().into(),
+            route: None,
+            cost: self.0.cost,
+        }
     }
 
     /// The budget that has too little left.

@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use tokio::time::Instant;
 
 use super::{
-    error::{Error, ErrorKind},
+    error::{Call, Error, ErrorKind},
     prompt::by,
     state::State,
 };
@@ -19,7 +19,7 @@ use crate::{
     client::{self, CallOptions, TogetherClient},
     cost::{CostRecord, PriceBook, PriceStamp},
     inference::{
-        Attempt, CacheKey, InferenceRequest, InferenceResponse, JsonNeed, Needs, Rejection, Source, Timings,
+        Attempt, CacheKey, Decision, InferenceRequest, InferenceResponse, JsonNeed, Needs, Rejection, Source, Timings,
         leaked_tool_markup,
     },
     router::{Ability, Candidate, NoRoute, Prices, Ranking, RouteAsk},
@@ -66,12 +66,14 @@ impl State {
         let (prompt_tokens_at_most, needs) = (ask.prompt_tokens_at_most, ask.needs);
         let ranked = by(deadline, AssertUnwindSafe(self.router.rank(&ask)).catch_unwind());
         let ranking = match self.unless_stopped(pin!(async { Ok(ranked.await) })).await? {
-            Some(Ok(ranking)) => ranking?,
+            Some(Ok(ranking)) => {
+                ranking.map_err(|nobody| self.unranked(&request, (prompt_tokens_at_most, needs), nobody))?
+            }
             Some(Err(_)) => return Err(Error::new(ErrorKind::Policy, "the router panicked")),
             None => return Err(Error::new(ErrorKind::DeadlineExceeded, "the router did not answer in time")),
         };
         let ranking = self.one_embedding_model(&request, self.reachable(ranking)?, rehearsal)?;
-        let (id, default_max_tokens) = (RequestId::new(self.rng.next_u128() >> 16), self.default_max_tokens);
+        let (id, default_max_tokens) = (self.request_id(), self.default_max_tokens);
         let attempted = 0;
         Ok(Plan {
             request,
@@ -85,6 +87,19 @@ impl State {
             default_max_tokens,
             attempted,
         })
+    }
+
+    fn request_id(&self) -> RequestId {
+        RequestId::new(self.rng.next_u128() >> 16)
+    }
+
+    /// The error of a request that no route serves: with a trace of its own, for it came to a decision too.
+    fn unranked(&self, request: &InferenceRequest, (prompt_tokens, needs): (u64, Needs), nobody: NoRoute) -> Error {
+        let (task, priority, tier) = (request.task_of(), request.priority_of(), request.tier_of());
+        let mut decision = Decision::new("none", task, priority, tier, nobody.reason.clone());
+        (decision.needs, decision.rejected) = (needs, nobody.rejected.clone());
+        let (id, at, decision) = (self.request_id(), self.clock.now(), Arc::new(decision));
+        Error::from(nobody).of_call(Call { id, at, prompt_tokens, decision })
     }
 
     /// The ranking without candidates on upstreams that the service has not.
@@ -225,6 +240,7 @@ impl Plan {
             request_id: done.request_id.clone(),
             warnings: Arc::clone(&done.warnings),
             decision: Arc::clone(&self.ranking.decision),
+            prompt_tokens_at_most: self.prompt_tokens_at_most,
         }
     }
 }

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     client::{self, Blame, RateLimits},
     cost::{CostRecord, Ending, PriceStamp},
+    inference::Attempt,
     limit::Permit,
     notify::AlertKind,
     router::{Candidate, Observation, Outcome, Turn, Verdict},
@@ -50,6 +51,19 @@ pub(super) struct Settlement {
     dispatched: Option<Instant>,
     /// What a stream has brought so far: what a cut is billed by.
     so_far: Option<Usage>,
+    /// When the call began.
+    called: Instant,
+    probe: bool,
+    passed_over: u32,
+    ended: Option<Ended>,
+}
+
+/// What is known of an attempt at its end.
+struct Ended {
+    took: Duration,
+    first_token: Option<Duration>,
+    usage: Usage,
+    served: Option<ModelId>,
 }
 
 impl std::fmt::Debug for Settlement {
@@ -71,6 +85,7 @@ impl Settlement {
         let price = state.price(candidate);
         let price_now = price.map(|stamp| stamp.price);
         let record = CostRecord { price: price_now, ..plan.record(attempt, &candidate.route, state.clock.now()) };
+        let (probe, passed_over) = (passage.is_probe(), passage.passed_over);
         Self {
             passage: Some(passage),
             turn: None,
@@ -85,6 +100,28 @@ impl Settlement {
             permit: None,
             dispatched: None,
             so_far: None,
+            called: plan.started,
+            probe,
+            passed_over,
+            ended: None,
+        }
+    }
+
+    /// How the attempt went, once it has ended: so, with this status, at this cost.
+    pub(super) fn attempt(&self, error: Option<client::ErrorKind>, status: Option<u16>, cost: Cost) -> Attempt {
+        let ended = self.ended.as_ref();
+        Attempt {
+            route: self.route.id.clone(),
+            error,
+            status,
+            started: self.dispatched.map_or(Duration::ZERO, |at| at.saturating_duration_since(self.called)),
+            took: ended.map_or_else(|| self.elapsed(), |ended| ended.took),
+            first_token: ended.and_then(|ended| ended.first_token),
+            usage: ended.map_or_else(Usage::default, |ended| ended.usage),
+            served: ended.and_then(|ended| ended.served.clone()),
+            probe: self.probe,
+            passed_over: self.passed_over,
+            cost,
         }
     }
 
@@ -139,11 +176,6 @@ impl Settlement {
     }
 
     /// Ends with an answer of this usage.
-    pub(super) fn finish(mut self, usage: Usage, source: UsageSource, served: &ModelId) -> Cost {
-        self.answered(usage, source, served)
-    }
-
-    /// [`finish`](Self::finish) of a settlement that is not owned.
     pub(super) fn answered(&mut self, usage: Usage, source: UsageSource, served: &ModelId) -> Cost {
         if let Some(permit) = &self.permit {
             permit.used(&usage);
@@ -237,6 +269,8 @@ impl Settlement {
         record.cost = cost;
         record.ending = ending;
         record.latency = self.elapsed();
+        self.ended =
+            Some(Ended { took: record.latency, first_token: record.first_token, usage, served: served.cloned() });
         self.observe(usage, ending, record.latency, record.first_token);
         self.state.totals.add(record);
         settled.budget = budget;

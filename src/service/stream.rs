@@ -153,10 +153,9 @@ impl InferenceStream {
     }
 
     fn failed(&mut self, error: crate::client::Error, mut open: Open) {
-        let (route, took) = (open.settlement.route.id.clone(), open.settlement.elapsed());
         let cost = open.settlement.failed(&error);
+        let attempt = open.settlement.attempt(Some(error.kind()), error.status(), cost);
         drop(open);
-        let attempt = Attempt { route, error: Some(error.kind()), status: error.status(), took, cost };
         self.broke(Error::of_client(error).of_kind(ErrorKind::Interrupted), attempt);
     }
 

@@ -51,5 +51,6 @@ pub fn reply(text: impl Into<String>) -> InferenceResponse {
         request_id: None,
         warnings: Arc::new([]),
         decision: Arc::new(decision),
+        prompt_tokens_at_most: 0,
     }
 }

@@ -23,6 +23,7 @@ mod shape;
 mod shutdown;
 mod sinks;
 mod streams;
+mod traces;
 #[cfg(feature = "schema")]
 mod typed;
 mod validation;

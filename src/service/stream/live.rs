@@ -78,9 +78,8 @@ impl Held {
         let Self::Open(open) = mem::replace(self, Self::Over) else { return };
         let Open { stream, mut settlement, in_flight } = *open;
         drop(stream);
-        let (route, took) = (settlement.route.id.clone(), settlement.elapsed());
         let cost = settlement.cancelled();
-        *self = Self::Cut(Attempt { route, error: Some(ErrorKind::Interrupted), status: Some(200), took, cost });
+        *self = Self::Cut(settlement.attempt(Some(ErrorKind::Interrupted), Some(200), cost));
         // Last: whoever waits for it finds everything settled.
         drop(in_flight);
     }
