@@ -37,6 +37,7 @@ mod transport;
 mod whoami;
 
 pub(crate) use self::fields::is_taken;
+pub(crate) use self::chat::replay;
 pub use self::{
     blame::Blame,
     call::{CallOptions, TogetherClient},

@@ -87,6 +87,8 @@ pub enum Ending {
     Cancelled,
     /// It was answered from the cache; no attempt was made.
     Hit,
+    /// It was answered from the cache, past its time.
+    Stale,
     /// It was answered by another caller's attempt.
     Follower,
 }

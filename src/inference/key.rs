@@ -80,14 +80,15 @@ impl CacheKey {
         // Destructured, so that a new field is a compile error until somebody decides whether it changes the answer.
         let InferenceRequest {
             input,
-            tenant,
+            tenant: _,
             // Where it may fall back to: whoever allows one model alone must not get another one's answer, nor the
             // error of a call that allowed fewer.
             model,
             upstream,
             task: _,
             priority: _,
-            allow_cached: _,
+            // Its scope says whose key it is.
+            cache: _,
             tier: _,
             session: _,
             deadline: _,
@@ -101,7 +102,8 @@ impl CacheKey {
             json_by_prompt: _,
             misfit: _,
         } = request;
-        let mut hash = hasher(tenant.as_ref());
+        let tenant = request.cache_tenant();
+        let mut hash = hasher(tenant);
         hash.text(host);
         hash.text(route.upstream().as_str());
         hash.text(route.model().as_str());
@@ -116,7 +118,7 @@ impl CacheKey {
             Input::Image(input) => hash.image(input),
             Input::Rerank(input) => hash.rerank(input),
         }
-        finish(hash, Kind::Inference, tenant.as_ref())
+        finish(hash, Kind::Inference, tenant)
     }
 
     /// The key of one text's vector by a route at this host. `extra` are the request's fields that have no type.

@@ -3,6 +3,7 @@
 //! Policies (router, cache, cost) and the service speak these words; they live below both.
 
 mod answer;
+mod cache_control;
 mod content;
 mod decision;
 mod forms;
@@ -32,13 +33,14 @@ use async_trait::async_trait;
 pub(crate) use self::structured::{Parsed, Start, parse_value, start_of};
 pub use self::{
     answer::{Answer, Output},
+    cache_control::{CacheControl, CacheScope},
     decision::{Condition, Considered, Decision, Rejection},
     input::Input,
     key::{CacheKey, Kind},
     leaks::leaked_tool_markup,
     needs::{JsonNeed, Needs},
     request::InferenceRequest,
-    response::{Attempt, Bypass, InferenceResponse, Source, Timings},
+    response::{Attempt, Bypass, InferenceResponse, Origin, Source, Timings},
     selection::{ModelRef, Selection},
     structured::{Partial, Repaired, repair_json},
     trace::{MAX_TRACE_BYTES, Trace},

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::{InferenceRequest, Input, JsonNeed, Needs, Selection, media};
+use super::{Bypass, CacheControl, CacheScope, InferenceRequest, Input, JsonNeed, Needs, Selection, media};
 use crate::{
     client::{ChatInput, Content, Document, EmbeddingInput, Message, PromptInput, ResponseFormat, Tool},
     types::{ModelId, Priority, SessionId, Task, Tenant, Tier, UpstreamId, Usage, Usd},
@@ -153,13 +153,32 @@ impl InferenceRequest {
         self.deferrable
     }
 
-    /// Whether answers may be read from and written to a cache: `Err` says why not.
-    pub(crate) fn cacheable(&self) -> Result<(), super::Bypass> {
-        match self.allow_cached {
-            Some(true) => Ok(()),
-            Some(false) => Err(super::Bypass::Asked),
-            None if self.is_repeatable() => Ok(()),
-            None => Err(super::Bypass::Stochastic),
+    /// How it uses the cache, if it says so.
+    #[must_use]
+    pub const fn cache_of(&self) -> Option<&CacheControl> {
+        self.cache.as_ref()
+    }
+
+    /// Whose answers it may get from a cache: another tenant's only where it says so.
+    pub(crate) fn cache_tenant(&self) -> Option<&Tenant> {
+        let is_shared = self.cache.is_some_and(|control| control.scope == CacheScope::Shared);
+        self.tenant.as_ref().filter(|_| !is_shared)
+    }
+
+    /// How it may use the cache: `Err` says why not at all.
+    pub(crate) fn caching(&self) -> Result<CacheControl, Bypass> {
+        let control = self.cache.unwrap_or_default();
+        match control {
+            CacheControl { read: false, write: false, .. } => Err(Bypass::Asked),
+            CacheControl { stochastic: false, .. } if !self.is_repeatable() => Err(Bypass::Stochastic),
+            _ => Ok(control),
+        }
+    }
+
+    /// Takes over what a policy says, where the request itself says nothing.
+    pub(crate) fn set_caching(&mut self, policy: impl FnOnce(&Self) -> Option<CacheControl>) {
+        if self.cache.is_none() {
+            self.cache = policy(self);
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Input, ModelRef, Needs, Selection};
+use super::{CacheControl, Input, ModelRef, Needs, Selection};
 use crate::types::{Priority, SessionId, Task, Tenant, Tier, UpstreamId, Usd};
 
 /// What is asked of the service: an input, and how to serve it. Serialisable, so that it can be queued, journalled and
@@ -31,7 +31,7 @@ pub struct InferenceRequest {
     #[serde(default)]
     pub(super) priority: Priority,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) allow_cached: Option<bool>,
+    pub(super) cache: Option<CacheControl>,
     #[serde(default, skip_serializing_if = "Selection::is_any")]
     pub(super) model: Selection,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -75,7 +75,7 @@ impl InferenceRequest {
             task,
             input,
             priority: Priority::default(),
-            allow_cached: None,
+            cache: None,
             model: Selection::Any,
             upstream: None,
             tier: None,
@@ -133,13 +133,35 @@ impl InferenceRequest {
     /// let service = InferenceService::builder(Together::new().client()).build()?;
     /// let ask = || InferenceRequest::chat("A fact about cats?").allow_cached(true);
     /// assert_eq!(service.complete(ask()).await?.source, Source::Miss);
-    /// assert_eq!(service.complete(ask()).await?.source, Source::Cache, "at a temperature of 0.7 too");
+    /// assert!(service.complete(ask()).await?.source.is_cached(), "at a temperature of 0.7 too");
     /// # Ok(())
     /// # }
     /// ```
     #[must_use]
     pub const fn allow_cached(mut self, allow: bool) -> Self {
-        self.allow_cached = Some(allow);
+        self.cache = Some(if allow { CacheControl::new().stochastic() } else { CacheControl::off() });
+        self
+    }
+
+    /// How it uses the cache; [`allow_cached`](Self::allow_cached) in full. The service's
+    /// [policy](crate::service::ServiceBuilder::cache_policy) decides for requests that do not say.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{InferenceRequest, InferenceService, inference::CacheControl, testing::Together};
+    ///
+    /// let service = InferenceService::builder(Together::new().client()).build()?;
+    /// let ask = |tenant: &str| InferenceRequest::chat("What is HTTP?").temperature(0.0).tenant(tenant);
+    /// service.complete(ask("acme").cache(CacheControl::new().shared())).await?;
+    /// let other = service.complete(ask("umbrella").cache(CacheControl::new().shared())).await?;
+    /// assert!(other.source.is_cached());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub const fn cache(mut self, control: CacheControl) -> Self {
+        self.cache = Some(control);
         self
     }
 

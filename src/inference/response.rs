@@ -83,8 +83,10 @@ pub enum Source {
     Miss,
     /// The provider; the cache was not asked.
     Upstream(Bypass),
-    /// The cache.
-    Cache,
+    /// The cache, from where it keeps it.
+    Cache(Origin),
+    /// The cache, past its time: a new answer is on its way to it, or could not be had.
+    Stale(Origin),
     /// Another caller's identical request that was under way.
     Coalesced,
 }
@@ -97,8 +99,31 @@ pub enum Bypass {
     Asked,
     /// The model answers at random (temperature above 0) and the request did not opt in.
     Stochastic,
-    /// Streams bypass the cache.
-    Stream,
+}
+
+/// Where a cache kept an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Origin {
+    /// In this process.
+    #[default]
+    Memory,
+    /// In Redis.
+    Redis,
+    /// Somewhere else: a layer of the application's own.
+    Other,
+}
+
+impl Origin {
+    /// `memory`, `redis`, `cache`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Redis => "redis",
+            Self::Other => "cache",
+        }
+    }
 }
 
 impl Source {
@@ -106,6 +131,12 @@ impl Source {
     #[must_use]
     pub const fn is_upstream(self) -> bool {
         matches!(self, Self::Miss | Self::Upstream(_))
+    }
+
+    /// Whether it came out of the cache.
+    #[must_use]
+    pub const fn is_cached(self) -> bool {
+        matches!(self, Self::Cache(_) | Self::Stale(_))
     }
 }
 
@@ -115,8 +146,8 @@ impl fmt::Display for Source {
             Self::Miss => "upstream (miss)",
             Self::Upstream(Bypass::Asked) => "upstream (cache off)",
             Self::Upstream(Bypass::Stochastic) => "upstream (stochastic)",
-            Self::Upstream(Bypass::Stream) => "upstream (stream)",
-            Self::Cache => "cache",
+            Self::Cache(origin) => origin.as_str(),
+            Self::Stale(_) => "stale",
             Self::Coalesced => "coalesced",
         })
     }

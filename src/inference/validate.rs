@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::{InferenceRequest, Input, Selection};
+use super::{CacheControl, InferenceRequest, Input, Selection};
 use crate::client::{
     ChatInput, Document, EmbeddingInput, ImageInput, PromptInput, RerankInput, ResponseFormat, ToolChoice, is_taken,
 };
@@ -52,6 +52,7 @@ impl InferenceRequest {
         if self.deadline.is_some_and(|deadline| deadline.is_zero()) {
             return refuse("deadline", "must be longer than nothing");
         }
+        self.check_caching()?;
         if self.max_cost.is_some_and(|most| most.nanos() < 0) {
             return refuse("max_cost", "must not be negative");
         }
@@ -66,6 +67,18 @@ impl InferenceRequest {
             Input::Image(input) => check_image(input),
             Input::Rerank(input) => check_rerank(input),
         }
+    }
+
+    fn check_caching(&self) -> Checked {
+        let Some(control) = self.cache_of() else { return Ok(()) };
+        if control.ttl.is_some_and(|ttl| ttl.is_zero()) {
+            return refuse("cache", "a time to live of nothing keeps nothing; say CacheControl::read_only()");
+        }
+        let past = control.stale_while_revalidate.unwrap_or_default().max(control.stale_if_error);
+        if past > CacheControl::MAX_STALE {
+            return refuse("cache", "a stale answer may be served for a day past its time at most");
+        }
+        Ok(())
     }
 
     fn check_selection(&self) -> Checked {

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     client::{self, Blame, TogetherClient},
     cost::{BudgetError, Intent, Scope},
-    inference::{Answer, Attempt, Selection},
+    inference::{Answer, Attempt, Origin, Selection},
     limit::{self, Refused},
     router::{Ability, Candidate},
     types::{AttemptId, Cost, FinishReason, ModelId, RouteId, UsageSource},
@@ -47,8 +47,8 @@ pub(super) struct Done {
     pub(super) attempts: Arc<[Attempt]>,
     pub(super) request_id: Option<Arc<str>>,
     pub(super) warnings: Arc<[String]>,
-    /// Whether the cache had it after all.
-    pub(super) from_cache: bool,
+    /// Where the cache had it after all.
+    pub(super) from_cache: Option<Origin>,
 }
 
 /// An attempt that succeeded, not yet settled.
@@ -462,7 +462,7 @@ pub(super) fn settle(
         attempts,
         request_id,
         warnings: if warnings.is_empty() { no_warnings() } else { warnings.into() },
-        from_cache: false,
+        from_cache: None,
     })
 }
 

@@ -13,6 +13,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     InferenceService,
+    cached::CachePolicy,
     choice::Key,
     coalesce::Slots,
     recorder::Recorder,
@@ -25,6 +26,7 @@ use crate::{
     cache::{CacheLayer, MemoryCache},
     client::{self, RetryPolicy, TogetherClient},
     cost::{BudgetStore, CostSink, FanOut, PriceBook, PriceSource, TracingCosts},
+    inference::{CacheControl, InferenceRequest},
     limit::Limits,
     notify::{LogNotifier, Notifier},
     router::{CatalogRouter, ModelRouter, RouterError},
@@ -58,6 +60,7 @@ pub struct ServiceBuilder {
     upstreams: Vec<(UpstreamId, TogetherClient)>,
     router: Option<Arc<dyn ModelRouter>>,
     cache: Option<Arc<dyn CacheLayer>>,
+    cache_policy: Option<CachePolicy>,
     sinks: Vec<Arc<dyn CostSink>>,
     budget: Option<Arc<dyn BudgetStore>>,
     notifier: Option<Arc<dyn Notifier>>,
@@ -107,6 +110,7 @@ impl ServiceBuilder {
             upstreams: vec![(UpstreamId::together(), client)],
             router: None,
             cache: None,
+            cache_policy: None,
             sinks: Vec::new(),
             budget: None,
             notifier: None,
@@ -142,6 +146,36 @@ impl ServiceBuilder {
     #[must_use]
     pub fn cache(mut self, cache: impl CacheLayer + 'static) -> Self {
         self.cache = Some(Arc::new(cache));
+        self
+    }
+
+    /// Decides how requests use the cache that do not say so themselves; `None` leaves it at the default.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use together_inference::{InferenceRequest, InferenceService, Task, inference::CacheControl, testing::Together};
+    ///
+    /// let service = InferenceService::builder(Together::new().client())
+    ///     .cache_policy(|request| match request.task_of() {
+    ///         // Code reviews of the same diff are the same review, for a day.
+    ///         Task::Code => Some(CacheControl::new().stochastic().ttl(Duration::from_secs(86_400))),
+    ///         _ => None,
+    ///     })
+    ///     .build()?;
+    /// let review = || InferenceRequest::code("- 1\n+ 2");
+    /// service.complete(review()).await?;
+    /// assert!(service.complete(review()).await?.source.is_cached());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn cache_policy(
+        mut self,
+        policy: impl Fn(&InferenceRequest) -> Option<CacheControl> + Send + Sync + 'static,
+    ) -> Self {
+        self.cache_policy = Some(CachePolicy(Box::new(policy)));
         self
     }
 
@@ -310,6 +344,7 @@ impl ServiceBuilder {
                 keys: self.upstreams.iter().map(|_| Key::default()).collect(),
                 upstreams: self.upstreams,
                 router,
+                cache_policy: self.cache_policy,
                 cache: self.cache.unwrap_or_else(|| Arc::new(MemoryCache::default())),
                 wants_intents: sinks.wants_intents(),
                 sinks,

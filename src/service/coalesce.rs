@@ -20,16 +20,14 @@ use tokio::{
 
 use super::{
     attempts::Done,
+    cached::{Found, Hit, can_stand_in_for},
     error::{Error, ErrorKind},
-    plan::{Plan, no_attempts, no_warnings},
-    state::{Found, State},
+    plan::Plan,
+    state::State,
 };
 use crate::{
-    cache::{CacheEntry, CacheValue},
-    cost::{Ending, Scope},
-    inference::{Answer, CacheKey, InferenceResponse, Kind, Source},
-    router::Candidate,
-    types::{Cost, UsageSource},
+    cost::Scope,
+    inference::{Bypass, CacheControl, CacheKey, InferenceResponse, Origin, Source},
 };
 
 type Led = Result<Arc<Done>, Error>;
@@ -37,8 +35,6 @@ type Seat = watch::Receiver<Option<Led>>;
 
 /// How long a leader may take, whatever its first caller's deadline was: its result is paid for.
 const LEADER_PATIENCE: Duration = Duration::from_secs(120);
-/// How long a fallback's answer is kept under the question to the first choice.
-const FALLBACK_TTL: Duration = Duration::from_secs(60);
 
 /// The calls under way, by key.
 #[derive(Debug, Default)]
@@ -53,6 +49,16 @@ impl Slots {
         self.lock().len()
     }
 
+    /// Nobody joins these calls any more, and their answers are not kept.
+    pub(super) fn forget(&self, which: impl Fn(&CacheKey) -> bool) {
+        self.lock().retain(|key, _| !which(key));
+    }
+
+    /// Whether this call still has its slot.
+    fn holds(&self, key: &CacheKey, seat: &Seat) -> bool {
+        self.lock().get(key).is_some_and(|held| held.same_channel(seat))
+    }
+
     /// Waits until whoever works for this key has left its slot.
     #[cfg(feature = "schema")]
     pub(super) async fn free(&self, key: &CacheKey) {
@@ -63,15 +69,32 @@ impl Slots {
     }
 }
 
+/// What the cache had for a call.
+pub(super) enum Read {
+    Answered(Box<InferenceResponse>),
+    Missed {
+        /// Whether it is worth asking again.
+        looks_again: bool,
+        /// What may be served where no other answer can be had.
+        stand_in: Option<Hit>,
+    },
+    /// It took all the time that the caller had.
+    Late(Error),
+}
+
 /// Frees the slot on every path, a panic of the leader included.
 struct Slot {
     state: Arc<State>,
     key: CacheKey,
+    seat: Seat,
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.state.slots.lock().remove(&self.key);
+        let mut slots = self.state.slots.lock();
+        if slots.get(&self.key).is_some_and(|held| held.same_channel(&self.seat)) {
+            slots.remove(&self.key);
+        }
     }
 }
 
@@ -83,46 +106,138 @@ fn is_anothers(plan: &Plan, error: &Error) -> bool {
 }
 
 impl State {
-    /// A cacheable call: the cache, or a seat at the one call under way.
-    pub(super) async fn cached(self: &Arc<Self>, plan: Plan) -> Result<InferenceResponse, Error> {
-        let key = self.key(&plan);
-        let looks_again = match self.look_up(&key, plan.deadline).await {
-            Found::Answer(answer) => return Ok(self.hit(&plan, &self.done_from_cache(&plan, answer))),
-            Found::Nothing => true,
-            Found::Broken => false,
-        };
-        if Instant::now() >= plan.deadline {
-            return Err(Error::new(ErrorKind::DeadlineExceeded, "the cache did not answer in time; nothing was sent")
-                .of_plan(&plan));
+    /// What the cache has for a call. An answer that is only a little past its time is renewed behind it.
+    pub(super) async fn read(self: &Arc<Self>, plan: &Arc<Plan>, key: CacheKey, control: CacheControl) -> Read {
+        let (mut looks_again, mut stand_in) = (true, None);
+        match self.look_up(&key, &control, plan.deadline).await {
+            Found::Fresh(hit) => {
+                let origin = hit.origin;
+                return Read::Answered(Box::new(self.hit(plan, &self.done_from_cache(plan, hit), origin)));
+            }
+            Found::Stale(hit) if hit.is_renewed(&control) => {
+                // Nobody waits for it: whoever comes meanwhile is served the same, or joins.
+                drop(self.seat(key, plan, control, true));
+                return Read::Answered(Box::new(self.stale(plan, hit)));
+            }
+            Found::Stale(hit) => stand_in = Some(hit).filter(|hit| hit.may_stand_in(&control)),
+            Found::Nothing => {}
+            Found::Broken => looks_again = false,
         }
-        let plan = Arc::new(plan);
+        if Instant::now() < plan.deadline {
+            return Read::Missed { looks_again, stand_in };
+        }
+        let late = "the cache did not answer in time; nothing was sent";
+        Read::Late(Error::new(ErrorKind::DeadlineExceeded, late).of_plan(plan))
+    }
+
+    /// A cacheable call: the cache, or a seat at the one call under way.
+    pub(super) async fn cached(
+        self: &Arc<Self>,
+        plan: Plan,
+        control: CacheControl,
+    ) -> Result<InferenceResponse, Error> {
+        let (key, plan) = (self.key(&plan), Arc::new(plan));
+        let (mut again, mut spare) = (true, None);
+        if control.read {
+            match self.read(&plan, key, control).await {
+                Read::Answered(reply) => return Ok(*reply),
+                Read::Late(error) => return Err(error),
+                Read::Missed { looks_again, stand_in } => (again, spare) = (looks_again, stand_in),
+            }
+        }
+        let answered = if control.read && control.write {
+            self.together(&plan, key, control, again).await
+        } else {
+            self.alone(&plan, key, control).await
+        };
+        match (answered, spare) {
+            (Err(error), Some(hit)) if can_stand_in_for(error.kind()) => {
+                tracing::warn!(%error, "answered from the cache, past its time");
+                Ok(self.stale(&plan, hit))
+            }
+            (answered, _) => answered,
+        }
+    }
+
+    /// Waits with everybody who asks the same.
+    async fn together(
+        self: &Arc<Self>,
+        plan: &Arc<Plan>,
+        key: CacheKey,
+        control: CacheControl,
+        looks_again: bool,
+    ) -> Result<InferenceResponse, Error> {
         loop {
-            let (mut seat, leads) = self.seat(key, &plan, looks_again);
+            let (mut seat, leads) = self.seat(key, plan, control, looks_again);
             // Answered before this caller came, only not yet in the cache: nothing was under way for it to join.
             let kept = !leads && seat.borrow().as_ref().is_some_and(Result::is_ok);
             let led = match timeout_at(plan.deadline, seat.wait_for(Option::is_some)).await {
                 Ok(Ok(led)) => led.clone(),
                 // The sender is gone without a word: the leader panicked, or its runtime ended.
                 Ok(Err(_)) => None,
-                Err(_) => return Err(too_late(&plan)),
+                Err(_) => return Err(too_late(plan)),
             };
             return match led {
-                None => Err(leader_failed().of_plan(&plan)),
-                Some(Err(error)) if !leads && is_anothers(&plan, &error) => {
+                None => Err(leader_failed().of_plan(plan)),
+                Some(Err(error)) if !leads && is_anothers(plan, &error) => {
                     // Lets the refused leader free its slot.
                     tokio::task::yield_now().await;
                     continue;
                 }
                 Some(Err(error)) => Err(error),
-                Some(Ok(done)) if done.from_cache || (kept && done.answer.is_complete()) => Ok(self.hit(&plan, &done)),
-                Some(Ok(done)) if leads => Ok(plan.respond(&done, Source::Miss)),
-                Some(Ok(done)) => Ok(self.follow(&plan, &done)),
+                // Found by a leader that takes older answers than this caller does.
+                Some(Ok(done)) if !leads && done.from_cache.is_some() && control.max_age.is_some() => {
+                    tokio::task::yield_now().await;
+                    continue;
+                }
+                Some(Ok(done)) => Ok(match done.from_cache {
+                    Some(origin) => self.hit(plan, &done, origin),
+                    None if kept && done.answer.is_complete() => self.hit(plan, &done, Origin::Memory),
+                    None if leads => plan.respond(&done, Source::Miss),
+                    None => self.follow(plan, &done),
+                }),
             };
         }
     }
 
+    /// Asks for this caller alone: one that only reads has nothing to give to others, and one that asks anew must not get
+    /// what was asked before.
+    async fn alone(
+        self: &Arc<Self>,
+        plan: &Arc<Plan>,
+        key: CacheKey,
+        control: CacheControl,
+    ) -> Result<InferenceResponse, Error> {
+        let begun = Instant::now();
+        let done = Box::pin(self.answer(plan)).await?;
+        let source = if control.read { Source::Miss } else { Source::Upstream(Bypass::Asked) };
+        let reply = plan.respond(&done, source);
+        self.keep_behind((key, control), plan, done, begun.elapsed());
+        Ok(reply)
+    }
+
+    /// Keeps an answer in a task of its own: the caller need not wait for a store.
+    pub(super) fn keep_behind(
+        self: &Arc<Self>,
+        (key, control): (CacheKey, CacheControl),
+        plan: &Arc<Plan>,
+        done: Done,
+        took: Duration,
+    ) {
+        if control.write && done.answer.is_complete() {
+            let (state, plan) = (Arc::clone(self), Arc::clone(plan));
+            self.tasks.spawn(async move { state.keep_answer(&key, &done, (&plan, &control), took).await });
+        }
+    }
+
     /// Joins the call under way, or starts it.
-    fn seat(self: &Arc<Self>, key: CacheKey, plan: &Arc<Plan>, looks_again: bool) -> (Seat, bool) {
+    fn seat(
+        self: &Arc<Self>,
+        key: CacheKey,
+        plan: &Arc<Plan>,
+        control: CacheControl,
+        looks_again: bool,
+    ) -> (Seat, bool) {
         let mut slots = self.slots.lock();
         if let Some(seat) = slots.get(&key) {
             return (seat.clone(), false);
@@ -131,21 +246,27 @@ impl State {
         slots.insert(key, seat.clone());
         drop(slots);
         let (state, plan) = (Arc::clone(self), Arc::clone(plan));
-        let slot = Slot { state: Arc::clone(self), key };
+        let slot = Slot { state: Arc::clone(self), key, seat: seat.clone() };
         self.tasks.spawn(async move {
             // Again, inside the slot: the answer may have come while this caller missed it.
-            let found =
-                if looks_again { state.look_up(&key, Instant::now() + LEADER_PATIENCE).await } else { Found::Broken };
-            state.lead(&key, &plan, found, &answer).await;
+            let by = Instant::now() + LEADER_PATIENCE;
+            let found = if looks_again { state.look_up(&key, &control, by).await } else { Found::Broken };
+            state.lead((&slot, &control), &plan, found, &answer).await;
             // Last: whoever comes in between finds the seat with its answer.
             drop(slot);
         });
         (seat, true)
     }
 
-    async fn lead(self: &Arc<Self>, key: &CacheKey, plan: &Plan, found: Found, followers: &watch::Sender<Option<Led>>) {
-        if let Found::Answer(answer) = found {
-            followers.send_replace(Some(Ok(Arc::new(self.done_from_cache(plan, answer)))));
+    async fn lead(
+        self: &Arc<Self>,
+        (slot, control): (&Slot, &CacheControl),
+        plan: &Plan,
+        found: Found,
+        followers: &watch::Sender<Option<Led>>,
+    ) {
+        if let Found::Fresh(hit) = found {
+            followers.send_replace(Some(Ok(Arc::new(self.done_from_cache(plan, hit)))));
             return;
         }
         let begun = Instant::now();
@@ -154,54 +275,10 @@ impl State {
         let led = Box::pin(self.answer(&plan)).await.map(Arc::new);
         followers.send_replace(Some(led.clone()));
         if let Ok(done) = led
-            && done.answer.is_complete()
+            && self.slots.holds(&slot.key, &slot.seat)
         {
-            let ttl = if done.route == *plan.asked() { Kind::Inference.ttl() } else { FALLBACK_TTL };
-            let value = CacheValue::Inference(Arc::clone(&done.answer));
-            self.keep(key, CacheEntry::new(value, ttl).delta(begun.elapsed())).await;
+            self.keep_answer(&slot.key, &done, (&plan, control), begun.elapsed()).await;
         }
-    }
-
-    /// What a cached answer is worth: what its tokens would cost now.
-    fn done_from_cache(&self, plan: &Plan, answer: Arc<Answer>) -> Done {
-        // A fallback's answer is kept under the question to the first choice: find who gave it.
-        let served = |candidate: &&Candidate| *candidate.route.model() == answer.served;
-        let candidates = &plan.ranking.candidates;
-        let from = candidates.iter().find(served).or_else(|| candidates.first());
-        let price = from.and_then(|candidate| self.price(candidate));
-        let worth = price.map_or(Cost::Unpriced, |stamp| Cost::Known(stamp.price.cost(&answer.usage)));
-        Done {
-            route: from.map_or_else(|| plan.asked().clone(), |candidate| candidate.route.clone()),
-            cost: Cost::Known(crate::types::Usd::ZERO),
-            worth,
-            usage_source: UsageSource::None,
-            attempts: no_attempts(),
-            request_id: None,
-            warnings: no_warnings(),
-            from_cache: true,
-            answer,
-        }
-    }
-
-    fn hit(&self, plan: &Plan, done: &Done) -> InferenceResponse {
-        self.record_free(plan, done, Ending::Hit);
-        plan.respond(done, Source::Cache)
-    }
-
-    fn follow(&self, plan: &Plan, done: &Done) -> InferenceResponse {
-        self.record_free(plan, done, Ending::Follower);
-        plan.respond(done, Source::Coalesced)
-    }
-
-    /// A record of $0 that says what was saved.
-    pub(super) fn record_free(&self, plan: &Plan, done: &Done, ending: Ending) {
-        let mut record = plan.record(plan.id.attempt(u16::MAX - 1), &done.route, self.clock.now());
-        record.served = Some(done.answer.served.clone());
-        record.saved = done.worth;
-        record.ending = ending;
-        record.latency = plan.started.elapsed();
-        self.totals.add(&record);
-        self.recorder.offer(record);
     }
 }
 

@@ -5,7 +5,7 @@
 //! one that answers first makes all its vectors, those of the cache included; should it fail later, the next one starts
 //! over. Vectors are cached under the route that made them, and only where the provider says that its model did.
 
-use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc};
+use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -21,7 +21,8 @@ use crate::{
     client::{EmbeddingInput, TogetherClient},
     cost::Ending,
     inference::{
-        Answer, Attempt, CacheKey, InferenceRequest, InferenceResponse, Input, InvalidRequest, Kind, Output, Source,
+        Answer, Attempt, Bypass, CacheControl, CacheKey, InferenceRequest, InferenceResponse, Input, InvalidRequest,
+        Kind, Origin, Output, Source,
     },
     router::{NoRoute, Ranking},
     types::{Cost, ModelId, RouteId, Task, Usage, UsageSource, Usd},
@@ -71,11 +72,12 @@ impl State {
             return Err(Error::new(ErrorKind::Policy, "not a request for vectors"));
         };
         check_lengths(&plan, input)?;
-        let bypass = plan.request.cacheable().err();
+        let caching = plan.request.caching();
+        let bypass = caching.err().or_else(|| caching.is_ok_and(|control| !control.read).then_some(Bypass::Asked));
         let mut texts = Texts::new(input);
-        if bypass.is_none() {
-            let keys = keys(&plan, input, self.host(plan.asked()), plan.asked());
-            texts.fill(self.look_up_many(&keys, plan.deadline).await, plan.asked().model());
+        if let (Ok(control), None) = (caching, bypass) {
+            let keys = self.keys_of_texts(&plan, input);
+            texts.fill(self.look_up_many(&keys, control.max_age, plan.deadline).await, plan.asked().model());
         }
         let mut asked = Asked::default();
         let mut ranking = plan.ranking.clone();
@@ -97,7 +99,7 @@ impl State {
         }
         let source = match (bypass, asked.is_empty()) {
             (Some(bypass), _) => Source::Upstream(bypass),
-            (None, true) => Source::Cache,
+            (None, true) => Source::Cache(texts.origin),
             (None, false) => Source::Miss,
         };
         let saved = self.worth(&plan, input, &texts.cached);
@@ -132,14 +134,19 @@ impl State {
                 return Err(Turn::OtherModel);
             }
             // Under the name of another model nobody may find them.
-            let keeps = plan.request.cacheable().is_ok() && model.asked == model.served;
+            let caching = plan.request.caching().ok().filter(|control| control.write && model.asked == model.served);
             texts.take(part, answer.vectors(), model);
-            if keeps {
+            if let Some(control) = caching {
                 let keys = keys(plan, input, self.host(&route), &route);
-                self.keep_many(texts.entries(part, &keys)).await;
+                self.keep_many(texts.entries(part, &keys, &control)).await;
             }
         }
         Ok(())
+    }
+
+    /// What the vectors of a call are cached under.
+    pub(super) fn keys_of_texts(&self, plan: &Plan, input: &EmbeddingInput) -> Vec<CacheKey> {
+        keys(plan, input, self.host(plan.asked()), plan.asked())
     }
 
     fn host(&self, route: &RouteId) -> &str {
@@ -157,7 +164,12 @@ impl State {
     }
 
     /// The vectors that the cache has. Whatever goes wrong is a miss.
-    async fn look_up_many(&self, keys: &[CacheKey], by: Instant) -> Vec<Option<Vector>> {
+    async fn look_up_many(
+        &self,
+        keys: &[CacheKey],
+        max_age: Option<Duration>,
+        by: Instant,
+    ) -> Vec<Option<(Vector, Origin)>> {
         let asked = AssertUnwindSafe(self.cache.get_many(keys)).catch_unwind();
         let found = match timeout_at(by.min(Instant::now() + PATIENCE), asked).await {
             Ok(Ok(Ok(found))) => found,
@@ -175,8 +187,11 @@ impl State {
             }
         };
         let now = Instant::now();
+        let is_young = |entry: &CacheEntry| max_age.is_none_or(|most| now.duration_since(entry.stored) <= most);
         let vector = |entry: CacheEntry| match entry.value {
-            CacheValue::Embedding(ref vector) if entry.is_fresh(now) => Some(Arc::clone(vector)),
+            CacheValue::Embedding(ref vector) if entry.is_fresh(now) && is_young(&entry) => {
+                Some((Arc::clone(vector), entry.origin))
+            }
             _ => None,
         };
         found.into_iter().map(|entry| entry.and_then(vector)).collect()
@@ -200,7 +215,7 @@ fn leaves_model_open(request: &InferenceRequest) -> bool {
 
 /// What the vectors are cached under that this route makes.
 fn keys(plan: &Plan, input: &EmbeddingInput, host: &str, route: &RouteId) -> Vec<CacheKey> {
-    let tenant = plan.request.tenant_of();
+    let tenant = plan.request.cache_tenant();
     input.texts.iter().map(|text| CacheKey::embedding(text, &input.extra, tenant, (route, host))).collect()
 }
 
@@ -263,6 +278,8 @@ struct Texts {
     first: Vec<usize>,
     /// What all vectors so far are of.
     model: Option<Model>,
+    /// Where those of the cache were.
+    origin: Origin,
 }
 
 impl Texts {
@@ -271,14 +288,16 @@ impl Texts {
         let first = input.texts.iter().enumerate().map(|(at, text)| *seen.entry(text.as_str()).or_insert(at));
         let first = first.collect();
         let count = input.texts.len();
-        Self { vectors: vec![None; count], cached: vec![false; count], first, model: None }
+        Self { vectors: vec![None; count], cached: vec![false; count], first, model: None, origin: Origin::default() }
     }
 
     /// Takes what the cache had of this model. A layer that answers fewer has nothing of the rest.
-    fn fill(&mut self, found: Vec<Option<Vector>>, model: &ModelId) {
+    fn fill(&mut self, found: Vec<Option<(Vector, Origin)>>, model: &ModelId) {
         for ((vector, cached), found) in self.vectors.iter_mut().zip(&mut self.cached).zip(found) {
             *cached = found.is_some();
-            *vector = found;
+            if let Some((found, origin)) = found {
+                (*vector, self.origin) = (Some(found), origin);
+            }
         }
         // Nothing is cached that another model answered.
         let cached = self.cached.contains(&true);
@@ -307,10 +326,11 @@ impl Texts {
         }
     }
 
-    fn entries(&self, part: &[usize], keys: &[CacheKey]) -> Vec<(CacheKey, CacheEntry)> {
+    fn entries(&self, part: &[usize], keys: &[CacheKey], control: &CacheControl) -> Vec<(CacheKey, CacheEntry)> {
+        let ttl = control.ttl.unwrap_or(Kind::Embedding.ttl());
         let entry = |at: &usize| {
             let vector = self.vectors.get(*at)?.clone()?;
-            Some((*keys.get(*at)?, CacheEntry::new(CacheValue::Embedding(vector), Kind::Embedding.ttl())))
+            Some((*keys.get(*at)?, CacheEntry::new(CacheValue::Embedding(vector), ttl)))
         };
         part.iter().filter_map(entry).collect()
     }
@@ -388,7 +408,7 @@ impl Asked {
             },
             request_id: last.and_then(|done| done.request_id.clone()),
             warnings: last.map_or_else(no_warnings, |done| Arc::clone(&done.warnings)),
-            from_cache: last.is_none(),
+            from_cache: last.is_none().then_some(Origin::default()),
             attempts: if self.attempts.is_empty() { no_attempts() } else { self.attempts.into() },
         }
     }

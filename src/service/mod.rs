@@ -9,6 +9,7 @@
 
 mod attempts;
 mod builder;
+mod cached;
 mod catalogue;
 mod choice;
 mod coalesce;
@@ -16,6 +17,7 @@ mod defer;
 mod embed;
 mod error;
 mod health;
+mod invalidate;
 mod plan;
 mod prompt;
 mod recorder;
@@ -128,7 +130,7 @@ impl InferenceService {
     }
 
     /// Answers a request in pieces. Resolves at the first piece, so that every refusal and fallback is over before a
-    /// response header need be sent. Streams bypass the cache. A `deadline` that the request does not set bounds the time
+    /// response header need be sent. A cached answer comes in pieces too, and a whole one is kept. A `deadline` that the request does not set bounds the time
     /// to the first piece; one that it sets bounds the whole stream.
     ///
     /// # Errors
@@ -173,8 +175,8 @@ impl State {
         if plan.request.task_of() == Task::Embedding {
             return Box::pin(self.embedded(plan)).await;
         }
-        match plan.request.cacheable() {
-            Ok(()) => self.cached(plan).await,
+        match plan.request.caching() {
+            Ok(control) => self.cached(plan, control).await,
             Err(bypass) => {
                 // On the heap: the attempt's future is most of a call's size.
                 let done = Box::pin(self.answer(&plan)).await?;

@@ -56,6 +56,7 @@ impl State {
         // Nobody else holds it yet.
         if let Some(request) = Arc::get_mut(&mut request) {
             request.set_defaults();
+            request.set_caching(|request| self.caching_of(request));
             self.pin_embedding_model(request);
         }
         let book = Book(&self.prices);

@@ -55,6 +55,7 @@ pub(super) struct State {
     pub(super) keys: Vec<Key>,
     pub(super) router: Arc<dyn ModelRouter>,
     pub(super) cache: Arc<dyn CacheLayer>,
+    pub(super) cache_policy: Option<CachePolicy>,
     pub(super) sinks: FanOut,
     pub(super) budget: Option<Arc<dyn BudgetStore>>,
     pub(super) notifier: Arc<dyn Notifier>,
@@ -110,15 +111,6 @@ pub(super) fn in_runtime() -> Result<(), Error> {
     timer.map_err(|_| Error::new(ErrorKind::NoRuntime, "this Tokio runtime has no timer; build it with enable_all()"))
 }
 
-/// What a look-up in the cache brought.
-#[derive(Debug)]
-pub(super) enum Found {
-    Answer(Arc<Answer>),
-    Nothing,
-    /// The layer failed, panicked or took too long: asking it again costs time and brings nothing.
-    Broken,
-}
-
 /// Attempts of a route by how they ended.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
@@ -160,7 +152,7 @@ pub(super) struct Totals {
 impl Totals {
     pub(super) fn add(&self, record: &CostRecord) {
         let counter = match record.ending {
-            Ending::Hit => &self.hits,
+            Ending::Hit | Ending::Stale => &self.hits,
             Ending::Follower => &self.followers,
             _ => &self.attempts,
         };
@@ -234,59 +226,6 @@ impl State {
             return self.prices.get(&candidate.route);
         }
         book
-    }
-
-    /// A cached answer, looked for until `by` at the latest. Whatever goes wrong is a miss.
-    pub(super) async fn look_up(&self, key: &CacheKey, by: Instant) -> Found {
-        let asked = AssertUnwindSafe(self.cache.get(key)).catch_unwind();
-        let mut asked = pin!(asked);
-        let found = match at_once(asked.as_mut()).await {
-            Some(found) => Some(found),
-            None => timeout_at(by.min(Instant::now() + PATIENCE), asked).await.ok(),
-        };
-        match found {
-            // Whatever a layer of the application's own thinks of time: what is too old is a miss.
-            Some(Ok(Ok(Some(entry)))) if !entry.is_fresh(Instant::now()) => return Found::Nothing,
-            Some(Ok(Ok(Some(CacheEntry { value: CacheValue::Inference(answer), .. })))) => {
-                return Found::Answer(answer);
-            }
-            Some(Ok(Ok(_))) => return Found::Nothing,
-            Some(Ok(Err(error))) => tracing::warn!(%error, "cache look-up failed, going on without"),
-            Some(Err(_)) => tracing::warn!("the cache panicked, going on without"),
-            None => tracing::warn!("the cache took too long, going on without"),
-        }
-        Found::Broken
-    }
-
-    /// Keeps an answer. Whatever goes wrong costs a later miss.
-    pub(super) async fn keep(&self, key: &CacheKey, entry: CacheEntry) {
-        let kept = AssertUnwindSafe(self.cache.set(key, entry)).catch_unwind();
-        match timeout(PATIENCE, kept).await {
-            Ok(Ok(Ok(()))) => {}
-            Ok(Ok(Err(error))) => tracing::warn!(%error, "an answer could not be cached"),
-            Ok(Err(_)) => tracing::warn!("the cache panicked while keeping an answer"),
-            Err(_) => tracing::warn!("the cache took too long to keep an answer"),
-        }
-    }
-
-    /// Takes an answer to this request out of the cache again, once whoever brought it has put it there. `asked` is the
-    /// route that the router chose first for it. Whatever goes wrong costs another unusable hit.
-    #[cfg(feature = "schema")]
-    pub(super) async fn forget(&self, request: &crate::inference::InferenceRequest, asked: &RouteId) {
-        if request.cacheable().is_err() {
-            return;
-        }
-        let key = self.key_to(request, asked);
-        let forgotten = async {
-            let _ = timeout(PATIENCE, self.slots.free(&key)).await;
-            timeout(PATIENCE, self.cache.remove(&key)).await
-        };
-        match AssertUnwindSafe(forgotten).catch_unwind().await {
-            Ok(Ok(Ok(()))) => {}
-            Ok(Ok(Err(error))) => tracing::warn!(%error, "an unusable answer could not be taken out of the cache"),
-            Ok(Err(_)) => tracing::warn!("the cache took too long to forget an unusable answer"),
-            Err(_) => tracing::warn!("the cache panicked while forgetting an unusable answer"),
-        }
     }
 
     /// Tells whoever is to be told, in a task of its own: a notifier that hangs delays no call. A shutdown gives up at its

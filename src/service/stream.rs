@@ -9,15 +9,19 @@ use std::{
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
+    vec,
 };
 
 use futures_core::Stream;
+use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 pub(super) use self::live::LiveStreams;
 use self::live::{Live, Open, Step};
 use super::{
     attempts::{Dispatched, settle},
+    cached::can_stand_in_for,
+    coalesce::Read,
     error::{Error, ErrorKind},
     log,
     plan::Plan,
@@ -25,8 +29,8 @@ use super::{
     state::State,
 };
 use crate::{
-    client::{ChatCompletion, Delta, Fold, TogetherClient},
-    inference::{Attempt, Bypass, InferenceRequest, InferenceResponse, InvalidRequest, Source},
+    client::{ChatCompletion, Delta, Fold, TogetherClient, replay},
+    inference::{Attempt, Bypass, CacheControl, CacheKey, InferenceRequest, InferenceResponse, InvalidRequest, Source},
     types::{ModelId, Usage},
 };
 
@@ -39,14 +43,39 @@ use crate::{
 /// [`next`](Self::next) needs no extension trait; the stream is also a [`futures_core::Stream`], `Send` and `'static`.
 pub struct InferenceStream {
     /// `None` once it is over.
-    live: Option<Live>,
+    body: Option<Body>,
     fold: Fold,
     /// Pieces that held something of an answer.
     pieces: u64,
-    plan: Box<Plan>,
+    plan: Arc<Plan>,
+    /// Where its answer is kept, if it is.
+    keeper: Option<Keeper>,
     attempts: Vec<Attempt>,
     first_token: Duration,
+    source: Source,
     outcome: Option<Result<InferenceResponse, Error>>,
+}
+
+/// Where the pieces come from.
+enum Body {
+    Live(Live),
+    Replay(Replay),
+}
+
+/// An answer out of the cache.
+struct Replay {
+    deltas: vec::IntoIter<Delta>,
+    reply: Box<InferenceResponse>,
+    /// Counts the call among those that a shutdown waits for.
+    _in_flight: TaskTrackerToken,
+}
+
+/// Keeps the answer of a stream once it is whole.
+struct Keeper {
+    state: Arc<State>,
+    key: CacheKey,
+    control: CacheControl,
+    begun: Instant,
 }
 
 impl fmt::Debug for InferenceStream {
@@ -76,25 +105,69 @@ impl State {
             let problem = format!("an answer of {} does not come in pieces; call complete", request.task_of());
             return Err(InvalidRequest::new("stream", problem).into());
         }
-        let plan = Box::new(self.plan(request).await?);
+        let plan = Arc::new(self.plan(request).await?);
+        let caching = plan.request.caching();
+        let (mut keeper, mut spare, mut source) = (None, None, caching.err().map(Source::Upstream));
+        if let Ok(control) = caching {
+            let key = self.key(&plan);
+            if control.read {
+                match self.read(&plan, key, control).await {
+                    Read::Answered(reply) => return Ok(InferenceStream::replay(plan, reply, in_flight)),
+                    Read::Missed { stand_in, .. } => spare = stand_in,
+                    Read::Late(error) => return Err(error),
+                }
+            } else {
+                source = Some(Source::Upstream(Bypass::Asked));
+            }
+            keeper = control.write.then(|| Keeper { state: Arc::clone(&self), key, control, begun: Instant::now() });
+        }
         let send = |client: TogetherClient, model: ModelId| {
             let plan = &plan;
             async move { open(&client, &model, plan.request.input(), &plan.stream_options()).await }
         };
-        let Dispatched { value, mut settlement, attempts } = self.dispatch(&plan, send).await?;
+        let Dispatched { value, mut settlement, attempts } = match (self.dispatch(&plan, send).await, spare) {
+            (Ok(dispatched), _) => dispatched,
+            (Err(error), Some(hit)) if can_stand_in_for(error.kind()) => {
+                tracing::warn!(%error, "answered from the cache, past its time");
+                let reply = Box::new(self.stale(&plan, hit));
+                return Ok(InferenceStream::replay(plan, reply, in_flight));
+            }
+            (Err(error), _) => return Err(error),
+        };
         settlement.first_token();
         settlement.told(value.rate_limits());
         settlement.progress(Usage { prompt: plan.request.prompt_tokens_counted(), ..Usage::default() });
         let fold = Fold::new(settlement.route.id.model().clone());
+        let live = Live::new(Open { stream: value, settlement, in_flight }, &self.streams, &self.cancel);
         Ok(InferenceStream {
-            live: Some(Live::new(Open { stream: value, settlement, in_flight }, &self.streams, &self.cancel)),
+            body: Some(Body::Live(live)),
             fold,
             pieces: 0,
             first_token: plan.started.elapsed(),
+            source: source.unwrap_or(Source::Miss),
             plan,
+            keeper,
             attempts,
             outcome: None,
         })
+    }
+}
+
+impl InferenceStream {
+    /// The pieces of an answer that is there already.
+    fn replay(plan: Arc<Plan>, reply: Box<InferenceResponse>, in_flight: TaskTrackerToken) -> Self {
+        let deltas = replay(reply.answer.choices(), reply.answer.usage).into_iter();
+        Self {
+            fold: Fold::new(reply.answer.served.clone()),
+            pieces: 0,
+            first_token: plan.started.elapsed(),
+            source: reply.source,
+            body: Some(Body::Replay(Replay { deltas, reply, _in_flight: in_flight })),
+            plan,
+            keeper: None,
+            attempts: Vec::new(),
+            outcome: None,
+        }
     }
 }
 
@@ -144,8 +217,11 @@ impl InferenceStream {
         let completion = ChatCompletion { request_id, ..fold.into_completion() };
         let attempts = std::mem::take(&mut self.attempts);
         let outcome = settle(&self.plan, completion.into(), settlement, attempts).map(|done| {
-            let mut reply = self.plan.respond(&done, Source::Upstream(Bypass::Stream));
+            let mut reply = self.plan.respond(&done, self.source);
             reply.timings.first_token = Some(self.first_token);
+            if let Some(Keeper { state, key, control, begun }) = self.keeper.take() {
+                state.keep_behind((key, control), &self.plan, done, begun.elapsed());
+            }
             reply
         });
         drop(in_flight);
@@ -165,9 +241,16 @@ impl InferenceStream {
         self.over(Err(error.with_attempts(attempts).of_plan(&self.plan)));
     }
 
+    fn replayed(&mut self) {
+        if let Some(Body::Replay(Replay { mut reply, .. })) = self.body.take() {
+            reply.timings.first_token = Some(self.first_token);
+            self.over(Ok(*reply));
+        }
+    }
+
     /// One event a call, and nothing is held any more.
     fn over(&mut self, outcome: Result<InferenceResponse, Error>) {
-        self.live = None;
+        self.body = None;
         log(&outcome);
         self.outcome = Some(outcome);
     }
@@ -175,7 +258,7 @@ impl InferenceStream {
 
 impl Drop for InferenceStream {
     fn drop(&mut self) {
-        if self.live.is_some() {
+        if matches!(self.body, Some(Body::Live(_))) {
             tracing::debug!(kind = "cancelled", attempts = self.attempts.len() + 1, "not answered");
         }
     }
@@ -185,8 +268,19 @@ impl Stream for InferenceStream {
     type Item = Result<Delta, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Self { live, fold, pieces, plan, .. } = &mut *self;
-        let Some(live) = live else { return Poll::Ready(None) };
+        let Self { body, fold, pieces, plan, .. } = &mut *self;
+        let live = match body {
+            Some(Body::Live(live)) => live,
+            Some(Body::Replay(replay)) => {
+                if let Some(delta) = replay.deltas.next() {
+                    fold.push(&delta);
+                    return Poll::Ready(Some(Ok(delta)));
+                }
+                self.replayed();
+                return Poll::Ready(None);
+            }
+            None => return Poll::Ready(None),
+        };
         let count = |delta: &Delta| {
             fold.push(delta);
             *pieces += u64::from(delta.has_content());

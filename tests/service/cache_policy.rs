@@ -23,7 +23,7 @@ async fn random_answers_are_cached_only_where_the_request_opts_in() {
     assert_eq!(world.calls(), 4);
     let opted_in = || muse("why?").allow_cached(true);
     assert_eq!(world.service.complete(opted_in()).await.unwrap().source(), Source::Miss);
-    assert_eq!(world.service.complete(opted_in()).await.unwrap().source(), Source::Cache);
+    assert_eq!(world.service.complete(opted_in()).await.unwrap().source(), Source::Cache(Origin::Memory));
     assert_eq!(world.calls(), 5);
     world.at_rest().await;
 }
@@ -35,7 +35,7 @@ async fn a_request_that_opts_out_neither_reads_nor_writes() {
     world.service.complete(opted_out()).await.unwrap();
     assert_eq!(world.service.complete(ask("why?")).await.unwrap().source(), Source::Miss, "it did not write");
     assert!(world.service.complete(opted_out()).await.unwrap().source().is_upstream(), "it does not read");
-    assert_eq!(world.service.complete(ask("why?")).await.unwrap().source(), Source::Cache);
+    assert_eq!(world.service.complete(ask("why?")).await.unwrap().source(), Source::Cache(Origin::Memory));
     assert_eq!(world.calls(), 3);
 }
 
@@ -85,7 +85,7 @@ async fn an_answer_is_kept_for_an_hour_and_no_longer() {
     let world = World::new();
     world.service.complete(ask("why?")).await.unwrap();
     advance(secs(3_599)).await;
-    assert_eq!(world.service.complete(ask("why?")).await.unwrap().source(), Source::Cache);
+    assert_eq!(world.service.complete(ask("why?")).await.unwrap().source(), Source::Cache(Origin::Memory));
     advance(secs(1)).await;
     assert_eq!(world.service.complete(ask("why?")).await.unwrap().source(), Source::Miss);
     assert_eq!(world.calls(), 2);
@@ -103,7 +103,7 @@ async fn a_fallbacks_answer_stands_in_for_a_minute() {
     world.sim.restore(LARGE);
     advance(secs(59)).await;
     let hit = world.service.complete(request()).await.unwrap();
-    assert_eq!((hit.source(), hit.model().as_str()), (Source::Cache, MID));
+    assert_eq!((hit.source(), hit.model().as_str()), (Source::Cache(Origin::Memory), MID));
     let own = world.service.complete(ask("why?").model(MID)).await.unwrap();
     assert_eq!(own.source(), Source::Miss, "under its own key there is nothing");
     advance(secs(1)).await;
@@ -167,12 +167,12 @@ async fn tenants_never_share_an_answer() {
             let first = world.service.complete(request.clone()).await.unwrap();
             assert_eq!(first.source(), Source::Miss, "{tenant:?} {question}");
             let again = world.service.complete(request).await.unwrap();
-            assert_eq!((again.source(), again.text()), (Source::Cache, first.text()), "{tenant:?} {question}");
+            assert_eq!((again.source(), again.text()), (Source::Cache(Origin::Memory), first.text()), "{tenant:?} {question}");
         }
     }
     assert_eq!(world.calls(), asked.len() as u64);
     let acme = world.service.for_tenant("a");
-    assert_eq!(acme.complete(ask("b:c")).await.unwrap().source(), Source::Cache);
+    assert_eq!(acme.complete(ask("b:c")).await.unwrap().source(), Source::Cache(Origin::Memory));
 }
 
 #[tokio::test(start_paused = true)]

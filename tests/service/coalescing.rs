@@ -98,7 +98,7 @@ async fn callers_that_do_not_wait_long_enough_pay_once_together() {
     }
     assert_eq!((world.calls(), answered + late), (1, 200));
     assert!(answered >= 150, "{answered}");
-    assert_eq!(world.service.complete(ask("why?")).await.unwrap().source(), Source::Cache);
+    assert_eq!(world.service.complete(ask("why?")).await.unwrap().source(), Source::Cache(Origin::Memory));
     world.at_rest().await;
 }
 
@@ -188,7 +188,7 @@ async fn a_late_miss_does_not_pay_again() {
     }
     cache.release.notify_one();
     let newcomer = newcomer.await.unwrap().unwrap();
-    assert_eq!((first.source(), newcomer.source()), (Source::Miss, Source::Cache));
+    assert_eq!((first.source(), newcomer.source()), (Source::Miss, Source::Cache(Origin::Memory)));
     assert_eq!(world.calls(), 1);
     world.at_rest().await;
 }

@@ -2,7 +2,9 @@
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that fails should say where")]
 
 mod attempts;
+mod cache_control;
 mod cache_policy;
+mod cached_streams;
 mod cancellation;
 mod catalogue;
 mod ceilings;

@@ -25,7 +25,7 @@ async fn a_hit_is_free_and_says_what_it_saved() {
     let paid = world.service.complete(ask("why?")).await.unwrap();
     for _ in 0..3 {
         let hit = world.service.complete(ask("why?")).await.unwrap();
-        assert_eq!((hit.source(), hit.cost(), hit.saved), (Source::Cache, Cost::Known(Usd::ZERO), paid.cost()));
+        assert_eq!((hit.source(), hit.cost(), hit.saved), (Source::Cache(Origin::Memory), Cost::Known(Usd::ZERO), paid.cost()));
         assert!(hit.attempts.is_empty());
     }
     let records = world.at_rest().await;

@@ -84,7 +84,7 @@ async fn each_text_is_asked_for_once_and_cached_by_itself() {
     assert!(second.saved.known().unwrap() > Usd::ZERO && second.source == Source::Miss);
 
     let third = world.service.embed(["sky", "sun"]).await.unwrap();
-    assert_eq!((third.source, third.cost(), world.calls()), (Source::Cache, Cost::Known(Usd::ZERO), 2));
+    assert_eq!((third.source, third.cost(), world.calls()), (Source::Cache(Origin::Memory), Cost::Known(Usd::ZERO), 2));
     let records = world.at_rest().await;
     let hits = records.iter().filter(|record| record.ending == Ending::Hit).count();
     assert_eq!((records.len(), hits), (4, 2), "a record an attempt, and one of $0 a call with a hit");
@@ -114,7 +114,7 @@ async fn a_part_that_fails_keeps_what_came_before_it() {
     let error = world.service.embed(texts(0..400)).await.unwrap_err();
     assert_eq!((error.kind(), error.attempts().len()), (ErrorKind::Refused, 2));
     assert!(error.cost().known().unwrap() > Usd::ZERO, "the first part was paid");
-    assert_eq!(world.service.embed(texts(0..256)).await.unwrap().source, Source::Cache);
+    assert_eq!(world.service.embed(texts(0..256)).await.unwrap().source, Source::Cache(Origin::Memory));
     world.at_rest().await;
 }
 
@@ -200,7 +200,7 @@ async fn a_vector_is_cached_under_the_model_that_made_it() {
     let inputs = || together.requests().iter().rev().map(|one| one.body["input"].clone()).collect::<Vec<_>>();
     assert_eq!(inputs()[1], serde_json::json!(["sky", "sea"]), "what the fallback said is not what the model says");
     let of_acme = service.embed(InferenceRequest::embedding(["sky"]).model("acme/embed")).await.unwrap();
-    assert_eq!((of_acme.source, of_acme.vectors()), (Source::Cache, fallback.vectors()));
+    assert_eq!((of_acme.source, of_acme.vectors()), (Source::Cache(Origin::Memory), fallback.vectors()));
     // What is cached of the one is not put beside what the other makes.
     together.overload(E5);
     let mixed = service.embed(either(&["sky", "sun"])).await.unwrap();
@@ -291,7 +291,7 @@ async fn a_picture_is_priced_by_what_was_made_and_cached_only_with_a_seed() {
     assert_eq!(world.calls(), 2, "another picture each time");
     let first = world.service.image(picture(Some(7))).await.unwrap();
     let second = world.service.image(picture(Some(7))).await.unwrap();
-    assert_eq!((second.source, world.calls()), (Source::Cache, 3));
+    assert_eq!((second.source, world.calls()), (Source::Cache(Origin::Memory), 3));
     assert_eq!(first.images(), second.images());
     let records = world.at_rest().await;
     let billed: i64 = records.iter().map(|record| record.cost.charge().nanos()).sum();
@@ -336,7 +336,7 @@ async fn documents_come_back_by_relevance_and_are_cached() {
     assert_eq!(reply.ranking().iter().map(|ranked| ranked.index).collect::<Vec<_>>(), [1, 2]);
     assert_eq!(
         (reply.usage_source, world.service.rerank(ask()).await.unwrap().source),
-        (UsageSource::Reported, Source::Cache)
+        (UsageSource::Reported, Source::Cache(Origin::Memory))
     );
     let records = world.at_rest().await;
     assert_eq!(records[0].cost.charge().nanos(), world.sim.bill().nano_usd);

@@ -137,7 +137,7 @@ async fn a_repaired_answer_is_asked_for_again_but_its_repair_is_kept() {
     let first = city(&world, muse("The largest city of Peru?")).await.unwrap();
     let again = city(&world, muse("The largest city of Peru?")).await.unwrap();
     assert!(first.repaired() && again.repaired());
-    assert_eq!((world.calls(), again.reply.source()), (3, Source::Cache));
+    assert_eq!((world.calls(), again.reply.source()), (3, Source::Cache(Origin::Memory)));
     assert_eq!(again.cost().known().map(|cost| cost.nanos()), Some(world.sim.bill().lines[2].nano_usd));
     world.at_rest().await;
 }

@@ -5,6 +5,7 @@ mod chunk;
 mod fold;
 mod message;
 mod redact;
+mod replay;
 mod request;
 mod response;
 mod said;
@@ -22,6 +23,7 @@ pub use self::{
     response::{ChatCompletion, Choice, Logprobs},
     stream::ChatStream,
 };
+pub(crate) use self::replay::replay;
 pub(super) use self::{
     chunk::Head,
     response::{MAX_CHOICES, NO_CHOICES, served},

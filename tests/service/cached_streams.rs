@@ -1,0 +1,94 @@
+//! Streams and the cache: one answer, read whole or in pieces.
+
+use together_inference::{
+    Cost, InferenceRequest, InferenceResponse, Usd,
+    client::Tool,
+    inference::{Origin, Source},
+    testing::Fault,
+    types::FinishReason,
+};
+
+use crate::world::{World, ask, muse};
+
+const MEMORY: Source = Source::Cache(Origin::Memory);
+
+/// Reads a stream to its end: its pieces, and the whole.
+async fn read(world: &World, request: InferenceRequest) -> (Vec<String>, InferenceResponse) {
+    let mut stream = world.service.stream(request).await.unwrap();
+    let mut pieces = Vec::new();
+    while let Some(delta) = stream.next().await {
+        let delta = delta.unwrap();
+        if !delta.text().is_empty() {
+            pieces.push(delta.text().to_owned());
+        }
+    }
+    let text = pieces.concat();
+    assert_eq!(stream.text(), text);
+    let reply = stream.finish().await.unwrap();
+    for _ in 0..64 {
+        tokio::task::yield_now().await;
+    }
+    (pieces, reply)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_was_read_to_its_end_is_there_for_the_next_stream_and_the_next_call() {
+    let world = World::new();
+    world.sim.on("story").reply("Once upon a time there was a cache that never forgot what it had paid for. ".repeat(4));
+    let (live, first) = read(&world, ask("story")).await;
+    assert_eq!(first.source, Source::Miss);
+    let whole = world.service.complete(ask("story")).await.unwrap();
+    assert_eq!((whole.source, whole.text()), (MEMORY, &*live.concat()));
+    let (replayed, again) = read(&world, ask("story")).await;
+    assert!(replayed.len() > 2, "in pieces: {replayed:?}");
+    assert_eq!(replayed.concat(), live.concat());
+    assert_eq!((again.source, again.cost(), again.saved), (MEMORY, Cost::Known(Usd::ZERO), first.cost()));
+    assert!(again.timings.first_token.is_some() && again.attempts.is_empty());
+    assert_eq!(world.calls(), 1);
+    let records = world.at_rest().await;
+    assert_eq!(records.len(), 3, "one for each");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_came_whole_can_be_read_in_pieces_with_its_tool_calls() {
+    let world = World::new();
+    let tool = Tool::function("get_weather", "", serde_json::json!({"type": "object", "properties": {}}));
+    let request = || ask("weather?").tool(tool.clone());
+    world.sim.on("weather").reply_tool("get_weather", serde_json::json!({"city": "Paris"}));
+    let whole = world.service.complete(request()).await.unwrap();
+    assert_eq!(whole.tool_calls().len(), 1);
+    let (_, replayed) = read(&world, request()).await;
+    assert_eq!((replayed.source, replayed.tool_calls()), (MEMORY, whole.tool_calls()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_whole_is_never_kept() {
+    let world = World::new();
+    world.sim.on("long").reply("word ".repeat(200));
+    // Cut by the length.
+    let (_, cut) = read(&world, ask("long").max_tokens(5)).await;
+    assert_eq!(cut.finish(), Some(&FinishReason::Length));
+    assert_eq!(read(&world, ask("long").max_tokens(5)).await.1.source, Source::Miss);
+    // Dropped by its reader.
+    let mut stream = world.service.stream(ask("long")).await.unwrap();
+    stream.next().await.unwrap().unwrap();
+    drop(stream);
+    assert_eq!(read(&world, ask("long")).await.1.source, Source::Miss);
+    // Broken on its way.
+    world.sim.fail_next(1, Fault::cut_after(3));
+    let mut stream = world.service.stream(ask("long, once more")).await.unwrap();
+    while let Some(Ok(_)) = stream.next().await {}
+    assert!(stream.finish().await.is_err());
+    assert_eq!(read(&world, ask("long, once more")).await.1.source, Source::Miss);
+    world.at_rest().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_answers_at_random_is_not_kept() {
+    let world = World::new();
+    for _ in 0..2 {
+        let (_, reply) = read(&world, muse("a joke")).await;
+        assert!(!reply.source.is_cached());
+    }
+    assert_eq!(world.calls(), 2);
+}
