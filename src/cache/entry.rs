@@ -20,8 +20,36 @@ pub struct CacheEntry {
     pub stored: Instant,
     /// How long it may be served.
     pub ttl: Duration,
+    /// How long past its time to live a layer keeps it, for [`get_kept`](super::CacheLayer::get_kept) alone.
+    pub keep: Duration,
     /// How long it took to make: what an early refresh weighs.
     pub delta: Duration,
+    /// Where it was found; the layer that answers says so.
+    pub origin: Origin,
+}
+
+/// Which kind of layer a value was found in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Origin {
+    /// This process.
+    Memory,
+    /// A Redis server.
+    Redis,
+    /// A layer of one's own.
+    Other,
+}
+
+impl Origin {
+    /// The name for logs and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Redis => "redis",
+            Self::Other => "other",
+        }
+    }
 }
 
 /// What can be kept.
@@ -41,15 +69,39 @@ const OVERHEAD: usize = 256;
 /// The most bytes of a value outside the process.
 const MAX_ENCODED: usize = 4 << 20;
 /// Changes when the envelope does.
-const VERSION: u8 = 1;
-/// version, value kind, created and ttl and delta in milliseconds, length.
-const HEADER: usize = 1 + 1 + 8 + 8 + 8 + 4;
+const VERSION: u8 = 2;
+/// version, value kind; created, ttl, keep and delta in milliseconds; length; the key's hash.
+const HEADER: usize = 1 + 1 + 4 * 8 + 4 + 32;
 
 impl CacheEntry {
     /// A value made just now.
     #[must_use]
     pub fn new(value: CacheValue, ttl: Duration) -> Self {
-        Self { value, stored: Instant::now(), ttl, delta: Duration::ZERO }
+        let (keep, delta) = (Duration::ZERO, Duration::ZERO);
+        Self { value, stored: Instant::now(), ttl, keep, delta, origin: Origin::Memory }
+    }
+
+    /// Sets how long past its time to live a layer keeps it: what may be served, marked as old, while nothing newer can
+    /// be had.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(async {
+    /// use std::time::Duration;
+    /// use together_inference::cache::{CacheEntry, CacheValue};
+    /// use tokio::time::{Instant, advance};
+    ///
+    /// let (hour, minute) = (Duration::from_secs(3_600), Duration::from_secs(60));
+    /// let entry = CacheEntry::new(CacheValue::Json("{}".into()), minute).kept_for(hour);
+    /// advance(minute).await;
+    /// assert!(!entry.is_fresh(Instant::now()) && entry.is_kept(Instant::now()));
+    /// advance(hour).await;
+    /// assert!(!entry.is_kept(Instant::now()));
+    /// # });
+    /// ```
+    #[must_use]
+    pub const fn kept_for(mut self, keep: Duration) -> Self {
+        self.keep = keep;
+        self
     }
 
     /// Sets how long it took to make.
@@ -65,6 +117,17 @@ impl CacheEntry {
         now.saturating_duration_since(self.stored) < self.ttl
     }
 
+    /// Whether a layer may still have it: fresh, or past its time to live by less than it is kept for.
+    #[must_use]
+    pub fn is_kept(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.stored) < self.lifetime()
+    }
+
+    /// How long a layer keeps it, counted from when it was made.
+    pub(super) const fn lifetime(&self) -> Duration {
+        self.ttl.saturating_add(self.keep)
+    }
+
     /// Bytes in memory, about.
     #[must_use]
     pub fn weight(&self) -> u32 {
@@ -76,8 +139,9 @@ impl CacheEntry {
         u32::try_from(value + OVERHEAD).unwrap_or(u32::MAX)
     }
 
-    /// The same without the provider's raw JSON, which would double what an answer weighs.
+    /// The same in this process, without the provider's raw JSON, which would double what an answer weighs.
     pub(super) fn for_memory(mut self) -> Self {
+        self.origin = Origin::Memory;
         if let CacheValue::Inference(answer) = &self.value
             && !answer.raw.is_empty()
         {
@@ -86,7 +150,7 @@ impl CacheEntry {
         self
     }
 
-    /// The value in an envelope for a store outside the process: version, full key, creation, time to live, length.
+    /// The value in an envelope for a store outside the process: version, full key, creation, times, length.
     ///
     /// # Errors
     ///
@@ -101,9 +165,9 @@ impl CacheEntry {
         let length = length.ok_or_else(|| CacheError::new(format!("the value is over {MAX_ENCODED} bytes")))?;
         let created = now.checked_sub(self.stored.elapsed()).unwrap_or(UNIX_EPOCH);
         let created = created.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let mut bytes = Vec::with_capacity(HEADER + 32 + body.len());
+        let mut bytes = Vec::with_capacity(HEADER + body.len());
         bytes.extend([VERSION, kind]);
-        for time in [created, self.ttl, self.delta] {
+        for time in [created, self.ttl, self.keep, self.delta] {
             bytes.extend(u64::try_from(time.as_millis()).unwrap_or(u64::MAX).to_le_bytes());
         }
         bytes.extend(length.to_le_bytes());
@@ -112,7 +176,9 @@ impl CacheEntry {
         Ok(bytes)
     }
 
-    /// Reads an envelope, and refuses what is not this key's: another version, another key, cut or grown bytes.
+    /// Reads an envelope, and refuses what is not this key's: another version, another key, cut or grown bytes. It may be
+    /// past its time: [`is_fresh`](Self::is_fresh) and [`is_kept`](Self::is_kept) tell. Its origin is
+    /// [`Other`](Origin::Other).
     ///
     /// # Errors
     ///
@@ -120,14 +186,15 @@ impl CacheEntry {
     pub fn decode(key: &CacheKey, bytes: &[u8], now: SystemTime) -> Result<Self, CacheError> {
         let mut rest = bytes;
         let [version, kind] = take(&mut rest)?;
-        let created = u64::from_le_bytes(take(&mut rest)?);
-        let ttl = Duration::from_millis(u64::from_le_bytes(take(&mut rest)?));
-        let delta = Duration::from_millis(u64::from_le_bytes(take(&mut rest)?));
-        let length = u32::from_le_bytes(take(&mut rest)?);
-        let hash: [u8; 32] = take(&mut rest)?;
         if version != VERSION {
             return Err(CacheError::new(format!("envelope of version {version}, {VERSION} expected")));
         }
+        let created = take_time(&mut rest)?;
+        let ttl = take_time(&mut rest)?;
+        let keep = take_time(&mut rest)?;
+        let delta = take_time(&mut rest)?;
+        let length = u32::from_le_bytes(take(&mut rest)?);
+        let hash: [u8; 32] = take(&mut rest)?;
         if hash != *key.hash() {
             return Err(CacheError::new("the stored value belongs to another key"));
         }
@@ -140,10 +207,10 @@ impl CacheEntry {
             2 => CacheValue::Json(bytes::Bytes::copy_from_slice(rest)),
             _ => return Err(CacheError::new("a kind of value that this version does not know")),
         };
-        let age = now.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(Duration::from_millis(created));
+        let age = now.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(created);
         let stored = Instant::now().checked_sub(age);
         let stored = stored.ok_or_else(|| CacheError::new("the stored value is older than this machine's clock"))?;
-        Ok(Self { value, stored, ttl, delta })
+        Ok(Self { value, stored, ttl, keep, delta, origin: Origin::Other })
     }
 }
 
@@ -151,6 +218,10 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], CacheError> {
     let (head, tail) = rest.split_first_chunk::<N>().ok_or_else(|| CacheError::new("the stored value was cut"))?;
     *rest = tail;
     Ok(*head)
+}
+
+fn take_time(rest: &mut &[u8]) -> Result<Duration, CacheError> {
+    Ok(Duration::from_millis(u64::from_le_bytes(take(rest)?)))
 }
 
 fn floats(bytes: &[u8]) -> Result<Arc<[f32]>, CacheError> {
@@ -175,13 +246,17 @@ mod tests {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
         let vector: Arc<[f32]> = [0.1, -0.0, f32::MIN_POSITIVE].into();
         let entry = CacheEntry::new(CacheValue::Embedding(vector), Duration::from_secs(10));
+        let entry = entry.kept_for(Duration::from_secs(2)).delta(Duration::from_millis(3));
         tokio::time::advance(Duration::from_secs(4)).await;
         let bytes = entry.encode(&key("a"), now).unwrap();
         let read = CacheEntry::decode(&key("a"), &bytes, now + Duration::from_secs(5)).unwrap();
-        assert_eq!(read.value, entry.value);
+        assert_eq!((&read.value, read.ttl, read.keep, read.delta), (&entry.value, entry.ttl, entry.keep, entry.delta));
+        assert_eq!(read.origin, Origin::Other);
         assert!(read.is_fresh(Instant::now()));
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert!(!read.is_fresh(Instant::now()));
+        assert!(!read.is_fresh(Instant::now()) && read.is_kept(Instant::now()));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert!(!read.is_kept(Instant::now()));
     }
 
     #[tokio::test(start_paused = true)]

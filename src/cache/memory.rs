@@ -5,11 +5,15 @@ use moka::future::Cache;
 use tokio::time::Instant;
 
 use super::{CacheEntry, CacheError, CacheLayer};
-use crate::inference::{CacheKey, Kind};
+use crate::{
+    inference::{CacheKey, Kind},
+    types::Tenant,
+};
 
 /// A cache in this process, bounded by the bytes of its values.
 ///
-/// Guaranteed: a value is never served after its time to live, and the weight stays within a tenth of the bound. Not
+/// Guaranteed: a value is never served after its time to live ([`get_kept`](CacheLayer::get_kept): after it was to be
+/// kept), and the weight stays within a tenth of the bound. Not
 /// guaranteed: that a value stays until then; moka's `TinyLFU` keeps what is asked for often, so that a flood of one-time
 /// questions does not push the rest out.
 #[derive(Clone, Debug)]
@@ -22,8 +26,10 @@ impl MemoryCache {
         let cache = Cache::builder()
             .max_capacity(bytes)
             .weigher(|_, entry: &CacheEntry| entry.weight())
-            // Housekeeping only: freshness is checked on our own clock, which tests can advance.
-            .time_to_live(Kind::Embedding.ttl());
+            // Housekeeping only: age is checked on our own clock, which tests can advance. The longest time to live, and
+            // as long again for a value that is kept past it.
+            .time_to_live(2 * Kind::Embedding.ttl())
+            .support_invalidation_closures();
         Self(cache.build())
     }
 
@@ -44,8 +50,13 @@ impl Default for MemoryCache {
 #[async_trait]
 impl CacheLayer for MemoryCache {
     async fn get(&self, key: &CacheKey) -> Result<Option<CacheEntry>, CacheError> {
+        let kept = self.get_kept(key).await?;
+        Ok(kept.filter(|entry| entry.is_fresh(Instant::now())))
+    }
+
+    async fn get_kept(&self, key: &CacheKey) -> Result<Option<CacheEntry>, CacheError> {
         let Some(entry) = self.0.get(key).await else { return Ok(None) };
-        if entry.is_fresh(Instant::now()) {
+        if entry.is_kept(Instant::now()) {
             return Ok(Some(entry));
         }
         self.0.invalidate(key).await;
@@ -59,6 +70,14 @@ impl CacheLayer for MemoryCache {
 
     async fn remove(&self, key: &CacheKey) -> Result<(), CacheError> {
         self.0.invalidate(key).await;
+        Ok(())
+    }
+
+    async fn forget_tenant(&self, tenant: &Tenant) -> Result<(), CacheError> {
+        let tenant = tenant.clone();
+        // Hidden from reads at once; the memory is given back by the housekeeping, of which one round is done here.
+        self.0.invalidate_entries_if(move |key, _| key.is_of(&tenant)).map_err(CacheError::new)?;
+        self.0.run_pending_tasks().await;
         Ok(())
     }
 }

@@ -45,10 +45,13 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 
 pub use self::{
-    entry::{CacheEntry, CacheValue},
+    entry::{CacheEntry, CacheValue, Origin},
     memory::MemoryCache,
 };
-use crate::{inference::CacheKey, types::BoxError};
+use crate::{
+    inference::CacheKey,
+    types::{BoxError, Tenant},
+};
 
 /// Keeps values under keys for a while.
 ///
@@ -61,6 +64,16 @@ pub trait CacheLayer: Send + Sync + fmt::Debug {
     ///
     /// [`CacheError`]; the service takes it for a miss.
     async fn get(&self, key: &CacheKey) -> Result<Option<CacheEntry>, CacheError>;
+
+    /// The value of a key, also one past its time to live that [is kept](CacheEntry::is_kept) for when nothing newer can
+    /// be had. The default answers only fresh ones.
+    ///
+    /// # Errors
+    ///
+    /// [`CacheError`]; the service takes it for a miss.
+    async fn get_kept(&self, key: &CacheKey) -> Result<Option<CacheEntry>, CacheError> {
+        self.get(key).await
+    }
 
     /// Keeps a value, replacing the key's former one.
     ///
@@ -100,6 +113,16 @@ pub trait CacheLayer: Send + Sync + fmt::Debug {
         }
         Ok(())
     }
+
+    /// Forgets all values of a tenant. What is kept while it works may stay.
+    ///
+    /// # Errors
+    ///
+    /// [`CacheError`]; some may be forgotten then. The default's [is unsupported](CacheError::is_unsupported) and forgets
+    /// none: a layer that cannot must not look as if it had.
+    async fn forget_tenant(&self, _tenant: &Tenant) -> Result<(), CacheError> {
+        Err(CacheError::unsupported("this cache layer cannot forget a tenant; its values go when their time is over"))
+    }
 }
 
 #[deny(clippy::missing_trait_methods)]
@@ -107,6 +130,10 @@ pub trait CacheLayer: Send + Sync + fmt::Debug {
 impl<T: CacheLayer + ?Sized> CacheLayer for Arc<T> {
     async fn get(&self, key: &CacheKey) -> Result<Option<CacheEntry>, CacheError> {
         (**self).get(key).await
+    }
+
+    async fn get_kept(&self, key: &CacheKey) -> Result<Option<CacheEntry>, CacheError> {
+        (**self).get_kept(key).await
     }
 
     async fn set(&self, key: &CacheKey, entry: CacheEntry) -> Result<(), CacheError> {
@@ -124,6 +151,10 @@ impl<T: CacheLayer + ?Sized> CacheLayer for Arc<T> {
     async fn set_many(&self, entries: Vec<(CacheKey, CacheEntry)>) -> Result<(), CacheError> {
         (**self).set_many(entries).await
     }
+
+    async fn forget_tenant(&self, tenant: &Tenant) -> Result<(), CacheError> {
+        (**self).forget_tenant(tenant).await
+    }
 }
 
 /// A layer failed, or a stored value is not what it should be.
@@ -136,7 +167,22 @@ impl CacheError {
     pub fn new(cause: impl Into<BoxError>) -> Self {
         Self(cause.into())
     }
+
+    /// The failure of a layer that does not have what it is asked for.
+    pub fn unsupported(reason: impl Into<String>) -> Self {
+        Self::new(Unsupported(reason.into()))
+    }
+
+    /// Whether the layer cannot do this at all: trying again is of no use.
+    #[must_use]
+    pub fn is_unsupported(&self) -> bool {
+        self.0.is::<Unsupported>()
+    }
 }
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Unsupported(String);
 
 /// Keeps nothing: every look-up is a miss.
 #[derive(Clone, Copy, Debug, Default)]
@@ -153,6 +199,10 @@ impl CacheLayer for NoCache {
     }
 
     async fn remove(&self, _: &CacheKey) -> Result<(), CacheError> {
+        Ok(())
+    }
+
+    async fn forget_tenant(&self, _: &Tenant) -> Result<(), CacheError> {
         Ok(())
     }
 }

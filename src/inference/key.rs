@@ -143,6 +143,21 @@ impl CacheKey {
         self.kind
     }
 
+    /// Whether it is scoped to this tenant.
+    ///
+    /// ```
+    /// use together_inference::{Tenant, inference::{CacheKey, Kind}};
+    ///
+    /// let (acme, other) = (Tenant::from("acme"), Tenant::from("other"));
+    /// let key = CacheKey::of_bytes(Kind::Inference, Some(&acme), b"text");
+    /// assert!(key.is_of(&acme) && !key.is_of(&other));
+    /// assert!(!CacheKey::of_bytes(Kind::Inference, None, b"text").is_of(&acme));
+    /// ```
+    #[must_use]
+    pub fn is_of(&self, tenant: &Tenant) -> bool {
+        self.tenant == short_hash(tenant)
+    }
+
     /// The hash.
     #[must_use]
     pub const fn hash(&self) -> &[u8; 32] {
@@ -178,13 +193,16 @@ fn hasher(tenant: Option<&Tenant>) -> FieldHasher {
 }
 
 fn finish(hash: FieldHasher, kind: Kind, tenant: Option<&Tenant>) -> CacheKey {
-    // No tenant is all zeros; a tenant's hash is never needed to be secret, only short.
+    // No tenant is all zeros.
+    CacheKey { kind, tenant: tenant.map(short_hash).unwrap_or_default(), hash: hash.finish() }
+}
+
+/// A tenant's part of a key: never needed to be secret, only short.
+fn short_hash(tenant: &Tenant) -> [u8; 8] {
+    let full = blake3::hash(tenant.as_str().as_bytes());
     let mut short = [0; 8];
-    if let Some(tenant) = tenant {
-        let full = blake3::hash(tenant.as_str().as_bytes());
-        short.iter_mut().zip(full.as_bytes()).for_each(|(to, from)| *to = *from);
-    }
-    CacheKey { kind, tenant: short, hash: hash.finish() }
+    short.iter_mut().zip(full.as_bytes()).for_each(|(to, from)| *to = *from);
+    short
 }
 
 /// The fields of a request.

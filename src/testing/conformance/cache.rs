@@ -25,6 +25,8 @@ const LONG: Duration = Duration::from_secs(600);
 pub enum CacheProfile {
     /// A few small values are all found until they expire.
     Keeps,
+    /// The same, and [`get_kept`](CacheLayer::get_kept) finds them as long past their time as they are kept for.
+    KeepsOld,
     /// Any value may be forgotten at any time: a layer that keeps nothing, or one before a store that comes and goes.
     /// What it does answer must still be right.
     MayForget,
@@ -32,7 +34,7 @@ pub enum CacheProfile {
 
 /// Checks what [`CacheLayer`] promises.
 ///
-/// The profile says whether a miss is ever a broken promise. `pace` lets time pass, about three seconds of it in steps
+/// The profile says whether a miss is ever a broken promise. `pace` lets time pass, about five seconds of it in steps
 /// of a quarter of a second; a layer that reads the wall clock needs that one moved with tokio's.
 ///
 /// ```
@@ -44,7 +46,7 @@ pub enum CacheProfile {
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() -> Result<(), Failure> {
 /// let pace: conformance::Pace<'_> = &|time| Box::pin(tokio::time::advance(time));
-/// conformance::cache_layer(&MemoryCache::default(), CacheProfile::Keeps, pace).await?;
+/// conformance::cache_layer(&MemoryCache::default(), CacheProfile::KeepsOld, pace).await?;
 /// conformance::cache_layer(&NoCache, CacheProfile::MayForget, pace).await
 /// # }
 /// ```
@@ -61,6 +63,9 @@ pub async fn cache_layer(layer: &dyn CacheLayer, profile: CacheProfile, pace: Pa
     removed_is_gone(&on("what was removed is not found")).await?;
     many_are_as_one(&on("several values are kept and found as one by one, in order")).await?;
     old_is_not_served(&on("a value is not served past its time")).await?;
+    old_is_only_for_who_asks(&on("a value past its time is found by get_kept alone, and not for ever")).await?;
+    a_tenant_is_forgotten(&on("forget_tenant forgets one tenant's values, all of them, or says that it cannot"))
+        .await?;
     many_at_once(&on("calls at the same time see whole values of their own keys")).await?;
     giving_up_harms_none(&on("dropping a call harms none after it")).await
 }
@@ -88,6 +93,10 @@ impl On<'_> {
 
     async fn get(&self, key: &CacheKey) -> Result<Option<CacheEntry>, Failure> {
         self.promise.done("get", self.layer.get(key)).await
+    }
+
+    async fn get_kept(&self, key: &CacheKey) -> Result<Option<CacheEntry>, Failure> {
+        self.promise.done("get_kept", self.layer.get_kept(key)).await
     }
 
     async fn set(&self, key: &CacheKey, entry: CacheEntry) -> Result<(), Failure> {
@@ -119,10 +128,19 @@ impl On<'_> {
     }
 
     async fn miss(&self, what: &str, key: &CacheKey) -> Result<(), Failure> {
-        match self.get(key).await? {
-            None => Ok(()),
-            Some(found) => Err(self.promise.broken(format!("{what}: {:?}", found.value))),
-        }
+        self.nothing(what, self.get(key).await?.as_ref())
+    }
+
+    /// A miss in every way to ask.
+    async fn gone(&self, what: &str, key: &CacheKey) -> Result<(), Failure> {
+        self.miss(what, key).await?;
+        self.nothing(&format!("{what}, by get_kept"), self.get_kept(key).await?.as_ref())?;
+        let many = self.get_many(&[*key]).await?;
+        self.nothing(&format!("{what}, by get_many"), many.iter().flatten().next())
+    }
+
+    fn nothing(&self, what: &str, found: Option<&CacheEntry>) -> Result<(), Failure> {
+        found.map_or(Ok(()), |found| Err(self.promise.broken(format!("{what}: {:?}", found.value))))
     }
 }
 
@@ -188,14 +206,15 @@ fn values() -> Vec<CacheValue> {
 async fn values_come_back(on: &On<'_>) -> Result<(), Failure> {
     for (n, value) in values().into_iter().enumerate() {
         let key = on.key(&n.to_string());
-        let kept = CacheEntry::new(value, LONG).delta(Duration::from_millis(1_234));
+        let kept = CacheEntry::new(value, LONG).kept_for(LONG * 2).delta(Duration::from_millis(1_234));
         on.set(&key, kept.clone()).await?;
         // Twice: reading must not change it.
         for _ in 0..2 {
             let found = on.get(&key).await?;
             on.is_entry("what was kept", found.as_ref(), &kept)?;
             let Some(found) = found else { continue };
-            on.promise.same("its time to live and to make", (found.ttl, found.delta), (kept.ttl, kept.delta))?;
+            let times = |entry: &CacheEntry| (entry.ttl, entry.keep, entry.delta);
+            on.promise.same("its times to live, to be kept and to make", times(&found), times(&kept))?;
             let age = Instant::now().saturating_duration_since(found.stored);
             if found.stored > Instant::now() || age > LONG / 2 {
                 return Err(on.promise.broken(format!("it was made just now and is said to be {age:?} old")));
@@ -243,6 +262,7 @@ async fn removed_is_gone(on: &On<'_>) -> Result<(), Failure> {
     on.set(&beside, note("b")).await?;
     on.remove(&key).await?;
     on.miss("a removed key", &key).await?;
+    on.nothing("a removed key, by get_kept", on.get_kept(&key).await?.as_ref())?;
     on.remove(&key).await?;
     on.is("the value beside it", on.get(&beside).await?.as_ref(), "b")?;
     on.set(&key, note("again")).await?;
@@ -305,6 +325,66 @@ async fn old_is_not_served(on: &On<'_>) -> Result<(), Failure> {
     on.set(&key, note("longer")).await?;
     on.wait(3).await;
     on.is("a value after the time of the one that it replaced", on.get(&key).await?.as_ref(), "longer")
+}
+
+async fn old_is_only_for_who_asks(on: &On<'_>) -> Result<(), Failure> {
+    let (key, plain) = (on.key("a"), on.key("plain"));
+    let short = |text: &str| CacheEntry { ttl: TICK * 2, ..note(text) };
+    on.set(&key, short("a").kept_for(TICK * 4)).await?;
+    on.set(&plain, short("plain")).await?;
+    on.is("a fresh value by get_kept", on.get_kept(&key).await?.as_ref(), "a")?;
+    on.nothing("a key never kept, by get_kept", on.get_kept(&on.key("never")).await?.as_ref())?;
+    on.wait(3).await;
+    on.gone("a value past its time that is not kept longer", &plain).await?;
+    on.miss("a value past its time", &key).await?;
+    on.nothing("a value past its time by get_many", on.get_many(&[key]).await?.iter().flatten().next())?;
+    // After the misses: who asked for a fresh one must not have thrown it away.
+    match on.get_kept(&key).await? {
+        None if on.profile == CacheProfile::KeepsOld => {
+            return Err(on.promise.broken("a value past its time by get_kept: a miss"));
+        }
+        None => {}
+        Some(found) if found.is_fresh(Instant::now()) => {
+            return Err(on.promise.broken("a value past its time looks fresh"));
+        }
+        found => on.is("a value past its time by get_kept", found.as_ref(), "a")?,
+    }
+    on.wait(4).await;
+    on.gone("a value that was kept long enough", &key).await
+}
+
+async fn a_tenant_is_forgotten(on: &On<'_>) -> Result<(), Failure> {
+    let (acme, other) = (Tenant::from("acme"), Tenant::from("acme2"));
+    let (mut own, mut rest) = (Vec::new(), Vec::new());
+    for kind in [Kind::Inference, Kind::Embedding, Kind::ModelList, Kind::FineTune, Kind::BatchStatus] {
+        for name in ["a", "*"] {
+            own.push((on.key_of(kind, Some(&acme), name), format!("acme's {kind:?} {name}")));
+            rest.push((on.key_of(kind, Some(&other), name), format!("another's {kind:?} {name}")));
+            rest.push((on.key_of(kind, None, name), format!("nobody's {kind:?} {name}")));
+        }
+    }
+    for (key, text) in own.iter().chain(&rest) {
+        on.set(key, note(text).kept_for(LONG)).await?;
+    }
+    let forgot = match on.promise.answer("forget_tenant", on.layer.forget_tenant(&acme)).await? {
+        Err(error) if error.is_unsupported() => false,
+        result => on.promise.ok("forget_tenant", result).map(|()| true)?,
+    };
+    for (key, text) in &own {
+        if forgot {
+            on.gone("a value of the tenant that was forgotten", key).await?;
+        } else {
+            on.is("a value of the tenant that cannot be forgotten", on.get(key).await?.as_ref(), text)?;
+        }
+    }
+    for (key, text) in &rest {
+        on.is("a value of others", on.get(key).await?.as_ref(), text)?;
+    }
+    for (key, text) in &own {
+        on.set(key, note(text)).await?;
+        on.is("a value that was kept after its tenant was forgotten", on.get(key).await?.as_ref(), text)?;
+    }
+    Ok(())
 }
 
 async fn many_at_once(on: &On<'_>) -> Result<(), Failure> {

@@ -15,11 +15,11 @@ async fn check(layer: &dyn CacheLayer, profile: CacheProfile) -> Result<(), Fail
 
 #[tokio::test(start_paused = true)]
 async fn the_shipped_layers_keep_every_promise_behind_every_pointer() {
-    check(&MemoryCache::default(), CacheProfile::Keeps).await.unwrap();
+    check(&MemoryCache::default(), CacheProfile::KeepsOld).await.unwrap();
     check(&NoCache, CacheProfile::MayForget).await.unwrap();
-    check(&Arc::new(MemoryCache::default()), CacheProfile::Keeps).await.unwrap();
+    check(&Arc::new(MemoryCache::default()), CacheProfile::KeepsOld).await.unwrap();
     let shared: Arc<dyn CacheLayer> = Arc::new(MemoryCache::default());
-    check(&shared, CacheProfile::Keeps).await.unwrap();
+    check(&shared, CacheProfile::KeepsOld).await.unwrap();
     let boxed: Box<dyn CacheLayer> = Box::new(MemoryCache::new(1));
     check(&*boxed, CacheProfile::MayForget).await.unwrap();
 }
@@ -50,6 +50,17 @@ enum Fault {
     IgnoresTime,
     CountsFromWhenKept,
     ServesOldAmongMany,
+    ForgetsKeep,
+    ThrowsOldAway,
+    KeepsWhatIsNotToBeKept,
+    KeepsForEver,
+    MakesOldFresh,
+    ForgetsNoTenant,
+    ForgetsEveryTenant,
+    ForgetsOneKindOfATenant,
+    ForgetsAndSaysThatItCannot,
+    FailsToForget,
+    BansTheForgotten,
     SharesOneScratch,
     StaysLocked,
     Hangs,
@@ -60,17 +71,19 @@ enum Fault {
 #[derive(Debug)]
 struct Broken {
     fault: Fault,
-    map: Mutex<HashMap<String, CacheEntry>>,
+    map: Mutex<HashMap<String, (CacheKey, CacheEntry)>>,
     scratch: Mutex<Option<CacheEntry>>,
     locked: Mutex<bool>,
+    banned: Mutex<Option<Tenant>>,
 }
 
 impl Broken {
     fn new(fault: Fault) -> Self {
-        Self { fault, map: Mutex::default(), scratch: Mutex::default(), locked: Mutex::new(false) }
+        let (scratch, banned) = (Mutex::default(), Mutex::default());
+        Self { fault, map: Mutex::default(), scratch, locked: Mutex::new(false), banned }
     }
 
-    fn map(&self) -> std::sync::MutexGuard<'_, HashMap<String, CacheEntry>> {
+    fn map(&self) -> std::sync::MutexGuard<'_, HashMap<String, (CacheKey, CacheEntry)>> {
         self.map.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -99,6 +112,7 @@ impl Broken {
                     choices.iter_mut().for_each(|choice| choice.seed = None);
                 }
             }
+            (Fault::ForgetsKeep, _) => entry.keep = Duration::ZERO,
             (Fault::ForgetsDelta, _) => entry.delta = Duration::ZERO,
             (Fault::CountsFromWhenKept, _) if !entry.ttl.is_zero() => entry.stored = Instant::now(),
             _ => {}
@@ -107,7 +121,7 @@ impl Broken {
     }
 
     fn found(&self, key: &CacheKey, checked: bool) -> Option<CacheEntry> {
-        let found = self.map().get(&self.name(key)).cloned();
+        let found = self.map().get(&self.name(key)).map(|(_, entry)| entry.clone());
         found.filter(|entry| !checked || self.fault == Fault::IgnoresTime || entry.is_fresh(Instant::now()))
     }
 
@@ -136,6 +150,22 @@ impl CacheLayer for Broken {
         })
     }
 
+    async fn get_kept(&self, key: &CacheKey) -> Result<Option<CacheEntry>, CacheError> {
+        self.pause().await;
+        let Some(mut found) = self.found(key, false) else { return Ok(None) };
+        let now = Instant::now();
+        Ok(match self.fault {
+            Fault::ThrowsOldAway => Some(found).filter(|entry| entry.is_fresh(now)),
+            Fault::KeepsWhatIsNotToBeKept => Some(found).filter(|entry| entry.keep.is_zero() || entry.is_kept(now)),
+            Fault::KeepsForEver => Some(found).filter(|entry| !entry.keep.is_zero() || entry.is_kept(now)),
+            Fault::MakesOldFresh if found.is_kept(now) => {
+                found.stored = now;
+                Some(found)
+            }
+            _ => Some(found).filter(|entry| entry.is_kept(now)),
+        })
+    }
+
     async fn set(&self, key: &CacheKey, entry: CacheEntry) -> Result<(), CacheError> {
         let entry = self.spoiled(entry);
         if self.fault == Fault::SharesOneScratch {
@@ -145,9 +175,9 @@ impl CacheLayer for Broken {
         let entry = self.scratch.lock().unwrap().clone().unwrap_or(entry);
         let name = self.name(key);
         if self.fault == Fault::KeepsTheFirst {
-            self.map().entry(name).or_insert(entry);
-        } else {
-            self.map().insert(name, entry);
+            self.map().entry(name).or_insert((*key, entry));
+        } else if !self.banned.lock().unwrap().as_ref().is_some_and(|tenant| key.is_of(tenant)) {
+            self.map().insert(name, (*key, entry));
         }
         Ok(())
     }
@@ -176,11 +206,55 @@ impl CacheLayer for Broken {
         }
         Ok(found)
     }
+
+    async fn forget_tenant(&self, tenant: &Tenant) -> Result<(), CacheError> {
+        self.pause().await;
+        let forgotten = |key: &CacheKey| match self.fault {
+            Fault::ForgetsNoTenant | Fault::FailsToForget => false,
+            Fault::ForgetsEveryTenant => true,
+            Fault::ForgetsOneKindOfATenant => key.is_of(tenant) && key.kind() == Kind::Inference,
+            _ => key.is_of(tenant),
+        };
+        self.map().retain(|_, (key, _)| !forgotten(key));
+        match self.fault {
+            Fault::ForgetsAndSaysThatItCannot => return Err(CacheError::unsupported("cannot")),
+            Fault::FailsToForget => return Err(CacheError::new("the store is down")),
+            Fault::BansTheForgotten => *self.banned.lock().unwrap() = Some(tenant.clone()),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// A layer as they were written before `get_kept` and `forget_tenant`: both are left to the trait.
+#[derive(Debug)]
+struct Plain(MemoryCache);
+
+#[async_trait]
+impl CacheLayer for Plain {
+    async fn get(&self, key: &CacheKey) -> Result<Option<CacheEntry>, CacheError> {
+        self.0.get(key).await
+    }
+
+    async fn set(&self, key: &CacheKey, entry: CacheEntry) -> Result<(), CacheError> {
+        self.0.set(key, entry).await
+    }
+
+    async fn remove(&self, key: &CacheKey) -> Result<(), CacheError> {
+        self.0.remove(key).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_layer_that_leaves_the_rest_to_the_trait_keeps_its_promises() {
+    check(&Plain(MemoryCache::default()), CacheProfile::Keeps).await.unwrap();
+    let failure = check(&Plain(MemoryCache::default()), CacheProfile::KeepsOld).await.unwrap_err();
+    assert!(failure.promise.starts_with("a value past its time"), "{failure}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_base_of_the_broken_ones_is_whole_itself() {
-    check(&Broken::new(Fault::None), CacheProfile::Keeps).await.unwrap();
+    check(&Broken::new(Fault::None), CacheProfile::KeepsOld).await.unwrap();
     check(&Broken::new(Fault::None), CacheProfile::MayForget).await.unwrap();
 }
 
@@ -195,6 +269,7 @@ async fn every_broken_layer_fails_at_the_promise_that_it_breaks() {
         (Fault::ReformatsJson, "a value comes back"),
         (Fault::ForgetsTheSeed, "a value comes back"),
         (Fault::ForgetsDelta, "a value comes back"),
+        (Fault::ForgetsKeep, "a value comes back"),
         (Fault::ForgetsKind, "a key never gets"),
         (Fault::ForgetsTenant, "a key that nothing was kept under"),
         (Fault::KeepsTheFirst, "the value that was kept last"),
@@ -206,10 +281,20 @@ async fn every_broken_layer_fails_at_the_promise_that_it_breaks() {
         (Fault::IgnoresTime, "a value is not served past its time"),
         (Fault::CountsFromWhenKept, "a value is not served past its time"),
         (Fault::ServesOldAmongMany, "a value is not served past its time"),
+        (Fault::ThrowsOldAway, "a value past its time"),
+        (Fault::KeepsWhatIsNotToBeKept, "a value past its time"),
+        (Fault::KeepsForEver, "a value past its time"),
+        (Fault::MakesOldFresh, "a value past its time"),
+        (Fault::ForgetsNoTenant, "forget_tenant"),
+        (Fault::ForgetsEveryTenant, "forget_tenant"),
+        (Fault::ForgetsOneKindOfATenant, "forget_tenant"),
+        (Fault::ForgetsAndSaysThatItCannot, "forget_tenant"),
+        (Fault::FailsToForget, "forget_tenant"),
+        (Fault::BansTheForgotten, "forget_tenant"),
         (Fault::SharesOneScratch, "calls at the same time"),
         (Fault::StaysLocked, "calls at the same time"),
     ] {
-        let failure = check(&Broken::new(fault), CacheProfile::Keeps).await.expect_err(&format!("{fault:?}"));
+        let failure = check(&Broken::new(fault), CacheProfile::KeepsOld).await.expect_err(&format!("{fault:?}"));
         assert!(failure.promise.starts_with(promise), "{fault:?}: {failure}");
     }
 }
