@@ -8,7 +8,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::CacheError;
-use crate::inference::{Answer, CacheKey};
+use crate::inference::{Answer, CacheKey, Origin};
 
 /// A value with its age.
 #[derive(Clone, Debug)]
@@ -26,30 +26,6 @@ pub struct CacheEntry {
     pub delta: Duration,
     /// Where it was found; the layer that answers says so.
     pub origin: Origin,
-}
-
-/// Which kind of layer a value was found in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Origin {
-    /// This process.
-    Memory,
-    /// A Redis server.
-    Redis,
-    /// A layer of one's own.
-    Other,
-}
-
-impl Origin {
-    /// The name for logs and metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Memory => "memory",
-            Self::Redis => "redis",
-            Self::Other => "other",
-        }
-    }
 }
 
 /// What can be kept.

@@ -45,7 +45,7 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 
 pub use self::{
-    entry::{CacheEntry, CacheValue, Origin},
+    entry::{CacheEntry, CacheValue},
     memory::MemoryCache,
 };
 use crate::{

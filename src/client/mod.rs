@@ -36,8 +36,8 @@ mod supported;
 mod transport;
 mod whoami;
 
-pub(crate) use self::fields::is_taken;
 pub(crate) use self::chat::replay;
+pub(crate) use self::fields::is_taken;
 pub use self::{
     blame::Blame,
     call::{CallOptions, TogetherClient},

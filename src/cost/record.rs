@@ -200,6 +200,7 @@ impl Ending {
             Self::Failed(_) => "failed",
             Self::Cancelled => "cancelled",
             Self::Hit => "hit",
+            Self::Stale => "stale",
             Self::Follower => "follower",
         }
     }

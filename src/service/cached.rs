@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     attempts::Done,
-    error::{Error, ErrorKind},
+    error::ErrorKind,
     plan::{Plan, no_attempts, no_warnings},
     prompt::at_once,
     state::{PATIENCE, State},
@@ -83,13 +83,24 @@ impl State {
     }
 
     /// Keeps a whole answer under the question that it answers.
-    pub(super) async fn keep_answer(&self, key: &CacheKey, done: &Done, (plan, control): (&Plan, &CacheControl), took: Duration) {
+    pub(super) async fn keep_answer(
+        &self,
+        key: &CacheKey,
+        done: &Done,
+        (plan, control): (&Plan, &CacheControl),
+        took: Duration,
+    ) {
         if !control.write || !done.answer.is_complete() {
             return;
         }
         let ttl = control.ttl.unwrap_or(Kind::Inference.ttl());
-        let ttl = if done.route == *plan.asked() { ttl } else { ttl.min(FALLBACK_TTL) };
-        let kept_for = control.revalidates_for(ttl).max(control.stale_if_error);
+        // A fallback's answer is none to serve while the first choice could be asked.
+        let (ttl, renewed) = if done.route == *plan.asked() {
+            (ttl, control.revalidates_for(ttl))
+        } else {
+            (ttl.min(FALLBACK_TTL), Duration::ZERO)
+        };
+        let kept_for = renewed.max(control.stale_if_error);
         let value = CacheValue::Inference(Arc::clone(&done.answer));
         self.keep(key, CacheEntry::new(value, ttl).kept_for(kept_for).delta(took)).await;
     }
@@ -187,9 +198,10 @@ impl State {
 
 /// What an entry is to a request: whatever a layer of the application's own thinks of time, ours decides.
 fn found_entry(entry: CacheEntry, control: &CacheControl) -> Found {
-    let CacheValue::Inference(answer) = entry.value else { return Found::Nothing };
     let age = entry.stored.elapsed();
-    if control.max_age.is_some_and(|most| age > most) {
+    let is_too_old = control.max_age.is_some_and(|most| age > most) || !entry.is_kept(Instant::now());
+    let CacheValue::Inference(answer) = entry.value else { return Found::Nothing };
+    if is_too_old {
         return Found::Nothing;
     }
     let past = age.saturating_sub(entry.ttl);
@@ -215,7 +227,9 @@ pub(super) const fn can_stand_in_for(error: ErrorKind) -> bool {
 }
 
 /// The application's own word on which requests use the cache, and how.
-pub(super) struct CachePolicy(pub(super) Box<dyn Fn(&InferenceRequest) -> Option<CacheControl> + Send + Sync>);
+pub(super) struct CachePolicy(pub(super) Box<Decide>);
+
+type Decide = dyn Fn(&InferenceRequest) -> Option<CacheControl> + Send + Sync;
 
 impl std::fmt::Debug for CachePolicy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -297,7 +297,11 @@ mod tests {
     use async_trait::async_trait;
 
     use super::*;
-    use crate::{InferenceRequest, InferenceService, cache::CacheError, cache::CacheLayer, testing::Together};
+    use crate::{
+        InferenceRequest, InferenceService,
+        cache::{CacheEntry, CacheError, CacheLayer},
+        testing::Together,
+    };
 
     /// A cache that never ends to write.
     #[derive(Debug)]
@@ -324,6 +328,6 @@ mod tests {
         let ask = || InferenceRequest::chat("hello").temperature(0.0);
         let (first, second) = tokio::join!(service.complete(ask()), service.complete(ask()));
         assert_eq!([first.unwrap().source, second.unwrap().source], [Source::Miss, Source::Coalesced]);
-        assert_eq!(service.complete(ask()).await.unwrap().source, Source::Cache);
+        assert_eq!(service.complete(ask()).await.unwrap().source, Source::Cache(Origin::Memory));
     }
 }

@@ -46,7 +46,10 @@ impl InferenceService {
         for key in keys {
             state.slots.forget(|other| *other == key);
             let removed = AssertUnwindSafe(state.cache.remove(&key)).catch_unwind();
-            removed.await.unwrap_or_else(|_| Err(CacheError::new("the cache panicked"))).map_err(failed)?;
+            removed
+                .await
+                .unwrap_or_else(|_| Err(CacheError::new("the cache panicked")))
+                .map_err(|error| failed(&error))?;
         }
         Ok(())
     }
@@ -62,10 +65,10 @@ impl InferenceService {
         let _in_flight = state.begin()?;
         state.slots.forget(|key| key.is_of(tenant));
         let forgotten = AssertUnwindSafe(state.cache.forget_tenant(tenant)).catch_unwind();
-        forgotten.await.unwrap_or_else(|_| Err(CacheError::new("the cache panicked"))).map_err(failed)
+        forgotten.await.unwrap_or_else(|_| Err(CacheError::new("the cache panicked"))).map_err(|error| failed(&error))
     }
 }
 
-fn failed(error: CacheError) -> Error {
+fn failed(error: &CacheError) -> Error {
     Error::new(ErrorKind::Policy, format!("{error}; what was to be forgotten may still be served"))
 }

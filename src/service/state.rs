@@ -3,7 +3,6 @@
 use std::{
     collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::pin,
     sync::{
         Arc, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering},
@@ -12,17 +11,17 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 use tokio_util::{
     sync::CancellationToken,
     task::{TaskTracker, task_tracker::TaskTrackerToken},
 };
 
 use super::{
+    cached::CachePolicy,
     choice::Key,
     coalesce::Slots,
     error::{Error, ErrorKind},
-    prompt::at_once,
     recorder::Recorder,
     refresh::Refresher,
     stream::LiveStreams,
@@ -30,10 +29,9 @@ use super::{
 };
 use crate::{
     batch::Overflow,
-    cache::{CacheEntry, CacheLayer, CacheValue},
+    cache::CacheLayer,
     client::{RetryBudget, RetryPolicy, TogetherClient},
     cost::{BudgetStore, CostRecord, Ending, FanOut, PriceBook, PriceSource, PriceStamp},
-    inference::{Answer, CacheKey},
     limit::{Lane, Limits},
     notify::{Alert, AlertKind, Notifier},
     router::{Candidate, Ejection, ModelRouter, Outcome},

@@ -111,6 +111,7 @@ async fn an_answer_a_little_past_its_time_is_served_at_once_and_renewed_once() {
         assert_eq!((reply.source, reply.cost(), reply.saved), (STALE, Cost::Known(Usd::ZERO), paid.cost()));
         assert!(reply.attempts.is_empty());
     }
+    settle().await;
     advance(secs(2)).await;
     settle().await;
     assert_eq!(world.calls(), 2);

@@ -34,7 +34,10 @@ async fn read(world: &World, request: InferenceRequest) -> (Vec<String>, Inferen
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_was_read_to_its_end_is_there_for_the_next_stream_and_the_next_call() {
     let world = World::new();
-    world.sim.on("story").reply("Once upon a time there was a cache that never forgot what it had paid for. ".repeat(4));
+    world
+        .sim
+        .on("story")
+        .reply("Once upon a time there was a cache that never forgot what it had paid for. ".repeat(4));
     let (live, first) = read(&world, ask("story")).await;
     assert_eq!(first.source, Source::Miss);
     let whole = world.service.complete(ask("story")).await.unwrap();

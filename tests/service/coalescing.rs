@@ -12,7 +12,7 @@ use together_inference::{
     InferenceService, async_trait,
     cache::{CacheEntry, CacheError, CacheLayer, MemoryCache},
     cost::Ending,
-    inference::{CacheKey, Source},
+    inference::{CacheKey, Origin, Source},
     service::ErrorKind,
     testing::{Fault, Together},
 };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use together_inference::{
     Cost, InferenceService, Price, UsageSource, Usd,
     cost::{Ending, MemoryBudgets, MemoryCosts, Scope},
-    inference::Source,
+    inference::{Origin, Source},
     limit::Limits,
     router::{CatalogRouter, ModelRoute},
     service::ErrorKind,
@@ -25,7 +25,10 @@ async fn a_hit_is_free_and_says_what_it_saved() {
     let paid = world.service.complete(ask("why?")).await.unwrap();
     for _ in 0..3 {
         let hit = world.service.complete(ask("why?")).await.unwrap();
-        assert_eq!((hit.source(), hit.cost(), hit.saved), (Source::Cache(Origin::Memory), Cost::Known(Usd::ZERO), paid.cost()));
+        assert_eq!(
+            (hit.source(), hit.cost(), hit.saved),
+            (Source::Cache(Origin::Memory), Cost::Known(Usd::ZERO), paid.cost())
+        );
         assert!(hit.attempts.is_empty());
     }
     let records = world.at_rest().await;

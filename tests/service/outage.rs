@@ -371,7 +371,7 @@ async fn a_wall_clock_that_jumps_changes_no_wait_and_no_age() {
         }
         assert!((ms(1_400)..=ms(2_100)).contains(&start.elapsed()), "{:?}", start.elapsed());
         let kept = world.service.complete(ask("kept").model(LARGE)).await.unwrap();
-        assert_eq!(kept.source().to_string(), "cache");
+        assert_eq!(kept.source().to_string(), "memory");
     }
     let health = world.service.health();
     assert!(health.routes.iter().all(|route| route.predicted_wait <= secs(1)), "{health:?}");

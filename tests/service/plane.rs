@@ -7,7 +7,7 @@ use together_inference::{
     cache::{CacheEntry, CacheError, CacheLayer},
     client::{ImageInput, RerankInput},
     cost::Ending,
-    inference::{Bypass, CacheKey, Source},
+    inference::{Bypass, CacheKey, Origin, Source},
     router::{CatalogRouter, ModelRoute},
     service::ErrorKind,
     testing::{SimModel, Together},

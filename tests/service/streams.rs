@@ -1,15 +1,11 @@
 //! Answers in pieces.
 
 use together_inference::{
-    Priority, UsageSource,
-    client::ErrorKind as Wire,
-    inference::{Bypass, Source},
-    service::ErrorKind,
-    testing::Fault,
+    Priority, UsageSource, client::ErrorKind as Wire, inference::Source, service::ErrorKind, testing::Fault,
 };
 use tokio::time::{Instant, sleep};
 
-use crate::world::{LARGE, MID, SMALL, World, ask, ms, muse, secs};
+use crate::world::{LARGE, MID, SMALL, World, ms, muse, secs};
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_begins_with_its_first_delta() {
@@ -120,16 +116,6 @@ async fn a_finished_stream_is_the_answer_of_a_plain_call() {
         assert_eq!((folded.asked, folded.route), (plain.asked, plain.route));
         world.at_rest().await;
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn streams_neither_read_nor_write_the_cache() {
-    let world = World::new();
-    for _ in 0..2 {
-        world.service.stream(ask("why?").model(LARGE)).await.unwrap().finish().await.unwrap();
-    }
-    assert_eq!(world.service.complete(ask("why?").model(LARGE)).await.unwrap().source(), Source::Miss);
-    assert_eq!(world.calls(), 3);
 }
 
 #[tokio::test(start_paused = true)]

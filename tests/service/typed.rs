@@ -5,7 +5,7 @@ use serde::Deserialize;
 use together_inference::{
     InferenceRequest, Price,
     client::Tool,
-    inference::Source,
+    inference::{Origin, Source},
     router::{Capabilities, CatalogRouter, Known, ModelRoute},
     service::{Error, ErrorKind, Repair, Typed},
     testing::Fault,

@@ -78,7 +78,7 @@ pub struct ToolCallDelta {
     /// JSON text to append.
     pub arguments: String,
     /// The server did not say which call it belongs to.
-    unnumbered: bool,
+    pub(super) unnumbered: bool,
 }
 
 impl Delta {

@@ -14,6 +14,7 @@ mod schema;
 mod stream;
 mod usage;
 
+pub(crate) use self::replay::replay;
 pub use self::{
     check::BadArguments,
     chunk::{ChoiceDelta, Delta, ToolCallDelta},
@@ -23,7 +24,6 @@ pub use self::{
     response::{ChatCompletion, Choice, Logprobs},
     stream::ChatStream,
 };
-pub(crate) use self::replay::replay;
 pub(super) use self::{
     chunk::Head,
     response::{MAX_CHOICES, NO_CHOICES, served},

@@ -115,6 +115,7 @@ fn varied(on: &mut On<'_>) -> Vec<CostRecord> {
         Ending::Failed(ErrorKind::Timeout),
         Ending::Cancelled,
         Ending::Hit,
+        Ending::Stale,
         Ending::Follower,
     ];
     let whole = |mut record: CostRecord, (cost, ending): (Cost, Ending)| {
