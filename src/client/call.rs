@@ -221,6 +221,15 @@ impl TogetherClient {
         &self.inner.root
     }
 
+    /// A number for the server and the key, which says nothing of the key.
+    pub(crate) fn identity(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new_derive_key("together-inference 2026-11-27 whose model list it is");
+        hasher.update(self.base().as_bytes());
+        hasher.update(&[0]);
+        hasher.update(self.inner.key.expose().as_bytes());
+        *hasher.finalize().as_bytes()
+    }
+
     /// Gets a path such as `/v1/models` that has no typed call here yet.
     ///
     /// # Errors

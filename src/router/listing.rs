@@ -99,7 +99,7 @@ impl Words {
 /// listing.capabilities.tools = Known::Yes;
 /// assert!(listing.callable);
 /// ```
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Listing {
     /// Which model, where.

@@ -106,7 +106,7 @@ impl State {
     }
 
     /// Keeps a value. Whatever goes wrong costs a later miss.
-    async fn keep(&self, key: &CacheKey, entry: CacheEntry) {
+    pub(super) async fn keep(&self, key: &CacheKey, entry: CacheEntry) {
         let kept = AssertUnwindSafe(self.cache.set(key, entry)).catch_unwind();
         match timeout(PATIENCE, kept).await {
             Ok(Ok(Ok(()))) => {}

@@ -1,17 +1,17 @@
 //! The catalogue, brought up to date from what the upstreams list.
 
 use std::{
-    collections::{HashMap, HashSet},
-    time::Duration,
+    collections::HashSet,
+    time::{Duration, SystemTime},
 };
 
 use super::InferenceService;
 use crate::{
-    client::{self, Deprecation, ErrorKind, Model, SupportedModel, SupportedQuery, TogetherClient},
+    client::{self, Deprecation},
     cost::PriceSource,
     notify::AlertKind,
-    router::{Known, Listing, Retired, Word},
-    types::{RouteId, Task, UpstreamId, rfc3339},
+    router::{Listing, Retired, Word},
+    types::{RouteId, UpstreamId, rfc3339},
 };
 
 /// A catalogue that is older is told of: about three models a month leave the API.
@@ -69,10 +69,18 @@ impl InferenceService {
     ///
     /// Dropping the future takes over nothing of the upstream that was being read.
     pub async fn refresh_catalogue(&self) -> Refreshed {
+        self.refresh_within(Duration::ZERO).await
+    }
+
+    /// The same with lists that anybody who shares the cache read no longer ago than this.
+    pub(super) async fn refresh_within(&self, age: Duration) -> Refreshed {
         let mut refreshed = Refreshed::default();
         for (upstream, client) in &self.state.upstreams {
-            match read(upstream, client).await {
-                Ok(listings) => self.take_over(&listings, &mut refreshed),
+            match self.state.model_list(upstream, client, age).await {
+                Ok((listings, age)) => {
+                    let at = self.state.clock.now();
+                    self.take_over(&listings, at.checked_sub(age).unwrap_or(at), &mut refreshed);
+                }
                 Err(error) => refreshed.failures.push(RefreshFailure { upstream: upstream.clone(), error }),
             }
             if *upstream == UpstreamId::together() {
@@ -109,8 +117,8 @@ impl InferenceService {
         }
     }
 
-    fn take_over(&self, listings: &[Listing], refreshed: &mut Refreshed) {
-        let heard = self.state.router.hear(listings, self.state.clock.now());
+    fn take_over(&self, listings: &[Listing], at: SystemTime, refreshed: &mut Refreshed) {
+        let heard = self.state.router.hear(listings, at);
         refreshed.new += heard.new;
         refreshed.changed += heard.changed;
         let seen: HashSet<_> = listings.iter().map(|listing| &listing.route).collect();
@@ -152,78 +160,4 @@ impl InferenceService {
             );
         }
     }
-}
-
-/// Everything that an upstream lists, the better word last.
-async fn read(upstream: &UpstreamId, client: &TogetherClient) -> Result<Vec<Listing>, client::Error> {
-    let supported = match client.models().supported(&SupportedQuery::default()).await {
-        Ok(models) => Some(models),
-        // Other servers, and keys without that right, have the older list alone.
-        Err(error) if is_absent(&error) => None,
-        Err(error) => return Err(error),
-    };
-    let curated = supported.as_ref().map(|models| models.iter().map(|model| (&model.name, model)).collect());
-    let curated: HashMap<_, &SupportedModel> = curated.unwrap_or_default();
-    let is_together = *upstream == UpstreamId::together() || supported.is_some();
-    let of_model = |model: Model| {
-        let serverless = curated.get(&model.id).is_some_and(|model| model.is_serverless());
-        let tasks = tasks_of(model.kind.as_deref(), is_together);
-        let mut listing = Listing::new(RouteId::new(upstream.clone(), &model.id), Word::ModelList);
-        listing.price = model.price();
-        listing.context = model.context_length.filter(|tokens| *tokens > 0);
-        listing.tasks = tasks;
-        listing.callable = serverless || !is_together;
-        listing
-    };
-    let mut listings: Vec<Listing> = client.models().list().await?.into_iter().map(of_model).collect();
-    // A moderation model converses as well, but not for us.
-    let idle: HashSet<RouteId> =
-        listings.iter().filter(|one| one.tasks.is_empty()).map(|one| one.route.clone()).collect();
-    let curated = supported.iter().flatten().map(|model| of_supported(upstream, model));
-    listings.extend(curated.filter(|listing| !idle.contains(&listing.route)));
-    Ok(listings)
-}
-
-fn is_absent(error: &client::Error) -> bool {
-    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied | ErrorKind::Malformed)
-        || matches!(error.status(), Some(405 | 501))
-}
-
-/// The tasks of a `type` of `/v1/models`. Servers of one's own often say none.
-fn tasks_of(kind: Option<&str>, is_together: bool) -> Vec<Task> {
-    match kind {
-        Some("chat" | "language") => vec![Task::Chat],
-        Some("code") => vec![Task::Code],
-        Some("embedding") => vec![Task::Embedding],
-        Some("image") => vec![Task::Image],
-        Some("rerank") => vec![Task::Rerank],
-        None if !is_together => vec![Task::Chat],
-        // Moderation, speech, film: nothing that a request of ours asks for.
-        _ => Vec::new(),
-    }
-}
-
-fn of_supported(upstream: &UpstreamId, model: &SupportedModel) -> Listing {
-    let mut listing = Listing::new(RouteId::new(upstream.clone(), &model.name), Word::SupportedModels);
-    for (word, task) in [
-        ("CAPABILITY_CHAT", Task::Chat),
-        ("CAPABILITY_EMBEDDING", Task::Embedding),
-        ("CAPABILITY_IMAGE_GENERATION", Task::Image),
-        ("CAPABILITY_RERANKING", Task::Rerank),
-    ] {
-        if model.capabilities.iter().any(|capability| capability == word) {
-            listing.tasks.push(task);
-        }
-    }
-    // A list of features says what it has; that it lacks the others is not said of every model.
-    let known = |has: bool| if has { Known::Yes } else { Known::Unknown };
-    listing.capabilities.tools = known(model.has_feature("TOOL_CALLING"));
-    listing.capabilities.json_schema = known(model.has_feature("STRUCTURED_OUTPUT"));
-    listing.capabilities.reasoning = known(model.has_feature("REASONING"));
-    listing.capabilities.vision = known(model.reads_images());
-    listing.context = model.context_length.filter(|tokens| *tokens > 0);
-    listing.price = model.pricing.and_then(|pricing| pricing.price());
-    listing.callable = model.is_serverless();
-    listing.deprecated = model.is_deprecated();
-    listing
 }

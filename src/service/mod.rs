@@ -18,6 +18,7 @@ mod embed;
 mod error;
 mod health;
 mod invalidate;
+mod model_lists;
 mod plan;
 mod prompt;
 mod recorder;
