@@ -8,6 +8,7 @@ mod catalogue;
 mod ceilings;
 mod coalescing;
 mod doubles;
+mod keys;
 mod live;
 mod money;
 mod money_edges;
