@@ -168,8 +168,7 @@ impl Passage {
         self.since = Some(Instant::now());
     }
 
-    /// The attempt failed: of all failures, one of the key stops it, and tells somebody once; that a model is gone is
-    /// told once a day.
+    /// The attempt failed: of all failures, one of the key stops it. That, and that a model is gone, is told once a day.
     pub(super) fn failed(&self, error: &client::Error) {
         if error.kind().blame() == Blame::Model {
             let title = || format!("{} is not available any more; calls go to other models", self.route.id);
@@ -178,7 +177,7 @@ impl Passage {
         let Some(kind) = Error::of_key(error.kind()) else {
             // Whatever else the provider says, it took the key.
             if error.status().is_some() {
-                self.key().into_iter().for_each(|key| key.well(self.since));
+                self.key_is_well();
             }
             return;
         };
@@ -186,8 +185,18 @@ impl Passage {
             ErrorKind::UpstreamPayment => AlertKind::KeyPaymentRequired,
             _ => AlertKind::KeyUnauthorized,
         };
-        if self.key().is_some_and(|key| key.stop(kind, Instant::now())) {
-            self.state.alert(alert, self.route.id.upstream().as_str(), &error.to_string());
+        if let Some(key) = self.key() {
+            key.stop(kind, Instant::now());
+            self.state.tell_once(alert, self.route.id.upstream().as_str(), || error.to_string());
+        }
+    }
+
+    /// The provider took the key: that it refuses it is news again.
+    fn key_is_well(&self) {
+        if self.key().is_some_and(|key| key.well(self.since)) {
+            for kind in [AlertKind::KeyPaymentRequired, AlertKind::KeyUnauthorized] {
+                self.state.told.forget(kind, self.route.id.upstream().as_str());
+            }
         }
     }
 
@@ -206,23 +215,33 @@ impl Passage {
             return None;
         }
         if verdict == Verdict::Well {
-            self.key().into_iter().for_each(|key| key.well(self.since));
+            self.key_is_well();
         }
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (dispatched, answered) = (count(&self.route.counts.dispatched), count(&self.route.counts.answered));
         let (route, rng) = (&self.route, &*self.state.rng);
         let turn = route.ejection.ended(&End { number, dispatched, answered, at: Instant::now(), probe, verdict }, rng);
         match turn {
+            None if probe && verdict == Verdict::Ill => self.tell_ejected(),
             None => {}
             Some(Turn::Ejected) => {
                 self.state.troubled.store(true, Ordering::Release);
                 tracing::warn!(route = %route.id, "ejected: it fails too often");
-                let title = format!("{} fails and gets no calls but probes", route.id);
-                self.state.alert(AlertKind::BreakerOpen, &route.id.to_string(), &title);
+                self.state.told.forget(AlertKind::BreakerOpen, &route.id.to_string());
+                self.tell_ejected();
             }
             Some(Turn::Returned) => tracing::info!(route = %route.id, "it answers again and returns step by step"),
         }
         turn
+    }
+}
+
+impl Passage {
+    /// Each ejection is told once a day: with each probe that fails if nobody took it.
+    fn tell_ejected(&self) {
+        let route = &self.route.id;
+        let title = || format!("{route} fails and gets no calls but probes");
+        self.state.tell_once(AlertKind::BreakerOpen, &route.to_string(), title);
     }
 }
 
@@ -292,25 +311,25 @@ impl Key {
         self.stopped.load(Ordering::Acquire)
     }
 
-    /// Whether it was not stopped before.
-    fn stop(&self, kind: ErrorKind, now: Instant) -> bool {
+    fn stop(&self, kind: ErrorKind, now: Instant) {
         let mut stopped = self.lock();
-        let is_news = stopped.is_none();
         *stopped =
             Some(Stopped { kind, since: stopped.map_or(now, |stopped| stopped.since), next: later(now, KEY_REST) });
         self.stopped.store(true, Ordering::Release);
-        is_news
     }
 
     /// An attempt that was dispatched then was not refused for the key: what went out before it was stopped says nothing.
-    fn well(&self, dispatched: Option<Instant>) {
+    /// Whether it was stopped until now.
+    fn well(&self, dispatched: Option<Instant>) -> bool {
         if !self.is_stopped() {
-            return;
+            return false;
         }
         let mut stopped = self.lock();
-        if stopped.is_some_and(|stopped| dispatched.is_some_and(|at| at > stopped.since)) {
+        let is_well = stopped.is_some_and(|stopped| dispatched.is_some_and(|at| at > stopped.since));
+        if is_well {
             *stopped = None;
             self.stopped.store(false, Ordering::Release);
         }
+        is_well
     }
 }

@@ -1,6 +1,7 @@
 //! What the service promises, checked through its public API on the simulator and on virtual time.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that fails should say where")]
 
+mod alerts;
 mod attempts;
 mod cache_policy;
 mod cancellation;
