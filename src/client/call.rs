@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{
     Caps, Chat, ClientBuilder, Completions, Dialect, Embeddings, Error, ErrorKind, Images, Models, Moderation, Rerank,
     RetryPolicy, Timeouts, chat, headers,
+    http::Elsewhere,
     retry::Replay,
     retry_budget::RetryBudget,
     transport::{Body, Transport},
@@ -326,6 +327,7 @@ impl TogetherClient {
         let until = later(started, self.inner.timeouts.idle);
         let mut request = http::Request::new(Body::empty());
         *request.uri_mut() = uri(url, "")?;
+        request.extensions_mut().insert(Elsewhere);
         let Ok(response) = timeout_at(until, self.inner.transport.send(request)).await else {
             return Err(late("no response", started));
         };

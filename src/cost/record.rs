@@ -62,7 +62,10 @@ pub struct CostRecord {
     pub price: Option<Price>,
     /// How it ended.
     pub ending: Ending,
-    /// From dispatch to the end.
+    /// What the provider took, from dispatch to the end. The time in which a stream was not asked for more is its
+    /// reader's and not counted: a caller that reads a piece a minute makes no provider slow. What the provider did
+    /// meanwhile is not seen, so that of a stream read slowly this is the least that it took. For a hit or a follower, how
+    /// long it waited.
     pub latency: Duration,
     /// From dispatch to the first delta, for streams that began.
     pub first_token: Option<Duration>,

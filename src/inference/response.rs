@@ -165,7 +165,7 @@ pub struct Attempt {
     pub status: Option<u16>,
     /// When it was dispatched, from the beginning of the call.
     pub started: Duration,
-    /// How long it took from there.
+    /// How long the provider took from there; the time in which a stream was not asked for more is its reader's.
     pub took: Duration,
     /// From dispatch to the first piece of a stream.
     pub first_token: Option<Duration>,

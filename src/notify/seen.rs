@@ -4,6 +4,8 @@ use std::{collections::HashMap, time::Duration};
 
 use tokio::time::Instant;
 
+use crate::types::later;
+
 /// For how long repeats of an alert are left out.
 const QUIET: Duration = Duration::from_secs(600);
 /// How many keys are remembered.
@@ -19,7 +21,7 @@ pub(super) struct Seen {
 
 /// The last event of a key.
 struct Event {
-    at: Instant,
+    quiet_until: Instant,
     number: u64,
     left_out: u64,
 }
@@ -28,7 +30,7 @@ impl Seen {
     /// Whether an alert of this key is to be told, and how many were left out before it.
     pub(super) fn admit(&mut self, key: &str, now: Instant) -> Option<u64> {
         if let Some(event) = self.events.get_mut(key)
-            && now < event.at + QUIET
+            && now < event.quiet_until
         {
             event.left_out += 1;
             self.suppressed += 1;
@@ -37,13 +39,16 @@ impl Seen {
         let left_out = self.events.remove(key).map_or(0, |event| event.left_out);
         self.make_room();
         self.written += 1;
-        self.events.insert(key.into(), Event { at: now, number: self.written, left_out: 0 });
+        self.events.insert(key.into(), Event { quiet_until: later(now, QUIET), number: self.written, left_out: 0 });
         Some(left_out)
     }
 
-    /// It was not told after all: the next one of this key is.
-    pub(super) fn forget(&mut self, key: &str) {
-        self.events.remove(key);
+    /// It was not told after all, nor how many were left out before it: the next one of this key is, and says so.
+    pub(super) fn failed(&mut self, key: &str, left_out: u64, now: Instant) {
+        if let Some(event) = self.events.get_mut(key) {
+            event.quiet_until = now;
+            event.left_out += left_out;
+        }
     }
 
     /// How many keys are remembered.

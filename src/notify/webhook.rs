@@ -211,7 +211,7 @@ impl Notifier for Webhook {
             return Err(NotifyError::Gone);
         }
         let Some(left_out) = self.with_seen(|seen| seen.admit(alert.key(), Instant::now())) else { return Ok(()) };
-        let told = Told { webhook: self, key: alert.key(), done: false };
+        let told = Told { webhook: self, key: alert.key(), left_out, done: false };
         let body = body(alert, left_out);
         match self.deliver(&id(alert), &body).await {
             Ok(()) => told.done(),
@@ -228,6 +228,7 @@ impl Notifier for Webhook {
 struct Told<'a> {
     webhook: &'a Webhook,
     key: &'a str,
+    left_out: u64,
     done: bool,
 }
 
@@ -240,7 +241,7 @@ impl Told<'_> {
 impl Drop for Told<'_> {
     fn drop(&mut self) {
         if !self.done {
-            self.webhook.with_seen(|seen| seen.forget(self.key));
+            self.webhook.with_seen(|seen| seen.failed(self.key, self.left_out, Instant::now()));
         }
     }
 }

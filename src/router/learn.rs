@@ -17,7 +17,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::types::Usage;
+use crate::types::{Usage, later};
 
 /// Over which time a latency is averaged where results come fast.
 const LATENCY: f64 = 5.0;
@@ -45,6 +45,9 @@ const SURELY: Horizon = Horizon { time: 60.0, worth: 15.0 };
 /// The share of a nominal answer's time that passes before its first token, and the tokens that it has.
 const BEFORE_FIRST: f64 = 0.3;
 const TOKENS: f64 = 256.0;
+/// A stream that waited for its reader for more than this share of its time says nothing about its pace: the provider may
+/// have worked meanwhile, or not.
+const HELD_UP: f64 = 0.25;
 /// Slower than expected by this much is not clean, unless the first choice is slow as well, by this much less.
 const NOT_CLEAN: f64 = 2.0;
 const AS_SLOW: f64 = 1.42;
@@ -179,6 +182,7 @@ impl Learned {
     pub(super) fn answered(&self, seen: &Seen, said: Option<f64>, common: f64) -> Change {
         let known = &mut *self.lock();
         known.count(seen, true);
+        let seen = &seen.timed();
         let tokens = f64::from(u32::try_from(seen.usage.completion).unwrap_or(u32::MAX));
         let took = seen.took.as_secs_f64().max(1e-3);
         let nominal = BEFORE_FIRST + (1.0 - BEFORE_FIRST) * tokens / TOKENS;
@@ -258,11 +262,25 @@ pub(super) struct Seen {
     pub(super) took: Duration,
     pub(super) first: Option<Duration>,
     pub(super) usage: Usage,
+    /// How long it waited for its reader.
+    pub(super) held_up: Duration,
 }
 
 impl Seen {
     fn ended(&self) -> Instant {
-        crate::types::later(self.dispatched, self.took)
+        later(later(self.dispatched, self.took), self.held_up)
+    }
+
+    /// As much of it as is known: of a stream that waited long for its reader, only when it began.
+    fn timed(self) -> Self {
+        match self.first {
+            Some(first) if self.held_up > self.took.mul_f64(HELD_UP) => {
+                let rest = self.took.saturating_sub(first);
+                let usage = Usage { completion: 0, ..self.usage };
+                Self { took: first, usage, held_up: self.held_up.saturating_add(rest), ..self }
+            }
+            _ => self,
+        }
     }
 }
 

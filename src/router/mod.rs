@@ -374,8 +374,11 @@ pub struct Observation {
     pub route: RouteId,
     /// When it was dispatched.
     pub dispatched: Instant,
-    /// How long it took.
+    /// How long the provider took. The time in which a stream was not asked for more is its reader's.
     pub took: Duration,
+    /// How long a stream waited for its reader. The provider may have worked meanwhile: it took `took` at least, and both
+    /// together at most.
+    pub held_up: Duration,
     /// From dispatch to the first delta, for streams that began.
     pub first_token: Option<Duration>,
     /// How it ended.
@@ -388,7 +391,7 @@ impl Observation {
     /// An attempt that ended like this.
     #[must_use]
     pub const fn new(route: RouteId, dispatched: Instant, took: Duration, outcome: Outcome) -> Self {
-        Self { route, dispatched, took, first_token: None, outcome, ejected: None }
+        Self { route, dispatched, took, held_up: Duration::ZERO, first_token: None, outcome, ejected: None }
     }
 }
 

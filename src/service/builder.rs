@@ -2,10 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{
-        Arc, OnceLock, RwLock,
-        atomic::{AtomicBool, AtomicUsize},
-    },
+    sync::{Arc, OnceLock, RwLock, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -19,7 +16,7 @@ use super::{
     recorder::Recorder,
     refresh::Refresher,
     state::{State, Totals},
-    told::Told,
+    told::{Alerts, Told},
 };
 use crate::{
     batch::Overflow,
@@ -371,7 +368,7 @@ impl ServiceBuilder {
                 told: Told::default(),
                 troubled: AtomicBool::new(false),
                 refresher: Refresher::new(self.refresh),
-                alerts: AtomicUsize::new(0),
+                alerts: Alerts::default(),
             }),
         };
         service.warn_if_stale();

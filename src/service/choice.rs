@@ -4,7 +4,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -27,7 +27,8 @@ use crate::{
 /// How long a stopped key rests until one call finds out whether somebody has acted.
 const KEY_REST: Duration = Duration::from_secs(60);
 
-/// The way to a route that takes the call. Gives a probe's slot back when it is dropped before it was used.
+/// The way to a route that takes the call. Gives a probe's slot and the turn of a stopped key back when it is dropped
+/// before it was used.
 #[derive(Debug)]
 pub(super) struct Passage {
     pub(super) state: Arc<State>,
@@ -35,6 +36,8 @@ pub(super) struct Passage {
     probe: bool,
     /// How many candidates before it take no call.
     pub(super) passed_over: u32,
+    /// The one turn of a stopped key, until it is used.
+    turn: Option<KeyTurn>,
     /// The place in the order of dispatch, once it is under way, and when that was.
     number: Option<u64>,
     since: Option<Instant>,
@@ -67,8 +70,9 @@ impl State {
             let others = || plan.ranking.candidates.iter().enumerate().filter(|(other, _)| *other != at);
             let alone =
                 || taken.is_none() && !others().any(|(other, it)| !tried.contains(&other) && self.takes_all(it));
+            let key = self.key_of(&candidate.route);
             if !route.ejection.is_shut(now)
-                && let Some(kind) = self.key_of(&candidate.route).and_then(|key| key.ask(now))
+                && let Some(kind) = key.and_then(|key| key.refuses(now))
             {
                 nobody.stopped = Some(kind);
                 passed_over += 1;
@@ -84,7 +88,16 @@ impl State {
             };
             if probe || taken.is_none() {
                 let state = Arc::clone(self);
-                let passage = Passage { state, route, probe, passed_over, number: None, since: None };
+                let mut passage = Passage { state, route, probe, passed_over, turn: None, number: None, since: None };
+                // Last: the turn is for a call that goes out, and another one may have taken it by now.
+                match key.map_or(Ok(None), |key| key.ask(now)) {
+                    Ok(turn) => passage.turn = turn,
+                    Err(kind) => {
+                        nobody.stopped = Some(kind);
+                        passed_over += 1;
+                        continue;
+                    }
+                }
                 taken = Some((at, passage));
             }
             if probe || !looks_on {
@@ -150,12 +163,12 @@ impl Passage {
 
     /// The attempt is under way.
     pub(super) fn dispatched(&mut self) {
+        self.turn = None;
         self.number = Some(self.route.counts.started());
         self.since = Some(Instant::now());
     }
 
-    /// The attempt failed: of all failures, one of the key stops it, and tells somebody once; that a model is gone is
-    /// told once a day.
+    /// The attempt failed: of all failures, one of the key stops it. That, and that a model is gone, is told once a day.
     pub(super) fn failed(&self, error: &client::Error) {
         if error.kind().blame() == Blame::Model {
             let title = || format!("{} is not available any more; calls go to other models", self.route.id);
@@ -164,7 +177,7 @@ impl Passage {
         let Some(kind) = Error::of_key(error.kind()) else {
             // Whatever else the provider says, it took the key.
             if error.status().is_some() {
-                self.key().into_iter().for_each(|key| key.well(self.since));
+                self.key_is_well();
             }
             return;
         };
@@ -172,8 +185,18 @@ impl Passage {
             ErrorKind::UpstreamPayment => AlertKind::KeyPaymentRequired,
             _ => AlertKind::KeyUnauthorized,
         };
-        if self.key().is_some_and(|key| key.stop(kind, Instant::now())) {
-            self.state.alert(alert, self.route.id.upstream().as_str(), &error.to_string());
+        if let Some(key) = self.key() {
+            key.stop(kind, Instant::now());
+            self.state.tell_once(alert, self.route.id.upstream().as_str(), || error.to_string());
+        }
+    }
+
+    /// The provider took the key: that it refuses it is news again.
+    fn key_is_well(&self) {
+        if self.key().is_some_and(|key| key.well(self.since)) {
+            for kind in [AlertKind::KeyPaymentRequired, AlertKind::KeyUnauthorized] {
+                self.state.told.forget(kind, self.route.id.upstream().as_str());
+            }
         }
     }
 
@@ -192,19 +215,20 @@ impl Passage {
             return None;
         }
         if verdict == Verdict::Well {
-            self.key().into_iter().for_each(|key| key.well(self.since));
+            self.key_is_well();
         }
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (dispatched, answered) = (count(&self.route.counts.dispatched), count(&self.route.counts.answered));
         let (route, rng) = (&self.route, &*self.state.rng);
         let turn = route.ejection.ended(&End { number, dispatched, answered, at: Instant::now(), probe, verdict }, rng);
         match turn {
+            None if probe && verdict == Verdict::Ill => self.tell_ejected(),
             None => {}
             Some(Turn::Ejected) => {
                 self.state.troubled.store(true, Ordering::Release);
                 tracing::warn!(route = %route.id, "ejected: it fails too often");
-                let title = format!("{} fails and gets no calls but probes", route.id);
-                self.state.alert(AlertKind::BreakerOpen, &route.id.to_string(), &title);
+                self.state.told.forget(AlertKind::BreakerOpen, &route.id.to_string());
+                self.tell_ejected();
             }
             Some(Turn::Returned) => tracing::info!(route = %route.id, "it answers again and returns step by step"),
         }
@@ -212,8 +236,20 @@ impl Passage {
     }
 }
 
+impl Passage {
+    /// Each ejection is told once a day: with each probe that fails if nobody took it.
+    fn tell_ejected(&self) {
+        let route = &self.route.id;
+        let title = || format!("{route} fails and gets no calls but probes");
+        self.state.tell_once(AlertKind::BreakerOpen, &route.to_string(), title);
+    }
+}
+
 impl Drop for Passage {
     fn drop(&mut self) {
+        if let (Some(key), Some(turn)) = (self.key(), &self.turn) {
+            key.give_back(turn, Instant::now());
+        }
         self.end(Verdict::Nothing);
     }
 }
@@ -233,44 +269,67 @@ struct Stopped {
     next: Instant,
 }
 
+/// The right to try a stopped key: until when nobody else has it.
+#[derive(Debug, PartialEq, Eq)]
+struct KeyTurn(Instant);
+
 impl Key {
-    /// Why no call may use the key now.
-    fn ask(&self, now: Instant) -> Option<ErrorKind> {
+    fn lock(&self) -> MutexGuard<'_, Option<Stopped>> {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why no call may use the key now. Takes no turn.
+    fn refuses(&self, now: Instant) -> Option<ErrorKind> {
         if !self.is_stopped() {
             return None;
         }
-        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
-        let stopped = since.as_mut()?;
+        self.lock().filter(|stopped| now < stopped.next).map(|stopped| stopped.kind)
+    }
+
+    /// Lets a call use the key: any call, or one whose turn it is to try it. Else why it may not.
+    fn ask(&self, now: Instant) -> Result<Option<KeyTurn>, ErrorKind> {
+        if !self.is_stopped() {
+            return Ok(None);
+        }
+        let mut stopped = self.lock();
+        let Some(stopped) = stopped.as_mut() else { return Ok(None) };
         if now < stopped.next {
-            return Some(stopped.kind);
+            return Err(stopped.kind);
         }
         stopped.next = later(now, KEY_REST);
-        None
+        Ok(Some(KeyTurn(stopped.next)))
+    }
+
+    /// The call did not go out: the next one may try. Whoever stopped the key again meanwhile knows better.
+    fn give_back(&self, turn: &KeyTurn, now: Instant) {
+        if let Some(stopped) = self.lock().as_mut().filter(|stopped| stopped.next == turn.0) {
+            stopped.next = now;
+        }
     }
 
     pub(super) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
     }
 
-    /// Whether it was not stopped before.
-    fn stop(&self, kind: ErrorKind, now: Instant) -> bool {
-        let mut stopped = self.since.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_news = stopped.is_none();
+    fn stop(&self, kind: ErrorKind, now: Instant) {
+        let mut stopped = self.lock();
         *stopped =
             Some(Stopped { kind, since: stopped.map_or(now, |stopped| stopped.since), next: later(now, KEY_REST) });
         self.stopped.store(true, Ordering::Release);
-        is_news
     }
 
     /// An attempt that was dispatched then was not refused for the key: what went out before it was stopped says nothing.
-    fn well(&self, dispatched: Option<Instant>) {
+    /// Whether it was stopped until now.
+    fn well(&self, dispatched: Option<Instant>) -> bool {
         if !self.is_stopped() {
-            return;
+            return false;
         }
-        let mut stopped = self.since.lock().unwrap_or_else(PoisonError::into_inner);
-        if stopped.is_some_and(|stopped| dispatched.is_some_and(|at| at > stopped.since)) {
+        let mut stopped = self.lock();
+        let is_well = stopped.is_some_and(|stopped| dispatched.is_some_and(|at| at > stopped.since));
+        if is_well {
             *stopped = None;
             self.stopped.store(false, Ordering::Release);
         }
+        is_well
     }
 }

@@ -28,6 +28,9 @@ pub struct ServiceHealth {
     pub records_waiting: usize,
     /// Cost records that no sink took.
     pub records_lost: u64,
+    /// Alerts that reached nobody: the notifier failed, or too many were on their way. The next one that arrives says how
+    /// many there were before it, and what still holds is told again.
+    pub alerts_lost: u64,
     /// Upstreams whose key the provider refuses (401, 402).
     pub stopped_keys: Vec<UpstreamId>,
     /// Each route that was used.
@@ -141,6 +144,7 @@ impl InferenceService {
             coalescing: state.slots.len(),
             records_waiting: state.recorder.waiting(),
             records_lost: state.recorder.lost(),
+            alerts_lost: state.alerts.lost(),
             stopped_keys: state.stopped_keys(),
             routes,
         }

@@ -170,18 +170,14 @@ impl Recorder {
 }
 
 impl Losses {
-    /// The first ones raise an alert.
+    /// Raises an alert, once a day.
     fn add(&self, records: u64) {
-        if self.records.fetch_add(records, Ordering::AcqRel) > 0 {
-            return;
+        if self.records.fetch_add(records, Ordering::AcqRel) == 0 {
+            tracing::error!("cost records are lost: no sink took them, or the sinks do not keep up");
         }
-        tracing::error!("cost records are lost: no sink took them, or the sinks do not keep up");
         if let Some(state) = self.state.get().and_then(Weak::upgrade) {
-            state.alert(
-                AlertKind::LedgerGap,
-                "cost records",
-                "cost records are lost: the sinks fail or do not keep up",
-            );
+            let title = || "cost records are lost: the sinks fail or do not keep up".into();
+            state.tell_once(AlertKind::LedgerGap, "cost records", title);
         }
     }
 }

@@ -49,6 +49,9 @@ pub(super) struct Settlement {
     deadline: Instant,
     first_by: Option<Duration>,
     dispatched: Option<Instant>,
+    /// How long a stream waited for its reader, and since when it does.
+    held_up: Duration,
+    held_since: Option<Instant>,
     /// What a stream has brought so far: what a cut is billed by.
     so_far: Option<Usage>,
     /// When the call began.
@@ -99,6 +102,8 @@ impl Settlement {
             reserved: None,
             permit: None,
             dispatched: None,
+            held_up: Duration::ZERO,
+            held_since: None,
             so_far: None,
             called: plan.started,
             probe,
@@ -115,7 +120,7 @@ impl Settlement {
             error,
             status,
             started: self.dispatched.map_or(Duration::ZERO, |at| at.saturating_duration_since(self.called)),
-            took: ended.map_or_else(|| self.elapsed(), |ended| ended.took),
+            took: ended.map_or_else(|| self.took(), |ended| ended.took),
             first_token: ended.and_then(|ended| ended.first_token),
             usage: ended.map_or_else(Usage::default, |ended| ended.usage),
             served: ended.and_then(|ended| ended.served.clone()),
@@ -146,9 +151,25 @@ impl Settlement {
         }
     }
 
-    /// Since dispatch.
-    pub(super) fn elapsed(&self) -> Duration {
-        self.dispatched.map_or(Duration::ZERO, |at| at.elapsed())
+    /// What the provider took since dispatch.
+    fn took(&self) -> Duration {
+        self.dispatched.map_or(Duration::ZERO, |at| at.elapsed().saturating_sub(self.held_up()))
+    }
+
+    /// How long a stream waited for its reader until now.
+    fn held_up(&self) -> Duration {
+        self.held_up + self.held_since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// The reader asks for more.
+    pub(super) fn asked(&mut self) {
+        self.held_up = self.held_up();
+        self.held_since = None;
+    }
+
+    /// The reader has what came: until he asks for more, the time is his.
+    pub(super) fn handed_over(&mut self) {
+        self.held_since = Some(Instant::now());
     }
 
     /// A stream has begun.
@@ -157,10 +178,11 @@ impl Settlement {
         if let Some(probe) = self.passage.take_if(|passage| passage.is_probe()) {
             self.turn = probe.ended(Verdict::Well);
         }
-        let elapsed = self.elapsed();
+        let elapsed = self.took();
         if let Some(settled) = &mut self.record {
             settled.record.first_token.get_or_insert(elapsed);
         }
+        self.handed_over();
     }
 
     /// The limits that the response named: for the attempts after this one.
@@ -255,20 +277,21 @@ impl Settlement {
         {
             slot.send(Item::Settle(id, amount));
         }
-        self.observe(Usage::default(), ending, self.elapsed(), None);
+        self.observe(Usage::default(), ending, self.took(), None);
     }
 
     /// Gives everything back and writes the record; the second call does nothing.
     fn end(&mut self, usage: Usage, source: UsageSource, served: Option<&ModelId>, cost: Cost, ending: Ending) {
         let Some(mut settled) = self.record.take() else { return };
         let budget = self.release(settled.record.attempt, cost.charge());
+        let took = self.took();
         let record = &mut settled.record;
         record.usage = usage;
         record.usage_source = source;
         record.served = served.cloned();
         record.cost = cost;
         record.ending = ending;
-        record.latency = self.elapsed();
+        record.latency = took;
         self.ended =
             Some(Ended { took: record.latency, first_token: record.first_token, usage, served: served.cloned() });
         self.observe(usage, ending, record.latency, record.first_token);
@@ -300,6 +323,7 @@ impl Settlement {
         let turn = self.passage.take().and_then(|passage| passage.ended(verdict(outcome))).or(self.turn.take());
         let seen = Observation {
             first_token,
+            held_up: self.held_up(),
             ejected: turn.map(|turn| turn == Turn::Ejected),
             ..Observation::new(self.route.id.clone(), dispatched, took, outcome)
         };

@@ -33,11 +33,13 @@ pub struct Drained {
 }
 
 impl InferenceService {
-    /// Takes no more calls; running ones go on. [`health`](Self::health) says so to a load balancer.
+    /// Takes no more calls; running ones go on. [`health`](Self::health) says so to a load balancer. The catalogue is not
+    /// refreshed in the background any more.
     pub fn begin_shutdown(&self) {
         self.state.closed.store(true, Ordering::Release);
         self.state.calls.close();
         self.state.tasks.close();
+        self.state.refresher.end();
     }
 
     /// Takes no more calls, waits up to `deadline` for the running ones, cancels the rest, and hands every record to the

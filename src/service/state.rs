@@ -2,16 +2,14 @@
 
 use std::{
     collections::HashMap,
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::catch_unwind,
     sync::{
         Arc, OnceLock, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use futures_util::FutureExt;
-use tokio::time::timeout;
 use tokio_util::{
     sync::CancellationToken,
     task::{TaskTracker, task_tracker::TaskTrackerToken},
@@ -25,7 +23,7 @@ use super::{
     recorder::Recorder,
     refresh::Refresher,
     stream::LiveStreams,
-    told::Told,
+    told::{Alerts, Told},
 };
 use crate::{
     batch::Overflow,
@@ -33,17 +31,13 @@ use crate::{
     client::{RetryBudget, RetryPolicy, TogetherClient},
     cost::{BudgetStore, CostRecord, Ending, FanOut, PriceBook, PriceSource, PriceStamp},
     limit::{Lane, Limits},
-    notify::{Alert, AlertKind, Notifier},
+    notify::Notifier,
     router::{Candidate, Ejection, ModelRouter, Outcome},
     types::{Clock, Cost, ModelId, Rng, RouteId, UpstreamId, Usd},
 };
 
 /// A cache layer is a miss after this.
 pub(super) const PATIENCE: Duration = Duration::from_millis(250);
-/// An alert is given up after this: what a notifier may take.
-const ALERT_PATIENCE: Duration = Duration::from_secs(15);
-/// Alerts on their way at a time, at most.
-const MAX_ALERTS: usize = 64;
 
 /// The shared state of a service; tasks and calls in flight hold it.
 #[derive(Debug)]
@@ -80,11 +74,10 @@ pub(super) struct State {
     pub(super) routes: RwLock<HashMap<RouteId, Arc<RouteState>>>,
     pub(super) streams: Arc<LiveStreams>,
     pub(super) told: Told,
+    pub(super) alerts: Alerts,
     /// Whether a route was ever ejected: only then calls look for probes behind the first choice.
     pub(super) troubled: AtomicBool,
     pub(super) refresher: Refresher,
-    /// Alerts on their way.
-    pub(super) alerts: AtomicUsize,
 }
 
 /// What belongs to one route whatever call uses it.
@@ -224,41 +217,6 @@ impl State {
             return self.prices.get(&candidate.route);
         }
         book
-    }
-
-    /// Tells whoever is to be told, in a task of its own: a notifier that hangs delays no call. A shutdown gives up at its
-    /// deadline what is still on its way.
-    pub(super) fn alert(self: &Arc<Self>, kind: AlertKind, about: &str, title: &str) {
-        if in_runtime().is_err() {
-            return;
-        }
-        let under_way = UnderWay(Arc::clone(self));
-        if self.alerts.fetch_add(1, Ordering::AcqRel) >= MAX_ALERTS {
-            tracing::warn!(alert = kind.as_str(), about, "too many alerts are on their way; this one is not sent");
-            return;
-        }
-        let alert = Alert::new(kind, about, title, self.clock.now());
-        self.tasks.spawn(async move {
-            let state = &under_way.0;
-            let told = timeout(ALERT_PATIENCE, AssertUnwindSafe(state.notifier.notify(&alert)).catch_unwind());
-            let told = tokio::select! {
-                biased;
-                told = told => matches!(told, Ok(Ok(Ok(())))),
-                () = state.cancel.cancelled() => false,
-            };
-            if !told {
-                tracing::warn!(alert = kind.as_str(), "an alert could not be delivered");
-            }
-        });
-    }
-}
-
-/// Counts an alert out, however its task ends.
-struct UnderWay(Arc<State>);
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.0.alerts.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

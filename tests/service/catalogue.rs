@@ -20,7 +20,7 @@ use together_inference::{
 use tokio::time::advance;
 
 use crate::{
-    doubles::Alerts,
+    doubles::{Alerts, HangingLists, client},
     world::{LARGE, MID, World, ask, muse, route, secs},
 };
 
@@ -302,6 +302,24 @@ async fn the_lists_are_read_in_the_background_as_often_as_asked() {
     let read = lists();
     tokio::time::sleep(secs(24 * 3_600)).await;
     assert_eq!(lists(), read, "it ends with the service");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_is_being_read_does_not_outlive_a_shutdown() {
+    // Scenario: the service answers a call and reads its lists, which do not come; a shutdown, and nobody drops it.
+    // Expected: it returns at once, and the connection of the list is closed.
+    let reading = Arc::new(());
+    let transport = HangingLists(Together::new(), Arc::clone(&reading));
+    let builder = InferenceService::builder(client(transport)).refresh_catalogue_every(secs(3_600));
+    let service = builder.build().unwrap();
+    service.complete(muse("hi")).await.unwrap();
+    tokio::time::sleep(secs(1)).await;
+    let readers = || Arc::strong_count(&reading) - 2;
+    assert_eq!(readers(), 1);
+    let start = tokio::time::Instant::now();
+    service.shutdown(secs(30)).await;
+    tokio::task::yield_now().await;
+    assert_eq!((readers(), start.elapsed()), (0, secs(0)));
 }
 
 #[test]

@@ -69,6 +69,21 @@ impl Transport for Canned {
     }
 }
 
+/// Answers calls, but no question for a list of models; the token is held by each that waits for one.
+#[derive(Clone, Debug)]
+pub(crate) struct HangingLists(pub(crate) Together, pub(crate) Arc<()>);
+
+#[async_trait]
+impl Transport for HangingLists {
+    async fn send(&self, request: http::Request<Body>) -> Result<http::Response<Body>, TransportError> {
+        if request.method() == http::Method::GET {
+            let _held = Arc::clone(&self.1);
+            std::future::pending::<()>().await;
+        }
+        self.0.send(request).await
+    }
+}
+
 /// How a policy misbehaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fails {
@@ -233,6 +248,10 @@ impl CostSink for SlowIntents {
 pub(crate) struct Alerts(Arc<std::sync::Mutex<Vec<Alert>>>);
 
 impl Alerts {
+    pub(crate) fn taken(&self) -> Vec<Alert> {
+        self.0.lock().unwrap().clone()
+    }
+
     pub(crate) fn kinds(&self) -> Vec<AlertKind> {
         self.0.lock().unwrap().iter().map(Alert::kind).collect()
     }
@@ -243,5 +262,24 @@ impl Notifier for Alerts {
     async fn notify(&self, alert: &Alert) -> Result<(), NotifyError> {
         self.0.lock().unwrap().push(alert.clone());
         Ok(())
+    }
+}
+
+/// Takes alerts while it is well, and counts those that it is offered.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Flaky {
+    pub(crate) ill: Arc<AtomicBool>,
+    pub(crate) offered: Arc<AtomicU64>,
+    pub(crate) taken: Alerts,
+}
+
+#[async_trait]
+impl Notifier for Flaky {
+    async fn notify(&self, alert: &Alert) -> Result<(), NotifyError> {
+        self.offered.fetch_add(1, Ordering::SeqCst);
+        if self.ill.load(Ordering::SeqCst) {
+            return Err(NotifyError::Busy { retry_after: None });
+        }
+        self.taken.notify(alert).await
     }
 }

@@ -1,6 +1,7 @@
 //! What the service promises, checked through its public API on the simulator and on virtual time.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that fails should say where")]
 
+mod alerts;
 mod attempts;
 mod cache_control;
 mod cache_policy;
@@ -10,6 +11,7 @@ mod catalogue;
 mod ceilings;
 mod coalescing;
 mod doubles;
+mod keys;
 mod live;
 mod money;
 mod money_edges;

@@ -158,7 +158,8 @@ async fn alerts_on_their_way_are_bounded_and_given_up_at_a_shutdown() {
             world.service.complete(muse("why?").model(model(number))).await.unwrap_err();
         }
     }
-    assert_eq!(world.service.health().in_flight, 64);
+    let health = world.service.health();
+    assert_eq!((health.in_flight, health.alerts_lost), (64, 36), "those that found no room are counted");
     sleep(secs(15)).await;
     assert_eq!(alerts.lock().unwrap().len(), 64);
     world.sim.fail_next(1, Fault::status(401));

@@ -158,6 +158,30 @@ async fn an_alert_that_did_not_arrive_is_sent_when_it_comes_again() {
 }
 
 #[tokio::test]
+async fn those_left_out_are_counted_also_where_the_alert_that_says_so_does_not_arrive() {
+    // Scenario: an alert arrives, three of its key are left out, ten minutes later the next one is refused, and another
+    // one comes.
+    // Expected: it says that three were left out.
+    let receiver = Receiver::start(["204 Yes", "400 No"]).await;
+    let webhook = receiver.webhook();
+    for _ in 0..4 {
+        webhook.notify(&alert("a")).await.unwrap();
+    }
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(600)).await;
+    tokio::time::resume();
+    webhook.notify(&alert("a")).await.unwrap_err();
+    webhook.notify(&alert("a")).await.unwrap();
+    let said: Vec<_> = receiver.got().iter().map(|got| suppressed(&got.body)).collect();
+    assert_eq!(said, [0, 3, 3]);
+}
+
+fn suppressed(body: &[u8]) -> u64 {
+    let body: serde_json::Value = serde_json::from_slice(body).unwrap();
+    body["data"]["suppressed"].as_u64().unwrap()
+}
+
+#[tokio::test]
 async fn a_name_that_leads_into_ones_own_network_is_refused_when_it_is_used() {
     // `localhost` is a name like any other: what it resolves to is looked at where the connection is made.
     let receiver = Receiver::start([]).await;

@@ -128,6 +128,7 @@ impl CatalogRouter {
         let result = learn::Seen {
             dispatched: seen.dispatched,
             took: seen.took,
+            held_up: seen.held_up,
             first: seen.first_token,
             usage: if let Outcome::Answered(usage) = seen.outcome { usage } else { Usage::default() },
         };

@@ -117,9 +117,11 @@ impl Live {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, count: impl FnOnce(&Delta) -> Usage) -> Poll<Step> {
         let mut held = lock(&self.held);
         if let Held::Open(open) = &mut *held {
+            open.settlement.asked();
             match Pin::new(&mut open.stream).poll_next(cx) {
                 Poll::Ready(Some(Ok(delta))) => {
                     open.settlement.progress(count(&delta));
+                    open.settlement.handed_over();
                     return Poll::Ready(Step::Delta(delta));
                 }
                 Poll::Pending if self.cancelled.as_mut().poll(cx).is_pending() => return Poll::Pending,
