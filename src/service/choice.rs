@@ -150,9 +150,9 @@ impl Passage {
     }
 
     /// The attempt failed: of all failures, one of the key stops it, and tells somebody once; that a model is gone is
-    /// told once a day.
+    /// told once a day, of those that the router knows.
     pub(super) fn failed(&self, error: &client::Error) {
-        if error.kind().blame() == Blame::Model {
+        if error.kind().blame() == Blame::Model && self.state.knows(&self.route.id) {
             let title = || format!("{} is not available any more; calls go to other models", self.route.id);
             self.state.tell_once(AlertKind::ModelDeprecated, &self.route.id.to_string(), title);
         }
