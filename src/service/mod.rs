@@ -16,6 +16,7 @@ mod defer;
 mod embed;
 mod error;
 mod health;
+mod in_time;
 mod plan;
 mod prompt;
 mod recorder;
@@ -37,7 +38,6 @@ use std::{future::Future, sync::Arc};
 
 use async_trait::async_trait;
 
-use self::state::{State, in_runtime};
 pub use self::{
     builder::{BuildError, ServiceBuilder},
     catalogue::{RefreshFailure, Refreshed},
@@ -47,6 +47,10 @@ pub use self::{
     shutdown::Drained,
     stream::InferenceStream,
     tenant::TenantService,
+};
+use self::{
+    plan::Plan,
+    state::{State, in_runtime},
 };
 #[cfg(feature = "schema")]
 pub use self::{
@@ -170,6 +174,11 @@ impl State {
     /// The path of one call.
     async fn complete(self: &Arc<Self>, request: Arc<InferenceRequest>) -> Result<InferenceResponse, Error> {
         let plan = self.plan(request).await?;
+        self.carry_out(plan).await
+    }
+
+    /// The path of a call that is planned.
+    async fn carry_out(self: &Arc<Self>, plan: Plan) -> Result<InferenceResponse, Error> {
         if plan.request.task_of() == Task::Embedding {
             return Box::pin(self.embedded(plan)).await;
         }

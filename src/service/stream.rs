@@ -76,7 +76,8 @@ impl State {
             let problem = format!("an answer of {} does not come in pieces; call complete", request.task_of());
             return Err(InvalidRequest::new("stream", problem).into());
         }
-        let plan = Box::new(self.plan(request).await?);
+        let mut plan = Box::new(self.plan(request).await?);
+        plan.streams = true;
         let send = |client: TogetherClient, model: ModelId| {
             let plan = &plan;
             async move { open(&client, &model, plan.request.input(), &plan.stream_options()).await }

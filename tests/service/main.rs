@@ -23,6 +23,7 @@ mod shape;
 mod shutdown;
 mod sinks;
 mod streams;
+mod trials;
 #[cfg(feature = "schema")]
 mod typed;
 mod validation;
