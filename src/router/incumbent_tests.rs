@@ -149,7 +149,7 @@ fn a_change_of_the_table_does_not_move_the_first_choice_by_itself() {
 
 #[test]
 fn a_price_and_a_new_route_count_at_once() {
-    let mut world = World::equals();
+    let world = World::equals();
     world.first();
     world.router.register(route("b", usd!("0.90"))).unwrap();
     assert_eq!(world.first().0, "b", "though by less than the margin");
