@@ -168,23 +168,6 @@ impl State {
         }
     }
 
-    fn client_of(&self, candidate: &Candidate) -> Result<TogetherClient, Error> {
-        let missing = || {
-            let upstream = candidate.route.upstream();
-            Error::new(
-                ErrorKind::Policy,
-                format!("the router names the upstream {upstream}, which the service has not"),
-            )
-        };
-        self.client(&candidate.route).cloned().ok_or_else(missing)
-    }
-
-    /// Whether it was to be tried out and others have done so since it was ranked. Takes the turn otherwise.
-    fn is_out_of_turn(&self, candidate: &Candidate) -> bool {
-        let tried_out = AssertUnwindSafe(|| self.router.try_out(&candidate.route, Instant::now()));
-        candidate.trial && !catch_unwind(tried_out).unwrap_or(true)
-    }
-
     /// Waits, unless the service is told to stop.
     pub(super) async fn rest(&self, wait: Duration) -> Result<(), Error> {
         let waited = pin!(async {

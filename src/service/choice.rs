@@ -3,6 +3,7 @@
 //! Asked when an attempt is about to start, not when the request is ranked: an answer from the cache uses up no probe.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -18,7 +19,7 @@ use super::{
     state::{RouteState, State},
 };
 use crate::{
-    client::{self, Blame},
+    client::{self, Blame, TogetherClient},
     notify::AlertKind,
     router::{Candidate, End, Pass, Turn, Verdict},
     types::{RouteId, UpstreamId, later},
@@ -106,6 +107,24 @@ impl State {
     fn takes_all(&self, candidate: &Candidate) -> bool {
         let is_stopped = self.key_of(&candidate.route).is_some_and(Key::is_stopped);
         !is_stopped && self.with_route(&candidate.route, |route| route.ejection.takes_all()).unwrap_or(true)
+    }
+
+    /// The client of a candidate's upstream.
+    pub(super) fn client_of(&self, candidate: &Candidate) -> Result<TogetherClient, Error> {
+        let missing = || {
+            let upstream = candidate.route.upstream();
+            Error::new(
+                ErrorKind::Policy,
+                format!("the router names the upstream {upstream}, which the service has not"),
+            )
+        };
+        self.client(&candidate.route).cloned().ok_or_else(missing)
+    }
+
+    /// Whether it was to be tried out and others have done so since it was ranked. Takes the turn otherwise.
+    pub(super) fn is_out_of_turn(&self, candidate: &Candidate) -> bool {
+        let tried_out = AssertUnwindSafe(|| self.router.try_out(&candidate.route, Instant::now()));
+        candidate.trial && !catch_unwind(tried_out).unwrap_or(true)
     }
 
     /// Upstreams whose key is stopped.

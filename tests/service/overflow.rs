@@ -148,9 +148,12 @@ async fn what_is_under_way_is_not_handed_over() {
     world.at_rest().await;
 }
 
-/// Remembers the temperature of what it is asked.
+/// Whether it was a rehearsal, and the temperature.
+type Question = (bool, Option<f64>);
+
+/// Remembers what it is asked.
 #[derive(Debug)]
-struct Asked(CatalogRouter, Arc<Mutex<Vec<(bool, Option<f64>)>>>);
+struct Asked(CatalogRouter, Arc<Mutex<Vec<Question>>>);
 
 #[async_trait]
 impl ModelRouter for Asked {
