@@ -21,7 +21,7 @@ use super::{
     learn::{self, Estimate},
     lessons::{Lack, Lessons},
     rank, score, snapshot,
-    table::Table,
+    table::{Entry, Table},
 };
 use crate::{
     client::ErrorKind,
@@ -84,8 +84,8 @@ pub struct CatalogRouter {
     /// Results that were learned from, and how many of them put a ranking right at once.
     results: AtomicU64,
     turns: AtomicU64,
-    /// Calls that a canary had a share in.
-    asked: AtomicU64,
+    /// Odd while the next call that a canary has a share in goes elsewhere.
+    canaries: AtomicU64,
     /// When what is known was true; the catalogue's own date until a list is heard.
     as_of: RwLock<Option<SystemTime>>,
 }
@@ -287,6 +287,13 @@ impl ModelRouter for CatalogRouter {
         }
     }
 
+    /// Gives a probe's turn, or every second one of a canary, to the first call that goes out for it.
+    fn try_out(&self, route: &RouteId, now: Instant) -> bool {
+        let table = self.table();
+        let take = |entry: &Entry| entry.learned.take_probe(now).unwrap_or_else(|| self.take_canary());
+        table.entry(route).is_none_or(take)
+    }
+
     /// Looks at every route as [`register`](ModelRouter::register) does, and follows every replacement.
     fn check(&self) -> Result<(), RouterError> {
         let table = self.table();
@@ -365,8 +372,8 @@ impl ModelRouter for CatalogRouter {
         let climate = table.climate(*entry.route.tasks.first()?);
         let said = score::said_seconds(&entry.route);
         let expected = learn::Expected { said, unknown: climate.unknown, common: climate.common };
-        let Estimate { success, seconds, .. } = entry.learned.estimate(now, &expected);
-        Some(Expectation { success, seconds })
+        let Estimate { success, seconds, seen, .. } = entry.learned.estimate(now, &expected);
+        Some(Expectation::new(success, seconds).results(seen))
     }
 
     fn as_of(&self) -> Option<SystemTime> {

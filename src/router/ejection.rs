@@ -154,6 +154,8 @@ enum Phase {
 /// The probes of an ejected route.
 #[derive(Debug)]
 struct Probes {
+    /// When it was ejected.
+    since: Instant,
     /// When the next one may go out.
     next: Instant,
     /// Calls that went elsewhere since the last one.
@@ -208,6 +210,21 @@ impl Ejection {
         match (state.forced, &state.phase) {
             (Some(forced), _) => forced == Override::Eject,
             (None, Phase::Ejected(probes)) => now < probes.next || probes.out >= PROBES,
+            (None, _) => false,
+        }
+    }
+
+    /// Whether it is ejected for longer than this by now, or nobody knows that a probe will be due within that time; and
+    /// none is due now.
+    pub(crate) fn is_shut_for(&self, patience: Duration, now: Instant) -> bool {
+        let state = self.lock();
+        match (state.forced, &state.phase) {
+            (Some(forced), _) => forced == Override::Eject,
+            (None, Phase::Ejected(probes)) => {
+                let is_shut = now < probes.next || probes.out >= PROBES;
+                let is_long = now.saturating_duration_since(probes.since) > patience;
+                is_shut && (is_long || probes.next.saturating_duration_since(now) > patience)
+            }
             (None, _) => false,
         }
     }
@@ -304,7 +321,7 @@ impl State {
         if !ill || self.forced.is_some() {
             return None;
         }
-        let probes = Probes { next: end.at + open(rng), turned_away: 0, out: 0, clean: 0 };
+        let probes = Probes { since: end.at, next: end.at + open(rng), turned_away: 0, out: 0, clean: 0 };
         (self.phase, self.recent) = (Phase::Ejected(probes), Recent::default());
         Some(Turn::Ejected)
     }

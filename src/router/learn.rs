@@ -130,6 +130,8 @@ pub(super) struct Estimate {
     pub(super) slower: f64,
     /// Results of the last half minute.
     pub(super) fresh: u32,
+    /// Results that its time rests on, however old.
+    pub(super) seen: u32,
     pub(super) demoted: bool,
 }
 
@@ -168,6 +170,7 @@ impl Learned {
             success: known.soon.mean(now, SOON).min(known.surely.mean(now, SURELY)),
             slower,
             fresh: known.pace.fresh(now),
+            seen: known.first.results.max(known.pace.results),
             demoted: known.demoted.is_some(),
         }
     }
@@ -185,7 +188,7 @@ impl Learned {
         let seen = &seen.timed();
         let tokens = f64::from(u32::try_from(seen.usage.completion).unwrap_or(u32::MAX));
         let took = seen.took.as_secs_f64().max(1e-3);
-        let nominal = BEFORE_FIRST + (1.0 - BEFORE_FIRST) * tokens / TOKENS;
+        let nominal = nominal(seen.usage.completion);
         if said.is_none() {
             known.usual.add((took / nominal).ln(), seen.ended(), USUAL, 0.0);
         }
@@ -241,18 +244,31 @@ impl Learned {
         });
     }
 
-    /// Whether a call of now should probe it. Takes the turn.
+    /// Whether a call of now should probe it. The turn stays until the call goes out: one that the cache answers finds
+    /// nothing out.
     pub(super) fn ask_probe(&self, now: Instant) -> bool {
         let mut known = self.lock();
         let Some(demoted) = &mut known.demoted else { return false };
         demoted.turned_away = demoted.turned_away.saturating_add(1);
-        let is_due = now.saturating_duration_since(demoted.last_probe) >= PROBE_AFTER / (1 + demoted.clean);
-        if !is_due || f64::from(demoted.turned_away) * demoted.share() < 1.0 {
-            return false;
-        }
-        (demoted.last_probe, demoted.turned_away) = (now, 0);
-        true
+        demoted.is_due(now)
     }
+
+    /// Takes the turn for a call that goes out now, if nobody else did; `None` where no probes are due at all.
+    pub(super) fn take_probe(&self, now: Instant) -> Option<bool> {
+        let mut known = self.lock();
+        let demoted = known.demoted.as_mut()?;
+        let is_due = demoted.is_due(now);
+        if is_due {
+            demoted.asked_at(now);
+        }
+        Some(is_due)
+    }
+}
+
+/// How long an answer of so many tokens takes, of what one of 256 takes.
+pub(super) fn nominal(tokens: u64) -> f64 {
+    let tokens = f64::from(u32::try_from(tokens).unwrap_or(u32::MAX));
+    (1.0 - BEFORE_FIRST).mul_add(tokens / TOKENS, BEFORE_FIRST)
 }
 
 /// A result, as far as it teaches something.
@@ -303,6 +319,10 @@ impl Knowledge {
         if seen.dispatched < demoted.at {
             return Change::None;
         }
+        // A call that came here another way tells as much as a probe.
+        if seen.dispatched > demoted.last_probe {
+            demoted.asked_at(seen.dispatched);
+        }
         let Some(ratio) = clean else {
             (demoted.clean, demoted.ratios, demoted.clean_since) = (0, 0.0, None);
             return Change::None;
@@ -328,6 +348,15 @@ impl Knowledge {
 }
 
 impl Demoted {
+    fn is_due(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.last_probe) >= PROBE_AFTER / (1 + self.clean)
+            && f64::from(self.turned_away) * self.share() >= 1.0
+    }
+
+    const fn asked_at(&mut self, at: Instant) {
+        (self.last_probe, self.turned_away) = (at, 0);
+    }
+
     /// Results that would show a failure by now if it were there (the rule of three).
     fn needed(&self) -> f64 {
         self.failing.map_or(LEAST_CLEAN, |share| (3.0 / share.max(1e-3)).ceil().clamp(LEAST_CLEAN, MOST_CLEAN))

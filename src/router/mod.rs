@@ -41,6 +41,7 @@
 mod ask;
 mod catalog;
 mod ejection;
+mod expectation;
 mod filter;
 mod incumbent;
 mod learn;
@@ -66,6 +67,7 @@ pub use self::{
     ask::{Prices, RouteAsk, RouteLimits},
     catalog::{CatalogRouter, Seen},
     ejection::{Availability, Override},
+    expectation::Expectation,
     listing::{Ability, Listing, Word, Words},
     route::{Capabilities, Known, ModelRoute, RouteState},
     snapshot::CatalogError,
@@ -112,6 +114,19 @@ pub trait ModelRouter: Send + Sync + fmt::Debug {
         if let Some(inner) = self.inner() {
             inner.observe(seen);
         }
+    }
+
+    /// Whether a call may try this route out now: asked just before an attempt at a [trial](Candidate::trial) goes out, which
+    /// uses up its turn. `false` where others were quicker since it was ranked.
+    ///
+    /// ```
+    /// use tokio::time::Instant;
+    /// use together_inference::{RouteId, router::{CatalogRouter, ModelRouter}};
+    ///
+    /// assert!(CatalogRouter::empty().try_out(&RouteId::new("local", "unheard-of"), Instant::now()));
+    /// ```
+    fn try_out(&self, route: &RouteId, now: Instant) -> bool {
+        self.inner().is_none_or(|inner| inner.try_out(route, now))
     }
 
     /// Whether its set-up can be: asked once, when a service is built.
@@ -232,6 +247,10 @@ impl<T: ModelRouter + ?Sized> ModelRouter for Arc<T> {
         (**self).observe(seen);
     }
 
+    fn try_out(&self, route: &RouteId, now: Instant) -> bool {
+        (**self).try_out(route, now)
+    }
+
     fn check(&self) -> Result<(), RouterError> {
         (**self).check()
     }
@@ -262,24 +281,6 @@ impl<T: ModelRouter + ?Sized> ModelRouter for Arc<T> {
 
     fn routes(&self) -> Vec<ModelRoute> {
         (**self).routes()
-    }
-}
-
-/// What a router expects of a route.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct Expectation {
-    /// How likely it answers.
-    pub success: f64,
-    /// Seconds to an answer of 256 tokens.
-    pub seconds: f64,
-}
-
-impl Expectation {
-    /// So likely an answer, in so many seconds.
-    #[must_use]
-    pub const fn new(success: f64, seconds: f64) -> Self {
-        Self { success, seconds }
     }
 }
 
@@ -337,7 +338,8 @@ pub struct Candidate {
     pub max_output: Option<u32>,
     /// Tokens of prompt and answer together, or of each text to embed, where it is known.
     pub context: Option<u32>,
-    /// Whether it stands first to find out how it does now: not the first choice, by which answers are cached.
+    /// Whether it stands first to find out how it does now: not the first choice, by which answers are cached. Whoever
+    /// sends it a call asks [`ModelRouter::try_out`] before.
     pub trial: bool,
 }
 

@@ -95,7 +95,9 @@ impl Fit<'_> {
     pub(super) fn rivals(&self) -> Vec<Rival<'_>> {
         let Some(best) = self.standings.first() else { return Vec::new() };
         let equals = self.standings.iter().take_while(|other| (other.step, other.unsure) == (best.step, best.unsure));
-        equals.map(|one| Rival { route: one.row.id(), score: one.score, estimate: one.estimate }).collect()
+        equals
+            .map(|one| Rival { route: one.row.id(), score: one.score, estimate: one.estimate, valued: one.row.valued })
+            .collect()
     }
 
     pub(super) fn learned(&self, at: usize) -> Option<&Arc<Learned>> {

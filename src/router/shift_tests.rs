@@ -105,6 +105,8 @@ struct World {
     under_way: BinaryHeap<Reverse<Attempt>>,
     request: InferenceRequest,
     leader: Option<RouteId>,
+    /// Who stands first only to be tried out, by the last ranking.
+    trial: Option<usize>,
     switches: usize,
 }
 
@@ -132,6 +134,7 @@ impl World {
             under_way: BinaryHeap::new(),
             request: InferenceRequest::chat("why?").priority(Priority::Realtime),
             leader: None,
+            trial: None,
             switches: 0,
         }
     }
@@ -155,6 +158,7 @@ impl World {
         }
         self.leader = leader;
         let place = |route: &RouteId| self.ids.iter().position(|id| id == route).unwrap();
+        self.trial = ranking.candidates.iter().find(|one| one.trial).map(|one| place(&one.route));
         ranking.candidates.iter().map(|one| place(&one.route)).collect()
     }
 
@@ -170,6 +174,9 @@ impl World {
     }
 
     fn dispatch(&mut self, call: usize, tried: usize, (route, probe): (usize, bool), at: f64) {
+        if self.trial.take() == Some(route) {
+            assert!(self.router.try_out(&self.ids[route], self.instant(at)), "nobody was quicker");
+        }
         let number = self.dispatched[route];
         self.dispatched[route] += 1;
         let in_fault = (WARM..WARM + FAULT).contains(&at);

@@ -48,12 +48,34 @@ pub(super) struct Entry {
     pub(super) route: Arc<ModelRoute>,
     pub(super) counts: Arc<Counts>,
     pub(super) learned: Arc<Learned>,
+    /// The version from which on what bears on its place is what it is; 0 from the first.
+    valued: u64,
 }
 
 impl Entry {
     fn new(route: ModelRoute) -> Self {
-        Self { route: Arc::new(route), counts: Arc::default(), learned: Arc::default() }
+        Self { route: Arc::new(route), counts: Arc::default(), learned: Arc::default(), valued: 0 }
     }
+
+    /// One that joins the others in a table that is about to be made.
+    fn joining(route: ModelRoute) -> Self {
+        Self { valued: VERSIONS.load(Ordering::Relaxed), ..Self::new(route) }
+    }
+
+    /// The same with what is now known of its route, of which a table is about to be made.
+    fn with(&self, route: ModelRoute) -> Self {
+        let valued = if is_worth_as_much(&self.route, &route) { self.valued } else { VERSIONS.load(Ordering::Relaxed) };
+        Self { route: Arc::new(route), valued, ..self.clone() }
+    }
+}
+
+/// Whether nothing changed that bears on the place of a route.
+fn is_worth_as_much(before: &ModelRoute, after: &ModelRoute) -> bool {
+    before.price == after.price
+        && before.quality_score == after.quality_score
+        && before.latency_p50 == after.latency_p50
+        && before.capabilities == after.capabilities
+        && before.state == after.state
 }
 
 /// A route within one task.
@@ -66,14 +88,17 @@ pub(super) struct Row {
     /// Seconds to a nominal answer, if somebody said so.
     pub(super) said: Option<f64>,
     pub(super) learned: Arc<Learned>,
+    /// The version from which on it is worth what it is.
+    pub(super) valued: u64,
 }
 
 impl Row {
-    fn new(route: Arc<ModelRoute>, learned: Arc<Learned>, tier: Tier, dearest: Usd) -> Self {
+    fn new(entry: &Entry, tier: Tier, dearest: Usd) -> Self {
+        let (route, learned) = (Arc::clone(&entry.route), Arc::clone(&entry.learned));
         let cost = score::expected_cost(&route);
         let terms = Terms::new(&route, dearest);
         let said = score::said_seconds(&route);
-        Self { route, tier, cost, terms, said, learned }
+        Self { route, tier, cost, terms, said, learned, valued: entry.valued }
     }
 
     pub(super) fn id(&self) -> &RouteId {
@@ -98,10 +123,7 @@ impl Lane {
         let mut prices: Vec<u64> = routes().filter_map(|route| output_price(route)).collect();
         prices.sort_unstable();
         let of_task = entries.iter().filter(|entry| entry.route.tasks.contains(&task));
-        let row = |Entry { route, learned, .. }: &Entry| {
-            Row::new(Arc::clone(route), Arc::clone(learned), tier(route, &prices), dearest)
-        };
-        let rows = of_task.map(row).collect();
+        let rows = of_task.map(|entry| Row::new(entry, tier(&entry.route, &prices), dearest)).collect();
         Self { task, dearest, rows, common: AtomicU64::new(0) }
     }
 }
@@ -150,7 +172,7 @@ pub(super) struct Key {
     pub(super) tier: Tier,
     pub(super) named: bool,
     pub(super) needs: Needs,
-    /// A hash of the bounds beside them; 0 without any.
+    /// A hash of the bounds beside them, the most that it may cost included; 0 without any.
     pub(super) within: u64,
 }
 
@@ -226,10 +248,10 @@ impl Table {
         match self.find(route.id()) {
             Ok(at) => {
                 if let Some(entry) = entries.get_mut(at) {
-                    entry.route = Arc::new(route);
+                    *entry = entry.with(route);
                 }
             }
-            Err(at) => entries.insert(at, Entry::new(route)),
+            Err(at) => entries.insert(at, Entry::joining(route)),
         }
         Self::new(entries)
     }
@@ -238,8 +260,8 @@ impl Table {
     pub(super) fn with_all(&self, mut routes: Vec<ModelRoute>) -> Self {
         routes.sort_by(|a, b| a.id().cmp(b.id()));
         let entry = |route: ModelRoute| match self.entry(route.id()) {
-            Some(known) => Entry { route: Arc::new(route), ..known.clone() },
-            None => Entry::new(route),
+            Some(known) => known.with(route),
+            None => Entry::joining(route),
         };
         Self::new(routes.into_iter().map(entry).collect())
     }
@@ -286,9 +308,8 @@ impl Table {
             return row.clone();
         }
         let unknown = || Entry::new(ModelRoute::new(id.upstream(), id.model()));
-        let Entry { route, learned, .. } = self.entry(id).cloned().unwrap_or_else(unknown);
-        let tier = tier(&route, &[]);
-        Row::new(route, learned, tier, lane.map_or(Usd::ZERO, |lane| lane.dearest))
+        let entry = self.entry(id).cloned().unwrap_or_else(unknown);
+        Row::new(&entry, tier(&entry.route, &[]), lane.map_or(Usd::ZERO, |lane| lane.dearest))
     }
 
     /// The route that a retired one leads to; `None` if it leads nowhere, back or too far.

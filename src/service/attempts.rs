@@ -2,7 +2,7 @@
 //!
 //! A failure is classified once. What another model may do better goes to the next candidate at once; what only time
 //! mends is repeated after a jittered wait; what the caller must change is an error at once. Every repeat is paid from
-//! the retry budget of the route that receives it, and none starts that could not end before the deadline.
+//! the retry budget of the route that receives it, and none starts that [could not end](super::in_time) before the deadline.
 
 use std::{
     future::Future,
@@ -106,6 +106,11 @@ impl State {
             let attempt = plan.attempt(tried.len() + number as usize);
             let admission = pin!(self.admit(plan, candidate, attempt, passage));
             let mut settlement = match self.unless_stopped(admission).await {
+                // Others were quicker to try it out: this call goes where it would have gone without.
+                Ok(_) if self.is_out_of_turn(candidate) && self.next_taker(plan, &and(&tried, at)).is_some() => {
+                    tried.push(at);
+                    continue;
+                }
                 Ok(settlement) => settlement,
                 // Nothing was sent: another candidate may still be affordable or free.
                 Err(refused) if can_pass_over(plan, &refused) && self.next_taker(plan, &and(&tried, at)).is_some() => {
@@ -114,10 +119,9 @@ impl State {
                 }
                 Err(refused) => return Err(refused.with_attempts(attempts).of_plan(plan)),
             };
-            let Some(client) = self.client(&candidate.route).cloned() else {
-                let message =
-                    format!("the router names the upstream {}, which the service has not", candidate.route.upstream());
-                return Err(Error::new(ErrorKind::Policy, message).with_attempts(attempts));
+            let client = match self.client_of(candidate) {
+                Ok(client) => client,
+                Err(error) => return Err(error.with_attempts(attempts)),
             };
             settlement.dispatch();
             number += 1;
@@ -140,12 +144,13 @@ impl State {
             lacking.extend(lacks.map(|ability| (candidate.route.clone(), ability)));
             attempts.push(failed_attempt(&mut settlement, &error));
             drop(settlement);
-            match self.next_step(plan, (&error, lacks), (at, &tried), number) {
+            let passed = self.passed_over(plan, and(&tried, at));
+            match self.next_step(plan, (&error, lacks), (at, &passed), number) {
                 Step::Stop => return Err(give_up(plan, error, attempts)),
                 step @ (Step::Next(_) | Step::Elsewhere(_)) => {
                     charged = matches!(step, Step::Next(_));
                     tracing::warn!(from = %candidate.route, kind = error.kind().as_str(), "falling back to the next model");
-                    tried.push(at);
+                    tried = passed;
                     last = Some(error);
                 }
                 Step::Again(wait) => {
@@ -164,7 +169,7 @@ impl State {
     }
 
     /// Waits, unless the service is told to stop.
-    async fn rest(&self, wait: Duration) -> Result<(), Error> {
+    pub(super) async fn rest(&self, wait: Duration) -> Result<(), Error> {
         let waited = pin!(async {
             sleep_until(Instant::now() + wait).await;
             Ok(())
@@ -322,7 +327,6 @@ impl State {
         (at, tried): (usize, &[usize]),
         number: u32,
     ) -> Step {
-        let tried = &and(tried, at);
         if number >= MOST.min(self.retry.attempts) {
             return Step::Stop;
         }
@@ -351,8 +355,8 @@ impl State {
                 (Step::Again(wait), at, wait)
             }
         };
+        let in_time = self.ends_in_time(plan, receiver, start);
         let Some(receiver) = plan.ranking.candidates.get(receiver) else { return Step::Stop };
-        let in_time = Instant::now() + start < plan.deadline;
         // A repeat of what was refused for our rate goes out when the limiter lets it: it adds nothing to the load.
         let is_paced = is_paced(error, &step);
         if in_time && (is_paced || self.route(&receiver.route).retries.try_spend()) { step } else { Step::Stop }

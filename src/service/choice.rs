@@ -3,6 +3,7 @@
 //! Asked when an attempt is about to start, not when the request is ranked: an answer from the cache uses up no probe.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -18,7 +19,7 @@ use super::{
     state::{RouteState, State},
 };
 use crate::{
-    client::{self, Blame},
+    client::{self, Blame, TogetherClient},
     notify::AlertKind,
     router::{Candidate, End, Pass, Turn, Verdict},
     types::{RouteId, UpstreamId, later},
@@ -126,6 +127,24 @@ impl State {
         !is_stopped && self.with_route(&candidate.route, |route| route.ejection.takes_all()).unwrap_or(true)
     }
 
+    /// The client of a candidate's upstream.
+    pub(super) fn client_of(&self, candidate: &Candidate) -> Result<TogetherClient, Error> {
+        let missing = || {
+            let upstream = candidate.route.upstream();
+            Error::new(
+                ErrorKind::Policy,
+                format!("the router names the upstream {upstream}, which the service has not"),
+            )
+        };
+        self.client(&candidate.route).cloned().ok_or_else(missing)
+    }
+
+    /// Whether it was to be tried out and others have done so since it was ranked. Takes the turn otherwise.
+    pub(super) fn is_out_of_turn(&self, candidate: &Candidate) -> bool {
+        let tried_out = AssertUnwindSafe(|| self.router.try_out(&candidate.route, Instant::now()));
+        candidate.trial && !catch_unwind(tried_out).unwrap_or(true)
+    }
+
     /// Upstreams whose key is stopped.
     pub(super) fn stopped_keys(&self) -> Vec<UpstreamId> {
         let stopped = self.upstreams.iter().zip(&self.keys).filter(|(_, key)| key.is_stopped());
@@ -168,9 +187,10 @@ impl Passage {
         self.since = Some(Instant::now());
     }
 
-    /// The attempt failed: of all failures, one of the key stops it. That, and that a model is gone, is told once a day.
+    /// The attempt failed: of all failures, one of the key stops it. That, and that a model is gone that the router knows,
+    /// is told once a day.
     pub(super) fn failed(&self, error: &client::Error) {
-        if error.kind().blame() == Blame::Model {
+        if error.kind().blame() == Blame::Model && self.state.knows(&self.route.id) {
             let title = || format!("{} is not available any more; calls go to other models", self.route.id);
             self.state.tell_once(AlertKind::ModelDeprecated, &self.route.id.to_string(), title);
         }

@@ -171,7 +171,8 @@ impl State {
             let (mut seat, leads) = self.seat(key, plan, control, looks_again);
             // Answered before this caller came, only not yet in the cache: nothing was under way for it to join.
             let kept = !leads && seat.borrow().as_ref().is_some_and(Result::is_ok);
-            let led = match timeout_at(plan.deadline, seat.wait_for(Option::is_some)).await {
+            let led = match timeout_at(plan.stays_until.unwrap_or(plan.deadline), seat.wait_for(Option::is_some)).await
+            {
                 Ok(Ok(led)) => led.clone(),
                 // The sender is gone without a word: the leader panicked, or its runtime ended.
                 Ok(Err(_)) => None,

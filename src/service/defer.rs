@@ -13,7 +13,7 @@ use super::{Error, ErrorKind, InferenceService, log, state::State};
 use crate::{
     batch::{Deferred, Overflow, Overflowing},
     inference::{InferenceRequest, InferenceResponse},
-    types::FOREVER,
+    types::{FOREVER, later},
 };
 
 /// Waits that are longer than this are for the overflow, or than a tenth of the time that is left if that is less.
@@ -22,6 +22,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const LEAST_LEFT: Duration = Duration::from_secs(3_600);
 /// How long a request is tried for at once that may wait for hours.
 const AT_ONCE: Duration = Duration::from_secs(120);
+/// How long to wait for a probe where nobody knows when the next one is due.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long to wait at least: the probe that is due may be another call's.
+const LEAST_PAUSE: Duration = Duration::from_millis(100);
 
 /// What became of a request that may wait.
 #[derive(Clone, Debug)]
@@ -38,8 +42,10 @@ impl InferenceService {
     ///
     /// Handed over is only what says [`deferrable`](InferenceRequest::deferrable) and has an hour left at least (a request
     /// without a `deadline` has all the time): when its turn would come in more than 30 s, when the provider asks to wait
-    /// longer than that, or when every model for it is down. It is tried at once for two minutes at most. Everything else
-    /// is as with [`complete`](Self::complete).
+    /// longer than that, when every model for it has been down for more than 30 s, or when it was tried and failed. While
+    /// they are down for less it waits to be tried. It is tried at once for two minutes at most; a call that it shares with
+    /// others it waits for to its end, so that it is not answered twice. Everything else is as with
+    /// [`complete`](Self::complete).
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
@@ -71,24 +77,53 @@ impl InferenceService {
         let Some(overflow) = overflow else {
             return Ok(Completion::Answered(Box::new(self.complete(request).await?)));
         };
-        let patience = PATIENCE.min(left / 10);
-        let request = Arc::new(request);
-        if let Some(why) = self.state.must_wait(&request, patience).await?
-            && let Some(deferred) = self.hand_over(&overflow, &request, why).await
-        {
-            return Ok(deferred);
-        }
-        let now = InferenceRequest::clone(&request).deadline(AT_ONCE);
-        match self.complete(now).await {
-            Ok(reply) => Ok(Completion::Answered(Box::new(reply))),
-            Err(error) => {
-                let taken = match why(&error) {
-                    Some(why) => self.hand_over(&overflow, &request, why).await,
-                    None => None,
-                };
-                taken.ok_or(error)
+        let (patience, begun) = (PATIENCE.min(left / 10), Instant::now());
+        let (request, until) = (Arc::new(request), later(begun, left));
+        loop {
+            let must_wait = self.state.must_wait(&request, patience).await?;
+            if let Some(why) = must_wait
+                && let Some(deferred) = self.hand_over(&overflow, &request, why).await
+            {
+                return Ok(deferred);
             }
+            let error = match self.try_at_once(&request, AT_ONCE.saturating_sub(begun.elapsed()), until).await {
+                Ok(reply) => return Ok(Completion::Answered(Box::new(reply))),
+                Err(error) => error,
+            };
+            // It is asked once for a call, and the time at once is part of the hour.
+            let may = must_wait.is_none() && left.saturating_sub(begun.elapsed()) + AT_ONCE >= LEAST_LEFT;
+            let Some(why) = why(&error).filter(|_| may) else { return Err(error) };
+            if error.kind() == ErrorKind::Ejected {
+                let wait = error.retry_after().unwrap_or(PAUSE).max(LEAST_PAUSE);
+                if begun.elapsed() + wait < AT_ONCE {
+                    let _in_flight = self.state.begin()?;
+                    self.state.rest(wait).await?;
+                    continue;
+                }
+            }
+            return self.hand_over(&overflow, &request, why).await.ok_or(error);
         }
+    }
+
+    /// Tries a request for so long. Where it shares a call it stays until that has ended: what is under way for it is not
+    /// for anybody else to answer.
+    async fn try_at_once(
+        &self,
+        request: &InferenceRequest,
+        time: Duration,
+        until: Instant,
+    ) -> Result<InferenceResponse, Error> {
+        let (state, request) = (&self.state, Arc::new(request.clone().deadline(time)));
+        let _in_flight = state.begin()?;
+        let reply = match state.plan(request).await {
+            Ok(mut plan) => {
+                plan.stays_until = Some(until);
+                state.carry_out(plan).await
+            }
+            Err(error) => Err(error),
+        };
+        log(&reply);
+        reply
     }
 
     /// Lets the overflow have the request, in a task that outlives the caller; `None` if it does not take it.
@@ -128,7 +163,8 @@ fn why(error: &Error) -> Option<Overflowing> {
 }
 
 impl State {
-    /// Why a request had better not be tried at all: every candidate is down or has its turn too late.
+    /// Why a request had better not be tried at all: every candidate has been down for long, or those that are not down
+    /// have its turn too late.
     async fn must_wait(
         self: &Arc<Self>,
         request: &Arc<InferenceRequest>,
@@ -137,17 +173,18 @@ impl State {
         let _in_flight = self.begin()?;
         let plan = self.plan_for(Arc::clone(request), true).await.inspect_err(|error| log(&Err(error.clone())))?;
         let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
-        let (mut late, mut down, now) = (0, 0, Instant::now());
+        let (mut late, mut shut, mut down, now) = (0, 0, 0, Instant::now());
         for candidate in &*plan.ranking.candidates {
             let Some(route) = routes.get(&candidate.route) else { continue };
             late += usize::from(route.lane.health().predicted_wait > patience);
             // One whose probe is due may have this call for it: else nobody would find out that it is back.
-            down += usize::from(route.ejection.is_shut(now));
+            shut += usize::from(route.ejection.is_shut(now));
+            down += usize::from(route.ejection.is_shut_for(patience, now));
         }
         let all = plan.ranking.candidates.len();
-        Ok(match (late, down) {
-            (_, down) if down == all => Some(Overflowing::Outage),
-            (late, down) if late > 0 && late + down >= all => Some(Overflowing::RateLimit),
+        Ok(match (late, shut) {
+            _ if down == all => Some(Overflowing::Outage),
+            (late, shut) if late > 0 && late + shut >= all => Some(Overflowing::RateLimit),
             _ => None,
         })
     }

@@ -17,6 +17,7 @@ mod defer;
 mod embed;
 mod error;
 mod health;
+mod in_time;
 mod invalidate;
 mod model_lists;
 mod plan;
@@ -40,7 +41,6 @@ use std::{future::Future, sync::Arc};
 
 use async_trait::async_trait;
 
-use self::state::{State, in_runtime};
 pub use self::{
     builder::{BuildError, ServiceBuilder},
     catalogue::{RefreshFailure, Refreshed},
@@ -50,6 +50,10 @@ pub use self::{
     shutdown::Drained,
     stream::InferenceStream,
     tenant::TenantService,
+};
+use self::{
+    plan::Plan,
+    state::{State, in_runtime},
 };
 #[cfg(feature = "schema")]
 pub use self::{
@@ -173,6 +177,11 @@ impl State {
     /// The path of one call.
     async fn complete(self: &Arc<Self>, request: Arc<InferenceRequest>) -> Result<InferenceResponse, Error> {
         let plan = self.plan(request).await?;
+        self.carry_out(plan).await
+    }
+
+    /// The path of a call that is planned.
+    async fn carry_out(self: &Arc<Self>, plan: Plan) -> Result<InferenceResponse, Error> {
         if plan.request.task_of() == Task::Embedding {
             return Box::pin(self.embedded(plan)).await;
         }

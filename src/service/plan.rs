@@ -19,10 +19,10 @@ use crate::{
     client::{self, CallOptions, TogetherClient},
     cost::{CostRecord, PriceBook, PriceStamp},
     inference::{
-        Attempt, CacheKey, Decision, InferenceRequest, InferenceResponse, JsonNeed, Needs, Rejection, Source, Timings,
-        leaked_tool_markup,
+        Attempt, CacheKey, Decision, InferenceRequest, InferenceResponse, Input, JsonNeed, Needs, Rejection, Source,
+        Timings, leaked_tool_markup,
     },
-    router::{Ability, Candidate, NoRoute, Prices, Ranking, RouteAsk},
+    router::{Ability, Candidate, Expectation, NoRoute, Prices, Ranking, RouteAsk},
     types::{AttemptId, Cost, Price, RequestId, RouteId, Usd, later},
 };
 
@@ -40,6 +40,10 @@ pub(super) struct Plan {
     pub(super) prompt_tokens_at_most: u64,
     pub(super) needs: Needs,
     default_max_tokens: u32,
+    /// Whether the first piece of an answer will do.
+    pub(super) streams: bool,
+    /// Until when it waits for a call that it shares, where that is not its deadline.
+    pub(super) stays_until: Option<Instant>,
     /// Attempts of parts of the call that went before: each part numbers its own from here.
     attempted: u16,
 }
@@ -53,12 +57,10 @@ impl State {
     /// The same; of a rehearsal nothing comes.
     pub(super) async fn plan_for(&self, mut request: Arc<InferenceRequest>, rehearsal: bool) -> Result<Plan, Error> {
         request.validate()?;
-        // Nobody else holds it yet.
-        if let Some(request) = Arc::get_mut(&mut request) {
-            request.set_defaults();
-            request.set_caching(|request| self.caching_of(request));
-            self.pin_embedding_model(request);
-        }
+        let filled = Arc::make_mut(&mut request);
+        filled.set_defaults();
+        filled.set_caching(|request| self.caching_of(request));
+        self.pin_embedding_model(filled);
         let book = Book(&self.prices);
         let ask = RouteAsk::new(&request).with_prices(&book);
         let ask = if rehearsal { ask.rehearsed() } else { ask };
@@ -86,6 +88,8 @@ impl State {
             prompt_tokens_at_most,
             needs,
             default_max_tokens,
+            streams: false,
+            stays_until: None,
             attempted,
         })
     }
@@ -154,6 +158,16 @@ impl Plan {
         let prompt_tokens_at_most = request.prompt_tokens_at_most();
         let request = Arc::new(request);
         Self { request, ranking, prompt_tokens_at_most, attempted, ..*self }
+    }
+
+    /// How many tokens an answer to it is expected to have at most, or what will do of it.
+    pub(super) fn tokens_expected(&self) -> u64 {
+        match self.request.input() {
+            Input::Chat(_) | Input::Prompt(_) if !self.streams => {
+                self.request.max_tokens_of().map_or(Expectation::TOKENS, u64::from).min(Expectation::TOKENS)
+            }
+            _ => 0,
+        }
     }
 
     /// The id of an attempt of this call.

@@ -105,7 +105,9 @@ impl State {
             let problem = format!("an answer of {} does not come in pieces; call complete", request.task_of());
             return Err(InvalidRequest::new("stream", problem).into());
         }
-        let plan = Arc::new(self.plan(request).await?);
+        let mut plan = self.plan(request).await?;
+        plan.streams = true;
+        let plan = Arc::new(plan);
         let caching = plan.request.caching();
         let (mut keeper, mut spare, mut source) = (None, None, caching.err().map(Source::Upstream));
         if let Ok(control) = caching {

@@ -6,7 +6,8 @@
 
 use std::{
     collections::HashMap,
-    panic::AssertUnwindSafe,
+    hash::{BuildHasher, RandomState},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -20,12 +21,12 @@ use tokio::time::{Instant, timeout};
 use super::state::{State, in_runtime};
 use crate::{
     notify::{Alert, AlertKind},
-    types::later,
+    types::{RouteId, later},
 };
 
 /// How long the same is not told again.
 const QUIET: Duration = Duration::from_secs(86_400);
-/// How much is remembered; past it all is forgotten, and may be told again sooner.
+/// How much is remembered; past it what was told first is forgotten, and may be told again sooner.
 const MOST: usize = 1_024;
 /// How long what nobody took rests: its notifier has made its own attempts.
 const AGAIN: Duration = Duration::from_secs(60);
@@ -34,36 +35,39 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// Alerts on their way at a time, at most.
 const MOST_UNDER_WAY: usize = 64;
 
-/// What was told, and until when it is not told again.
+/// What was told, and until when it is not told again. Names may be as long as a caller likes: their hashes are kept,
+/// by a key of this process that nobody can aim at.
 #[derive(Debug, Default)]
-pub(super) struct Told(Mutex<HashMap<(AlertKind, Box<str>), Instant>>);
+pub(super) struct Told(Mutex<HashMap<u64, Instant>>, RandomState);
 
 impl Told {
     fn is_news(&self, kind: AlertKind, about: &str, now: Instant) -> bool {
+        let what = self.1.hash_one((kind, about));
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.get(&what).is_some_and(|until| now < *until) {
+            return false;
+        }
         if told.len() >= MOST {
-            told.clear();
+            let first = told.iter().min_by_key(|(_, until)| **until).map(|(what, _)| *what);
+            first.and_then(|first| told.remove(&first));
         }
-        let until = told.entry((kind, about.into())).or_insert(now);
-        let is_news = *until <= now;
-        if is_news {
-            *until = later(now, QUIET);
-        }
-        is_news
+        told.insert(what, later(now, QUIET));
+        true
     }
 
     /// Nobody has it.
     fn failed(&self, kind: AlertKind, about: &str, now: Instant) {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // None: it is over meanwhile.
-        if let Some(until) = told.get_mut(&(kind, about.into())) {
+        if let Some(until) = told.get_mut(&self.1.hash_one((kind, about))) {
             *until = later(now, AGAIN);
         }
     }
 
     /// It is over: when it comes again, it is news.
     pub(super) fn forget(&self, kind: AlertKind, about: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&(kind, about.into()));
+        let what = self.1.hash_one((kind, about));
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&what);
     }
 }
 
@@ -88,6 +92,12 @@ impl State {
         if self.told.is_news(kind, about, Instant::now()) {
             self.tell(kind, about, &title());
         }
+    }
+
+    /// Whether the router knows this route: what callers make up is no news.
+    pub(super) fn knows(&self, route: &RouteId) -> bool {
+        let known = AssertUnwindSafe(|| self.router.routes().iter().any(|known| known.id() == route));
+        catch_unwind(known).unwrap_or(false)
     }
 
     /// In a task of its own: a notifier that hangs delays no call. A shutdown gives up at its deadline what is still on
@@ -140,5 +150,31 @@ impl Drop for Telling {
         alerts.unsaid.fetch_add(self.unsaid + 1, Ordering::AcqRel);
         self.state.told.failed(self.kind, &self.about, Instant::now());
         tracing::warn!(alert = self.kind.as_str(), about = &*self.about, "an alert did not arrive");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_remembered_is_bounded_and_the_oldest_is_forgotten_first() {
+        let (told, start) = (Told::default(), Instant::now());
+        let tell = |number: u32| {
+            let name = format!("{number} {}", "x".repeat(1_000));
+            told.is_news(AlertKind::ModelRedirected, &name, start + Duration::from_secs(u64::from(number)))
+        };
+        assert!((0..2_000).all(tell));
+        assert!(told.0.lock().unwrap().len() <= MOST);
+        assert!(!(1_000..2_000).any(tell), "those of late are remembered");
+        assert!(tell(0));
+        assert!(told.is_news(AlertKind::ModelDeprecated, "1999", start), "of another kind");
+    }
+
+    #[test]
+    fn the_same_is_news_again_after_a_day() {
+        let (told, start) = (Told::default(), Instant::now());
+        let tell = |after: Duration| told.is_news(AlertKind::ModelDeprecated, "m", start + after);
+        assert_eq!([Duration::ZERO, QUIET / 2, QUIET, QUIET].map(tell), [true, false, true, false]);
     }
 }

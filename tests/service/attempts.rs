@@ -182,6 +182,54 @@ async fn no_attempt_starts_after_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn no_repeat_starts_that_could_not_end_in_time() {
+    // Scenario: the models of a call are known to take ten seconds; the first one fails when one second is left.
+    // Expected: the caller gets that failure at once, without another attempt; a model of which nothing is known, or that
+    // is known to be fast, is tried all the same.
+    for streams in [false, true] {
+        for (others, answers) in [(vec![], false), (vec![MID], false), (vec![MID, SMALL], true)] {
+            let world = World::new();
+            world.sim.latency(secs(10));
+            for model in [LARGE, MID] {
+                for _ in 0..3 {
+                    world.service.complete(muse("why?").model(model)).await.unwrap();
+                }
+            }
+            world.sim.latency_of(SMALL, ms(500));
+            world.sim.fail_next_of(LARGE, 3, Fault::status(500));
+            let (calls, start) = (world.calls(), Instant::now());
+            let request = muse("why?").models([vec![LARGE], others].concat()).deadline(secs(11));
+            if answers {
+                let reply = if streams {
+                    world.service.stream(request).await.unwrap().finish().await.unwrap()
+                } else {
+                    world.service.complete(request).await.unwrap()
+                };
+                assert_eq!((reply.model().as_str(), reply.attempts.len()), (SMALL, 2));
+                continue;
+            }
+            let error = fails(&world, request, streams).await;
+            assert_eq!((error.kind(), error.client_error().unwrap().status()), (ErrorKind::Upstream, Some(500)));
+            assert_eq!((world.calls() - calls, start.elapsed()), (1, secs(10)), "{error}");
+            world.at_rest().await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repeat_that_may_just_end_in_time_starts() {
+    // Scenario: answers take two seconds, and the first attempt fails when three are left.
+    let world = World::new();
+    world.sim.latency(secs(2));
+    for _ in 0..3 {
+        world.service.complete(muse("why?").model(LARGE)).await.unwrap();
+    }
+    world.sim.fail_next_of(LARGE, 1, Fault::status(500));
+    let reply = world.service.complete(muse("why?").model(LARGE).deadline(secs(5))).await.unwrap();
+    assert_eq!(reply.attempts.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_call_that_waits_for_a_place_leaves_at_its_deadline() {
     let one = Limits::default().concurrency(1).max_waiting(1);
     let world = World::with(|builder| builder.limits(one));

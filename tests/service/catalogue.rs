@@ -352,3 +352,15 @@ fn a_set_up_that_cannot_be_is_refused_with_what_to_change() {
         assert!(error.contains(says), "{error}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn names_that_callers_make_up_are_no_news() {
+    let alerts = Alerts::default();
+    let service = InferenceService::builder(Together::new().client()).notifier(alerts.clone()).build().unwrap();
+    for number in 0..20 {
+        let error = service.complete(muse("why?").model(format!("made-up/{number}"))).await.unwrap_err();
+        assert_eq!(error.kind(), service::ErrorKind::Refused, "{error}");
+    }
+    service.shutdown(secs(1)).await;
+    assert!(alerts.kinds().is_empty());
+}

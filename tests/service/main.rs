@@ -28,6 +28,7 @@ mod shutdown;
 mod sinks;
 mod streams;
 mod traces;
+mod trials;
 #[cfg(feature = "schema")]
 mod typed;
 mod validation;

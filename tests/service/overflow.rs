@@ -8,24 +8,28 @@ use std::{
 use together_inference::{
     InferenceRequest, async_trait,
     batch::{Deferred, Overflow, OverflowError, Overflowing},
+    cache::{CacheEntry, CacheError, CacheLayer},
+    inference::CacheKey,
     limit::Limits,
+    router::{CatalogRouter, ModelRouter, NoRoute, Override, Ranking, RouteAsk},
     service::{Completion, ErrorKind},
     testing::Fault,
     types::{Rng, SeededRng},
 };
 use tokio::time::{Instant, sleep};
 
-use crate::world::{LARGE, MID, World, ms, muse, route, secs, spawn};
+use crate::world::{LARGE, MID, World, ask, ms, muse, route, secs, spawn};
 
 /// Keeps what it takes, after a while; refuses where it is told to.
 #[derive(Clone, Debug, Default)]
-struct Later(Arc<Mutex<(Vec<String>, bool)>>);
+struct Later(Arc<Mutex<(Vec<String>, bool, usize)>>);
 
 #[async_trait]
 impl Overflow for Later {
     async fn take(&self, request: &InferenceRequest, why: Overflowing) -> Result<Deferred, OverflowError> {
         sleep(ms(10)).await;
         let mut kept = self.0.lock().unwrap();
+        kept.2 += 1;
         if kept.1 {
             return Err(OverflowError::new("full"));
         }
@@ -74,13 +78,115 @@ async fn an_outage_hands_over_what_may_wait_and_nothing_else() {
         let error = world.service.complete_or_defer(request).await.unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::Upstream | ErrorKind::Ejected), "{error}");
     }
-    sleep(ms(300)).await;
-    // By now it is ejected: nothing is sent for a request that may wait.
+    // By now it has been ejected for long: nothing is sent for a request that may wait, but for a probe that is due.
+    sleep(secs(31)).await;
     let _ = world.service.complete(muse("d").model(LARGE)).await;
     let calls = world.calls();
     assert_eq!(why(world.service.complete_or_defer(patient("e")).await.unwrap()), Some(Overflowing::Outage));
     assert_eq!((later.taken(), world.calls()), (vec!["a".to_owned(), "e".to_owned()], calls));
     world.at_rest().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_outage_is_waited_for() {
+    // Scenario: the only model is ejected, and well again.
+    // Expected: a request that may wait is answered by it, and not handed over for hours.
+    let (world, later) = world(Limits::default());
+    world.sim.fail_share_of(LARGE, 1.0, Fault::status(500));
+    for _ in 0..10 {
+        let _ = world.service.complete(muse("a").model(LARGE)).await;
+        sleep(ms(100)).await;
+    }
+    world.sim.heal();
+    let (start, calls) = (Instant::now(), world.calls());
+    assert_eq!(why(world.service.complete_or_defer(patient("b")).await.unwrap()), None);
+    assert!(start.elapsed() <= secs(3) && world.calls() == calls + 1, "{:?}", start.elapsed());
+    assert!(later.taken().is_empty());
+    world.at_rest().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_that_an_operator_took_out_is_not_waited_for() {
+    let (world, _) = world(Limits::default());
+    world.service.force(&route(LARGE), Some(Override::Eject));
+    let start = Instant::now();
+    assert_eq!(why(world.service.complete_or_defer(patient("a")).await.unwrap()), Some(Overflowing::Outage));
+    assert!(start.elapsed() <= ms(20) && world.calls() == 0);
+}
+
+/// A cache that takes its time to find nothing.
+#[derive(Debug)]
+struct Sluggish;
+
+#[async_trait]
+impl CacheLayer for Sluggish {
+    async fn get(&self, _: &CacheKey) -> Result<Option<CacheEntry>, CacheError> {
+        sleep(ms(100)).await;
+        Ok(None)
+    }
+
+    async fn set(&self, _: &CacheKey, _: CacheEntry) -> Result<(), CacheError> {
+        Ok(())
+    }
+
+    async fn remove(&self, _: &CacheKey) -> Result<(), CacheError> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_under_way_is_not_handed_over() {
+    // Scenario: an answer that may be shared comes a moment after the two minutes that it is tried for at once, while the
+    // task that works for it still has time.
+    // Expected: it is waited for, since it is paid for; the overflow does not answer it a second time.
+    let later = Later::default();
+    let world = World::with(|builder| builder.overflow(later.clone()).cache(Sluggish));
+    world.sim.latency(ms(119_900));
+    let request = ask("a").model(LARGE).deferrable();
+    assert_eq!(why(world.service.complete_or_defer(request).await.unwrap()), None);
+    assert_eq!((later.taken().len(), world.calls()), (0, 1));
+    world.at_rest().await;
+}
+
+/// Whether it was a rehearsal, and the temperature.
+type Question = (bool, Option<f64>);
+
+/// Remembers what it is asked.
+#[derive(Debug)]
+struct Asked(CatalogRouter, Arc<Mutex<Vec<Question>>>);
+
+#[async_trait]
+impl ModelRouter for Asked {
+    async fn rank(&self, ask: &RouteAsk<'_>) -> Result<Ranking, NoRoute> {
+        let temperature = ask.request.as_chat().and_then(|chat| chat.temperature);
+        self.1.lock().unwrap().push((ask.rehearsal, temperature));
+        self.0.rank(ask).await
+    }
+
+    fn inner(&self) -> Option<&dyn ModelRouter> {
+        Some(&self.0)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_rehearsed_is_what_is_tried() {
+    let asked = Arc::default();
+    let router = Asked(CatalogRouter::builtin(), Arc::clone(&asked));
+    let world = World::with(|builder| builder.overflow(Later::default()).router(router));
+    world.service.complete_or_defer(muse("a").deferrable()).await.unwrap();
+    assert_eq!(*asked.lock().unwrap(), [(true, Some(0.7)), (false, Some(0.7))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_overflow_is_asked_once_for_a_call() {
+    let later = Later::default();
+    let world = World::with(|builder| builder.overflow(later.clone()));
+    later.0.lock().unwrap().1 = true;
+    world.service.force(&route(LARGE), Some(Override::Eject));
+    let start = Instant::now();
+    let error = world.service.complete_or_defer(patient("a")).await.unwrap_err();
+    assert_eq!((error.kind(), start.elapsed() < ms(20)), (ErrorKind::Ejected, true));
+    assert_eq!(later.0.lock().unwrap().2, 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -16,7 +16,8 @@ use crate::{
         NoRoute, Observation, Outcome, Ranking, RouteAsk, RouteLimits, filter,
         incumbent::Rival,
         learn::{self, Change},
-        rank, score,
+        rank::{self, Fit},
+        score,
         table::{Entry, Finished, Key, Table, Trial},
     },
     types::{Usage, later},
@@ -30,11 +31,13 @@ const FADING: Duration = Duration::from_secs(5);
 const STILL_GOOD: f64 = 0.98;
 
 impl CatalogRouter {
-    /// Ranks all routes, from the finished rankings where one holds.
+    /// Ranks all routes, from the finished rankings where one holds. What fits a ceiling depends on the prompt's length:
+    /// those are ranked anew each time.
     pub(super) fn rank_any(&self, table: &Table, ask: &RouteAsk<'_>) -> Result<Ranking, NoRoute> {
         let (tokens, key) = (filter::realistic_tokens(ask), key(ask));
-        if key.within != 0 || ask.limits.max_cost.is_some() {
-            return self.rank_one(table, ask, (tokens, key));
+        if ask.limits.max_cost.is_some() {
+            let (ranking, trials) = self.decide(table, ask, rank::any(table, ask, tokens)?, &key);
+            return Ok(self.shown(ranking, &trials, ask));
         }
         let finished = match table.finished(&key).filter(|finished| self.holds(finished, ask.now)) {
             Some(finished) => finished,
@@ -44,17 +47,13 @@ impl CatalogRouter {
         if tokens > finished.tokens {
             return self.rank_one(table, ask, (tokens, key));
         }
-        if finished.trials.is_empty() || ask.rehearsal {
-            return Ok(finished.ranking);
-        }
-        Ok(self.on_trial(&finished, ask.now))
+        Ok(self.shown(finished.ranking, &finished.trials, ask))
     }
 
     /// Ranks for this request alone, around the first choice of its class.
     fn rank_one(&self, table: &Table, ask: &RouteAsk<'_>, (tokens, key): (u64, Key)) -> Result<Ranking, NoRoute> {
         let fit = rank::any(table, ask, tokens)?;
-        // Bounds leave some out: the first choice of the class without them still stands where it can.
-        let first = self.incumbents.place(&Key { within: 0, ..key }, &fit.rivals());
+        let first = self.incumbents.place(&key, &fit.rivals());
         Ok(fit.ranking(first))
     }
 
@@ -67,10 +66,22 @@ impl CatalogRouter {
     fn finish(&self, table: &Table, ask: &RouteAsk<'_>, key: Key) -> Result<Finished, NoRoute> {
         // Before anything is read: what is learned meanwhile makes it old.
         let (turns, results) = (self.turns.load(Ordering::Acquire), self.results.load(Ordering::Acquire));
-        let fit = rank::any(table, ask, 0)?;
+        let (ranking, trials) = self.decide(table, ask, rank::any(table, ask, 0)?, &key);
+        let contexts = ranking.candidates.iter().filter_map(|one| table.entry(&one.route)?.route.context);
+        let tokens = contexts.min().map_or(u64::MAX, u64::from);
+        let finished = Finished { ranking, tokens, made: ask.now, turns, results, trials };
+        table.finish(key, finished.clone());
+        Ok(finished)
+    }
+
+    /// The ranking of these around the first choice of their class, and who is on trial for its place.
+    fn decide(&self, table: &Table, ask: &RouteAsk<'_>, fit: Fit<'_>, key: &Key) -> (Ranking, Arc<[Trial]>) {
         let rivals = fit.rivals();
-        let choice = self.incumbents.decide(&key, &rivals, ask.now, table.version());
-        table.set_common(key.task, common(table.climate(key.task).common, &rivals, choice.first));
+        let choice = self.incumbents.decide(key, &rivals, ask.now, table.version());
+        // Of some of them nobody can say what all have in common.
+        if key.within == 0 {
+            table.set_common(key.task, common(table.climate(key.task).common, &rivals, choice.first));
+        }
         if let Some(fallen) = choice.fallen {
             let is_slow = |at: usize| rivals.get(at).is_some_and(|rival| rival.estimate.success > STILL_GOOD);
             fit.learned(fallen).into_iter().for_each(|learned| learned.demote(ask.now, is_slow(fallen)));
@@ -84,26 +95,18 @@ impl CatalogRouter {
         // Those before the first choice move back by one place.
         let place = |at: usize| if at < choice.first { at + 1 } else { at };
         let trials = trials.into_iter().map(|(at, canary, learned)| Trial { at: place(at), canary, learned }).collect();
-        let ranking = fit.ranking(choice.first);
-        let contexts = ranking.candidates.iter().filter_map(|one| table.entry(&one.route)?.route.context);
-        let tokens = contexts.min().map_or(u64::MAX, u64::from);
-        let finished = Finished { ranking, tokens, made: ask.now, turns, results, trials };
-        table.finish(key, finished.clone());
-        Ok(finished)
+        (fit.ranking(choice.first), trials)
     }
 
     /// The ranking, or one with a route on trial before the first choice if it is its turn.
-    fn on_trial(&self, finished: &Finished, now: Instant) -> Ranking {
-        let its_turn = |trial: &&Trial| {
-            if trial.canary {
-                self.asked.fetch_add(1, Ordering::Relaxed).is_multiple_of(2)
-            } else {
-                trial.learned.ask_probe(now)
-            }
-        };
-        let Some(trial) = finished.trials.iter().find(its_turn) else { return finished.ranking.clone() };
-        let mut candidates = finished.ranking.candidates.to_vec();
-        let mut decision = Decision::clone(&finished.ranking.decision);
+    fn shown(&self, ranking: Ranking, trials: &[Trial], ask: &RouteAsk<'_>) -> Ranking {
+        if ask.rehearsal {
+            return ranking;
+        }
+        let its_turn = |trial: &&Trial| if trial.canary { self.ask_canary() } else { trial.learned.ask_probe(ask.now) };
+        let Some(trial) = trials.iter().find(its_turn) else { return ranking };
+        let mut candidates = ranking.candidates.to_vec();
+        let mut decision = Decision::clone(&ranking.decision);
         if let (Some(candidates), Some(ranked)) =
             (candidates.get_mut(..=trial.at), decision.ranked.get_mut(..=trial.at))
         {
@@ -113,6 +116,18 @@ impl CatalogRouter {
             decision.reason = format!("{}; {}", decision.reason, if trial.canary { "canary" } else { "probe" }).into();
         }
         Ranking::new(candidates, decision)
+    }
+
+    /// Whether a call of now is a canary's: every second one. Its turn stays until it goes out.
+    fn ask_canary(&self) -> bool {
+        let passes = |turn: u64| (turn % 2 == 1).then_some(turn + 1);
+        self.canaries.fetch_update(Ordering::Relaxed, Ordering::Relaxed, passes).is_err()
+    }
+
+    /// Takes a canary's turn, if nobody else did.
+    pub(super) fn take_canary(&self) -> bool {
+        let takes = |turn: u64| turn.is_multiple_of(2).then_some(turn + 1);
+        self.canaries.fetch_update(Ordering::Relaxed, Ordering::Relaxed, takes).is_ok()
     }
 
     /// Learns from the end of an attempt.
@@ -146,13 +161,14 @@ impl CatalogRouter {
 
 /// The class of requests that one belongs to.
 fn key(ask: &RouteAsk<'_>) -> Key {
-    let RouteLimits { tier, allow, deny, max_cost: _ } = &ask.limits;
+    let RouteLimits { tier, allow, deny, max_cost } = &ask.limits;
     let upstream = ask.request.upstream_of();
-    let within = if tier.is_none() && allow.is_empty() && deny.is_empty() && upstream.is_none() {
+    let bounds = (tier, &**allow, &**deny, max_cost, upstream);
+    let within = if matches!(bounds, (None, [], [], None, None)) {
         0
     } else {
         let mut hasher = DefaultHasher::new();
-        (tier, allow, deny, upstream).hash(&mut hasher);
+        bounds.hash(&mut hasher);
         hasher.finish().max(1)
     };
     Key {
