@@ -253,6 +253,11 @@ impl Learned {
         demoted.is_due(now)
     }
 
+    /// The share of calls that probe it, about; 0 where none does.
+    pub(super) fn probe_share(&self) -> f64 {
+        self.lock().demoted.as_ref().map_or(0.0, Demoted::share)
+    }
+
     /// Takes the turn for a call that goes out now, if nobody else did; `None` where no probes are due at all.
     pub(super) fn take_probe(&self, now: Instant) -> Option<bool> {
         let mut known = self.lock();

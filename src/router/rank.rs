@@ -104,15 +104,15 @@ impl Fit<'_> {
         self.standings.get(at).map(|standing| &standing.row.learned)
     }
 
-    /// The ranking, with the one at this place first.
-    pub(super) fn ranking(mut self, first: usize) -> Ranking {
+    /// The ranking, with the one at this place first, which it is in this share of all.
+    pub(super) fn ranking(mut self, first: usize, propensity: f64) -> Ranking {
         if let Some(ahead) = self.standings.get_mut(..=first)
             && first > 0
         {
             ahead.rotate_right(1);
             self.reason.push_str("; incumbent within margin");
         }
-        ranking(self.ask, &self.reason, (&self.standings, self.rejected), self.catalogue)
+        ranking(self.ask, &self.reason, (&self.standings, self.rejected), (self.catalogue, propensity))
     }
 }
 
@@ -179,7 +179,7 @@ fn named(
         (true, "pin") => Cow::Owned(format!("retired → {}", best.row.id().model())),
         (true, _) => Cow::Owned(format!("{why}; retired → {}", best.row.id().model())),
     };
-    Ok(ranking(ask, &reason, (&fit, rejected), table.fingerprint()))
+    Ok(ranking(ask, &reason, (&fit, rejected), (table.fingerprint(), 1.0)))
 }
 
 /// A route that a request names, or that replaces one.
@@ -224,10 +224,15 @@ fn none_named(why: &str, rejected: Rejected) -> NoRoute {
     NoRoute::new(format!("{which} {verb}: {}", each.join("; ")), rejected)
 }
 
-fn ranking(ask: &RouteAsk<'_>, reason: &str, (fit, rejected): (&[Standing<'_>], Rejected), catalogue: u64) -> Ranking {
+fn ranking(
+    ask: &RouteAsk<'_>,
+    reason: &str,
+    (fit, rejected): (&[Standing<'_>], Rejected),
+    (catalogue, propensity): (u64, f64),
+) -> Ranking {
     let mut decision = Decision::new(POLICY, ask.task(), ask.priority(), ask.tier(), reason);
     decision.settings = Weights::of(ask.priority()).fingerprint();
-    (decision.catalogue, decision.needs) = (catalogue, ask.needs);
+    (decision.catalogue, decision.needs, decision.propensity) = (catalogue, ask.needs, propensity);
     decision.ranked = fit.iter().map(considered).collect();
     decision.rejected = rejected;
     Ranking::new(fit.iter().map(candidate).collect::<Vec<_>>(), decision)

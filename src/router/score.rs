@@ -32,14 +32,11 @@ pub(super) struct Weights {
 }
 
 impl Weights {
-    /// A number for these weights, the same in every process.
+    /// A number for these weights, the same in every process: FNV-1a, for it is asked for at every ranking.
     pub(super) fn fingerprint(self) -> u64 {
         let Self { quality, cost, latency, success } = self;
-        let mut hasher = blake3::Hasher::new();
-        for weight in [quality, cost, latency, success] {
-            hasher.update(&weight.to_le_bytes());
-        }
-        first_bytes(&hasher.finalize())
+        let bytes = [quality, cost, latency, success].into_iter().flat_map(f64::to_le_bytes);
+        bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
     }
 
     pub(super) const fn of(priority: Priority) -> Self {

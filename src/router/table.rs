@@ -195,6 +195,8 @@ pub(super) struct Trial {
     pub(super) at: usize,
     /// Every second call, or a probe now and then.
     pub(super) canary: bool,
+    /// Of the calls, about.
+    pub(super) share: f64,
     pub(super) learned: Arc<Learned>,
 }
 

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use together_inference::{
     InferenceRequest, Price, Priority, Tier,
-    inference::Source,
     router::{CatalogRouter, ModelRoute},
     usd,
 };
@@ -57,6 +56,8 @@ async fn what_the_cache_answers_uses_up_no_probe() {
         for _ in 0..30 {
             let kept = world.service.complete(realtime(ask("kept"))).await.unwrap();
             assert!(kept.source().is_cached());
+            let propensity = kept.decision.propensity;
+            assert!((0.5..1.0).contains(&propensity), "a share goes to the one on trial: {propensity}");
         }
         world.service.complete(realtime(muse("why?"))).await.unwrap();
     }

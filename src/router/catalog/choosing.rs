@@ -15,7 +15,7 @@ use crate::{
     router::{
         NoRoute, Observation, Outcome, Ranking, RouteAsk, RouteLimits, filter,
         incumbent::Rival,
-        learn::{self, Change},
+        learn::{self, Change, Learned},
         rank::{self, Fit},
         score,
         table::{Entry, Finished, Key, Table, Trial},
@@ -54,7 +54,7 @@ impl CatalogRouter {
     fn rank_one(&self, table: &Table, ask: &RouteAsk<'_>, (tokens, key): (u64, Key)) -> Result<Ranking, NoRoute> {
         let fit = rank::any(table, ask, tokens)?;
         let first = self.incumbents.place(&key, &fit.rivals());
-        Ok(fit.ranking(first))
+        Ok(fit.ranking(first, 1.0))
     }
 
     fn holds(&self, finished: &Finished, now: Instant) -> bool {
@@ -94,8 +94,13 @@ impl CatalogRouter {
         let trials: Vec<_> = choice.canary.and_then(|at| trial(at, true)).into_iter().chain(demoted).collect();
         // Those before the first choice move back by one place.
         let place = |at: usize| if at < choice.first { at + 1 } else { at };
-        let trials = trials.into_iter().map(|(at, canary, learned)| Trial { at: place(at), canary, learned }).collect();
-        (fit.ranking(choice.first), trials)
+        let trial = |(at, canary, learned): (usize, bool, Arc<Learned>)| {
+            let share = if canary { 0.5 } else { learned.probe_share() };
+            Trial { at: place(at), canary, share, learned }
+        };
+        let trials: Arc<[Trial]> = trials.into_iter().map(trial).collect();
+        let rest = trials.iter().map(|trial| 1.0 - trial.share).product();
+        (fit.ranking(choice.first, rest), trials)
     }
 
     /// The ranking, or one with a route on trial before the first choice if it is its turn.
@@ -113,6 +118,7 @@ impl CatalogRouter {
             candidates.rotate_right(1);
             ranked.rotate_right(1);
             candidates.iter_mut().take(1).for_each(|first| first.trial = true);
+            decision.propensity = trial.share;
             decision.reason = format!("{}; {}", decision.reason, if trial.canary { "canary" } else { "probe" }).into();
         }
         Ranking::new(candidates, decision)
