@@ -1,11 +1,16 @@
 //! Answers in pieces.
 
 use together_inference::{
-    Priority, UsageSource, client::ErrorKind as Wire, inference::Source, service::ErrorKind, testing::Fault,
+    Priority, Usage, UsageSource,
+    client::ErrorKind as Wire,
+    inference::Source,
+    router::{CatalogRouter, ModelRouter, Observation, Outcome},
+    service::ErrorKind,
+    testing::Fault,
 };
 use tokio::time::{Instant, sleep};
 
-use crate::world::{LARGE, MID, SMALL, World, ms, muse, secs};
+use crate::world::{LARGE, MID, SMALL, World, ms, muse, route, secs};
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_begins_with_its_first_delta() {
@@ -204,4 +209,21 @@ async fn a_reader_who_takes_his_time_makes_no_route_look_slow() {
     drop(left);
     let records = world.at_rest().await;
     assert!(records.iter().all(|record| record.latency < secs(3)), "{records:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waited_for_a_slow_reader_makes_no_route_look_fast() {
+    // Scenario: a route whose answers take three seconds, and then ten whose reader came when everything was there: they
+    // seem to have taken as long as their first token.
+    // Expected: nothing is believed of their pace.
+    let (router, usage) = (CatalogRouter::builtin(), Usage { completion: 60, ..Usage::default() });
+    let observe = |took, held_up| {
+        let mut seen = Observation::new(route(LARGE), Instant::now(), took, Outcome::Answered(usage));
+        (seen.first_token, seen.held_up) = (Some(ms(300)), held_up);
+        router.observe(&seen);
+        router.expects(&route(LARGE), Instant::now()).unwrap().seconds
+    };
+    let before = (0..20).fold(0.0, |_, _| observe(secs(3), ms(0)));
+    let after = (0..10).fold(0.0, |_, _| observe(ms(300), secs(6)));
+    assert!((0.7..1.4).contains(&(after / before)), "{before} s, then {after} s");
 }
