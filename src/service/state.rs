@@ -32,12 +32,15 @@ use crate::{
     cost::{BudgetStore, CostRecord, Ending, FanOut, PriceBook, PriceSource, PriceStamp},
     limit::{Lane, Limits},
     notify::Notifier,
-    router::{Candidate, Ejection, ModelRouter, Outcome},
+    router::{Availability, Candidate, Ejection, ModelRouter, Outcome},
     types::{Clock, Cost, ModelId, Rng, RouteId, UpstreamId, Usd},
 };
 
 /// A cache layer is a miss after this.
 pub(super) const PATIENCE: Duration = Duration::from_millis(250);
+
+/// Routes that are remembered; past it those that never answered are forgotten, for callers name what they like.
+const MOST_ROUTES: usize = 1_024;
 
 /// The shared state of a service; tasks and calls in flight hold it.
 #[derive(Debug)]
@@ -88,6 +91,13 @@ pub(super) struct RouteState {
     pub(super) retries: RetryBudget,
     pub(super) counts: Counts,
     pub(super) ejection: Ejection,
+}
+
+impl RouteState {
+    /// Whether more is known of it than that a caller made up its name.
+    fn is_worth_keeping(&self) -> bool {
+        self.counts.answered.load(Ordering::Relaxed) > 0 || self.ejection.availability() != Availability::Admitted
+    }
 }
 
 /// Whether there is a runtime with time here. IO is the transport's own affair: a simulator needs none.
@@ -193,6 +203,9 @@ impl State {
             return Arc::clone(route);
         }
         let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
+        if routes.len() >= MOST_ROUTES {
+            routes.retain(|_, route| Arc::strong_count(route) > 1 || route.is_worth_keeping());
+        }
         let made = routes.entry(id.clone()).or_insert_with(|| {
             let limits = self.route_limits.get(id).copied().unwrap_or(self.limits);
             Arc::new(RouteState {

@@ -136,3 +136,16 @@ async fn a_stream_longer_than_its_deadline_is_still_charged_to_the_budget() {
     assert_eq!((Some(spent), reserved), (reply.cost().known(), Usd::ZERO));
     world.at_rest().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn names_that_callers_make_up_are_forgotten_and_routes_that_answer_are_not() {
+    let world = World::new();
+    world.service.complete(muse("q").model(MID)).await.unwrap();
+    for name in 0..3_000 {
+        world.service.complete(muse("q").model(format!("made/up-{name}"))).await.unwrap_err();
+    }
+    let routes = world.service.health().routes;
+    assert!(routes.len() <= 1_025, "{}", routes.len());
+    assert!(routes.iter().any(|known| known.route.model().as_str() == MID && known.answered == 1));
+    world.at_rest().await;
+}

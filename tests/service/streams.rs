@@ -3,7 +3,7 @@
 use together_inference::{
     Priority, Usage, UsageSource,
     client::ErrorKind as Wire,
-    inference::Source,
+    inference::{Bypass, Source},
     router::{CatalogRouter, ModelRouter, Observation, Outcome},
     service::ErrorKind,
     testing::Fault,
@@ -117,7 +117,7 @@ async fn a_finished_stream_is_the_answer_of_a_plain_call() {
             calls.collect::<Vec<_>>()
         };
         assert_eq!((folded.choices().len(), names(&folded)), (plain.choices().len(), names(&plain)));
-        assert_eq!(folded.source(), Source::Miss);
+        assert_eq!(folded.source(), Source::Upstream(Bypass::Stochastic));
         assert_eq!((folded.asked, folded.route), (plain.asked, plain.route));
         world.at_rest().await;
     }

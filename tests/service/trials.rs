@@ -57,7 +57,7 @@ async fn what_the_cache_answers_uses_up_no_probe() {
             let kept = world.service.complete(realtime(ask("kept"))).await.unwrap();
             assert!(kept.source().is_cached());
             let propensity = kept.decision.propensity;
-            assert!((0.5..1.0).contains(&propensity), "a share goes to the one on trial: {propensity}");
+            assert!(propensity > 0.0 && propensity < 1.0, "a share goes to the one on trial: {propensity}");
         }
         world.service.complete(realtime(muse("why?"))).await.unwrap();
     }
