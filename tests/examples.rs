@@ -79,9 +79,11 @@ fn is_golden(name: &str) {
 fn the_examples_print_what_their_golden_files_hold() {
     for name in [
         "axum_chat",
+        "cache_controls",
         "custom_cache",
         "custom_cost_sink",
         "custom_router",
+        "embeddings",
         "embeddings_search",
         "explain",
         "fallback",
