@@ -60,7 +60,7 @@ impl InferenceRequest {
     /// ```
     #[must_use]
     pub fn message(self, message: Message) -> Self {
-        self.chat_input("message", |input| input.messages.push(message))
+        self.chat_input("message", |input| input.push(message))
     }
 
     /// Appends turns.

@@ -73,7 +73,7 @@ impl Input {
 
     fn prompt(mut self, text: impl Into<String>) -> Self {
         match &mut self {
-            Self::Chat(input) => input.messages.push(Message::user(text.into())),
+            Self::Chat(input) => input.push(Message::user(text.into())),
             Self::Prompt(input) => input.prompt = text.into(),
             Self::Embedding(input) => input.texts.push(text.into()),
             Self::Image(input) => input.prompt = text.into(),

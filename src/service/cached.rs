@@ -198,8 +198,9 @@ impl State {
 
 /// What an entry is to a request: whatever a layer of the application's own thinks of time, ours decides.
 fn found_entry(entry: CacheEntry, control: &CacheControl) -> Found {
-    let age = entry.stored.elapsed();
-    let is_too_old = control.max_age.is_some_and(|most| age > most) || !entry.is_kept(Instant::now());
+    let now = Instant::now();
+    let age = now.saturating_duration_since(entry.stored);
+    let is_too_old = control.max_age.is_some_and(|most| age > most) || !entry.is_kept(now);
     let CacheValue::Inference(answer) = entry.value else { return Found::Nothing };
     if is_too_old {
         return Found::Nothing;

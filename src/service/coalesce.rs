@@ -69,17 +69,14 @@ impl Slots {
     }
 }
 
-/// What the cache had for a call.
-pub(super) enum Read {
-    Answered(Box<InferenceResponse>),
-    Missed {
-        /// Whether it is worth asking again.
-        looks_again: bool,
-        /// What may be served where no other answer can be had.
-        stand_in: Option<Hit>,
-    },
+/// What is known once the cache had no answer for a call.
+pub(super) struct Missed {
+    /// Whether it is worth asking again.
+    looks_again: bool,
+    /// What may be served where no other answer can be had.
+    pub(super) stand_in: Option<Hit>,
     /// It took all the time that the caller had.
-    Late(Error),
+    pub(super) late: Option<Error>,
 }
 
 /// Frees the slot on every path, a panic of the leader included.
@@ -107,27 +104,30 @@ fn is_anothers(plan: &Plan, error: &Error) -> bool {
 
 impl State {
     /// What the cache has for a call. An answer that is only a little past its time is renewed behind it.
-    pub(super) async fn read(self: &Arc<Self>, plan: &Arc<Plan>, key: CacheKey, control: CacheControl) -> Read {
+    pub(super) async fn read(
+        self: &Arc<Self>,
+        plan: &Plan,
+        key: CacheKey,
+        control: CacheControl,
+    ) -> Result<InferenceResponse, Missed> {
         let (mut looks_again, mut stand_in) = (true, None);
         match self.look_up(&key, &control, plan.deadline).await {
             Found::Fresh(hit) => {
                 let origin = hit.origin;
-                return Read::Answered(Box::new(self.hit(plan, &self.done_from_cache(plan, hit), origin)));
+                return Ok(self.hit(plan, &self.done_from_cache(plan, hit), origin));
             }
             Found::Stale(hit) if hit.is_renewed(&control) => {
                 // Nobody waits for it: whoever comes meanwhile is served the same, or joins.
-                drop(self.seat(key, plan, control, true));
-                return Read::Answered(Box::new(self.stale(plan, hit)));
+                drop(self.seat(key, &Arc::new(plan.with_patience(LEADER_PATIENCE)), control, true));
+                return Ok(self.stale(plan, hit));
             }
             Found::Stale(hit) => stand_in = Some(hit).filter(|hit| hit.may_stand_in(&control)),
             Found::Nothing => {}
             Found::Broken => looks_again = false,
         }
-        if Instant::now() < plan.deadline {
-            return Read::Missed { looks_again, stand_in };
-        }
-        let late = "the cache did not answer in time; nothing was sent";
-        Read::Late(Error::new(ErrorKind::DeadlineExceeded, late).of_plan(plan))
+        let is_late = Instant::now() >= plan.deadline;
+        let late = || Error::new(ErrorKind::DeadlineExceeded, "the cache did not answer in time; nothing was sent");
+        Err(Missed { looks_again, stand_in, late: is_late.then(|| late().of_plan(plan)) })
     }
 
     /// A cacheable call: the cache, or a seat at the one call under way.
@@ -136,21 +136,33 @@ impl State {
         plan: Plan,
         control: CacheControl,
     ) -> Result<InferenceResponse, Error> {
-        let (key, plan) = (self.key(&plan), Arc::new(plan));
-        let (mut again, mut spare) = (true, None);
+        let key = self.key(&plan);
+        let mut missed = Missed { looks_again: true, stand_in: None, late: None };
         if control.read {
             match self.read(&plan, key, control).await {
-                Read::Answered(reply) => return Ok(*reply),
-                Read::Late(error) => return Err(error),
-                Read::Missed { looks_again, stand_in } => (again, spare) = (looks_again, stand_in),
+                Ok(reply) => return Ok(reply),
+                Err(Missed { late: Some(late), .. }) => return Err(late),
+                Err(nothing) => missed = nothing,
             }
         }
+        // On the heap: a hit, which is what most calls are, should not carry it.
+        Box::pin(self.asked(Arc::new(plan), key, control, missed)).await
+    }
+
+    /// A call that the cache has no answer to.
+    async fn asked(
+        self: &Arc<Self>,
+        plan: Arc<Plan>,
+        key: CacheKey,
+        control: CacheControl,
+        missed: Missed,
+    ) -> Result<InferenceResponse, Error> {
         let answered = if control.read && control.write {
-            self.together(&plan, key, control, again).await
+            self.together(&plan, key, control, missed.looks_again).await
         } else {
             self.alone(&plan, key, control).await
         };
-        match (answered, spare) {
+        match (answered, missed.stand_in) {
             (Err(error), Some(hit)) if can_stand_in_for(error.kind()) => {
                 tracing::warn!(%error, "answered from the cache, past its time");
                 Ok(self.stale(&plan, hit))

@@ -21,7 +21,7 @@ use self::live::{Live, Open, Step};
 use super::{
     attempts::{Dispatched, settle},
     cached::can_stand_in_for,
-    coalesce::Read,
+    coalesce::Missed,
     error::{Error, ErrorKind},
     log,
     plan::Plan,
@@ -114,9 +114,9 @@ impl State {
             let key = self.key(&plan);
             if control.read {
                 match self.read(&plan, key, control).await {
-                    Read::Answered(reply) => return Ok(InferenceStream::replay(plan, reply, in_flight)),
-                    Read::Missed { stand_in, .. } => spare = stand_in,
-                    Read::Late(error) => return Err(error),
+                    Ok(reply) => return Ok(InferenceStream::replay(plan, Box::new(reply), in_flight)),
+                    Err(Missed { late: Some(late), .. }) => return Err(late),
+                    Err(missed) => spare = missed.stand_in,
                 }
             } else {
                 source = Some(Source::Upstream(Bypass::Asked));

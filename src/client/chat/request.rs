@@ -105,6 +105,14 @@ impl<K, V> Absent for BTreeMap<K, V> {
 }
 
 impl ChatInput {
+    /// Adds a turn. Most requests have one, and a vector would begin with room for four.
+    pub(crate) fn push(&mut self, message: Message) {
+        if self.messages.is_empty() {
+            self.messages.reserve_exact(1);
+        }
+        self.messages.push(message);
+    }
+
     /// Whether the API's field of this name has a field of its own here (or is set by the client itself).
     pub(crate) fn is_typed(name: &str) -> bool {
         macro_rules! names {
