@@ -156,6 +156,12 @@ impl CacheKey {
         self.tenant == short_hash(tenant)
     }
 
+    /// What all keys of a tenant look like outside the process, as a glob.
+    #[cfg(feature = "redis")]
+    pub(crate) fn pattern(tenant: &Tenant) -> String {
+        format!("ti:*:{}:*", Hex(&short_hash(tenant)))
+    }
+
     /// The hash.
     #[must_use]
     pub const fn hash(&self) -> &[u8; 32] {
@@ -166,10 +172,28 @@ impl CacheKey {
 impl fmt::Display for CacheKey {
     /// `ti:{prefix}:{tenant hash}:{key hash}`: the key outside the process.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ti:{}:", self.kind.prefix())?;
-        self.tenant.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+        for part in ["ti:", self.kind.prefix(), ":"] {
+            f.write_str(part)?;
+        }
+        Hex(&self.tenant).fmt(f)?;
         f.write_str(":")?;
-        self.hash.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        Hex(&self.hash).fmt(f)
+    }
+}
+
+/// Bytes as hexadecimal digits. A cache writes a name for every text of a call: formatting each byte would cost as much
+/// as reading its vector.
+struct Hex<'a>(&'a [u8]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or('0');
+        let mut digits = String::with_capacity(2 * self.0.len());
+        for byte in self.0 {
+            digits.push(digit(byte >> 4));
+            digits.push(digit(byte & 0xf));
+        }
+        f.write_str(&digits)
     }
 }
 

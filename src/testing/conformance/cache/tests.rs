@@ -6,7 +6,7 @@ use std::{
 use async_trait::async_trait;
 
 use super::*;
-use crate::cache::{CacheError, MemoryCache, NoCache};
+use crate::cache::{CacheError, MemoryCache, NoCache, TieredCache};
 
 /// The suite on tokio's time.
 async fn check(layer: &dyn CacheLayer, profile: CacheProfile) -> Result<(), Failure> {
@@ -22,6 +22,19 @@ async fn the_shipped_layers_keep_every_promise_behind_every_pointer() {
     check(&shared, CacheProfile::KeepsOld).await.unwrap();
     let boxed: Box<dyn CacheLayer> = Box::new(MemoryCache::new(1));
     check(&*boxed, CacheProfile::MayForget).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_two_layers_are_one_that_keeps_every_promise() {
+    let memory = MemoryCache::default;
+    check(&TieredCache::new(memory(), memory()), CacheProfile::KeepsOld).await.unwrap();
+    check(&TieredCache::new(NoCache, Arc::new(memory())), CacheProfile::KeepsOld).await.unwrap();
+    check(&TieredCache::new(memory(), NoCache), CacheProfile::KeepsOld).await.unwrap();
+    check(&TieredCache::new(MemoryCache::new(1), NoCache), CacheProfile::MayForget).await.unwrap();
+    let nested = TieredCache::new(TieredCache::new(MemoryCache::new(1), memory()), TieredCache::new(memory(), NoCache));
+    check(&nested, CacheProfile::KeepsOld).await.unwrap();
+    let forgetful = TieredCache::new(memory(), memory()).remember_misses(LONG);
+    check(&forgetful, CacheProfile::KeepsOld).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
