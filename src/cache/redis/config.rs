@@ -2,12 +2,12 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-#[cfg(feature = "rustls")]
-use redis::TlsCertificates;
 use redis::{
-    Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo, RedisError, RedisResult,
+    Client, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo, RedisError, RedisResult,
     cluster::ClusterClientBuilder, io::tcp::TcpSettings,
 };
+#[cfg(feature = "rustls")]
+use redis::{ConnectionAddr, TlsCertificates};
 
 use super::{
     RedisCache,
