@@ -156,6 +156,16 @@ impl CacheKey {
         self.tenant == short_hash(tenant)
     }
 
+    /// The key outside the process, as its `Display` has it.
+    #[cfg(feature = "redis")]
+    pub(crate) fn name(&self) -> String {
+        use fmt::Write as _;
+        // `to_string` would grow it step by step.
+        let mut name = String::with_capacity(96);
+        _ = write!(name, "{self}");
+        name
+    }
+
     /// What all keys of a tenant look like outside the process, as a glob.
     #[cfg(feature = "redis")]
     pub(crate) fn pattern(tenant: &Tenant) -> String {
@@ -181,19 +191,19 @@ impl fmt::Display for CacheKey {
     }
 }
 
-/// Bytes as hexadecimal digits. A cache writes a name for every text of a call: formatting each byte would cost as much
+/// At most 32 bytes as hexadecimal digits. A cache writes a name for every text of a call: formatting each byte would cost as much
 /// as reading its vector.
 struct Hex<'a>(&'a [u8]);
 
 impl fmt::Display for Hex<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or('0');
-        let mut digits = String::with_capacity(2 * self.0.len());
-        for byte in self.0 {
-            digits.push(digit(byte >> 4));
-            digits.push(digit(byte & 0xf));
+        let mut digits = [0; 64];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(self.0) {
+            let nibbles = [byte >> 4, byte & 0xf].map(|nibble| nibble + if nibble < 10 { b'0' } else { b'a' - 10 });
+            pair.copy_from_slice(&nibbles);
         }
-        f.write_str(&digits)
+        let digits = digits.get(..2 * self.0.len()).unwrap_or_default();
+        f.write_str(std::str::from_utf8(digits).unwrap_or_default())
     }
 }
 

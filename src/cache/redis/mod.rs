@@ -186,15 +186,12 @@ impl Inner {
         if let Some(pending) = self.queue.pending(key) {
             return Ok(Some(pending));
         }
-        if !self.is_up() {
-            self.counters.skipped.fetch_add(1, Relaxed);
-            return Ok(None);
-        }
-        let name = key.to_string();
+        let name = key.name();
         let read = self.link.ask(self.link.limits.operation, async |mut connection| connection.get(&name).await).await;
         match read {
             Ok(Some(bytes)) => self.open(key, &name, &bytes).map(Some),
             Ok(None) => {
+                self.ensure_tasks();
                 self.counters.skipped.fetch_add(1, Relaxed);
                 Ok(None)
             }
@@ -207,13 +204,9 @@ impl Inner {
 
     /// What a page of keys has, each for itself.
     async fn read_page(&self, keys: Vec<&CacheKey>) -> Vec<Result<Option<Lying>, CacheError>> {
-        let names: Vec<String> = keys.iter().map(ToString::to_string).collect();
+        let names: Vec<String> = keys.iter().map(|key| key.name()).collect();
         let limit = self.link.limits.operation;
-        let read = if self.is_up() {
-            self.link.ask(limit, async |mut connection| connection.get_many(&names).await).await
-        } else {
-            Ok(None)
-        };
+        let read = self.link.ask(limit, async |mut connection| connection.get_many(&names).await).await;
         let count = keys.len();
         let failed = |error: String| {
             self.counters.failed.fetch_add(1, Relaxed);
@@ -234,6 +227,7 @@ impl Inner {
                 opened
             }
             Ok(None) => {
+                self.ensure_tasks();
                 self.counters.skipped.fetch_add(count as u64, Relaxed);
                 (0..count).map(|_| Ok(None)).collect()
             }
@@ -279,7 +273,7 @@ impl Inner {
         let entry = entry.for_memory();
         let mut bytes = entry.encode(key, self.clock.now())?;
         if let Some(mac) = &self.mac {
-            mac.seal(&key.to_string(), &mut bytes);
+            mac.seal(&key.name(), &mut bytes);
         }
         if !self.queue.push(*key, What::Keep(entry, bytes.into()), None) {
             self.counters.dropped.fetch_add(1, Relaxed);

@@ -80,7 +80,7 @@ impl What {
     }
 
     fn write(&self, key: &CacheKey, rng: &dyn Rng) -> Write {
-        let name = key.to_string();
+        let name = key.name();
         let Self::Keep(entry, bytes) = self else { return Write::Remove { name } };
         let left = entry.lifetime().saturating_sub(Instant::now().saturating_duration_since(entry.stored));
         if left.is_zero() {
