@@ -60,6 +60,8 @@ enum Fault {
     RefusesUnknownRemove,
     ShufflesMany,
     LeavesOutMisses,
+    NeverFlushes,
+    LosesAtFlush,
     IgnoresTime,
     CountsFromWhenKept,
     ServesOldAmongMany,
@@ -220,6 +222,15 @@ impl CacheLayer for Broken {
         Ok(found)
     }
 
+    async fn flush(&self) -> Result<(), CacheError> {
+        match self.fault {
+            Fault::NeverFlushes => std::future::pending().await,
+            Fault::LosesAtFlush => self.map().clear(),
+            _ => {}
+        }
+        Ok(())
+    }
+
     async fn forget_tenant(&self, tenant: &Tenant) -> Result<(), CacheError> {
         self.pause().await;
         let forgotten = |key: &CacheKey| match self.fault {
@@ -291,6 +302,8 @@ async fn every_broken_layer_fails_at_the_promise_that_it_breaks() {
         (Fault::RefusesUnknownRemove, "what was removed"),
         (Fault::ShufflesMany, "several values"),
         (Fault::LeavesOutMisses, "several values"),
+        (Fault::NeverFlushes, "several values"),
+        (Fault::LosesAtFlush, "several values"),
         (Fault::IgnoresTime, "a value is not served past its time"),
         (Fault::CountsFromWhenKept, "a value is not served past its time"),
         (Fault::ServesOldAmongMany, "a value is not served past its time"),
