@@ -1,4 +1,5 @@
-//! What the crate costs beside doing the same by hand: `cargo bench --bench overhead`, or `-- hit` for some of it.
+//! What the crate costs beside doing the same by hand: `cargo bench --bench overhead`, or `-- hit` for some of it. With
+//! `--features redis` that of the cache in Redis as well; it needs `redis-server`.
 //!
 //! Every figure is a ratio of two things measured in one run, in interleaved pairs: ours, then by hand, then ours… The
 //! upstream is a fixed response from another thread. CPU is that of the measuring thread alone, which runs everything of
@@ -6,6 +7,8 @@
 
 mod by_hand;
 mod plane;
+#[cfg(feature = "redis")]
+mod shared;
 mod upstream;
 
 use std::{
@@ -85,6 +88,10 @@ fn main() {
     if runs("repair") {
         plane::repair();
     }
+    #[cfg(feature = "redis")]
+    if runs("redis") {
+        shared::redis(&runtime);
+    }
     if runs("size") {
         future_size(&client);
     }
@@ -139,7 +146,16 @@ impl Pairs {
 
     /// Prints the CPU ratio against its bound. `extra` is CPU of ours, in seconds a pass, that is not held against it.
     fn report(&self, name: &str, bound: f64, extra: f64) {
-        let [low, median, high] = self.ratios(|pass| pass.cpu.as_secs_f64(), extra);
+        self.line(name, self.ratios(|pass| pass.cpu.as_secs_f64(), extra), bound);
+    }
+
+    /// Prints the ratio of wall time against its bound, where waiting for another process is most of it.
+    #[cfg(feature = "redis")]
+    fn report_wall(&self, name: &str, bound: f64) {
+        self.line(name, self.ratios(|pass| pass.wall.as_secs_f64(), 0.0), bound);
+    }
+
+    fn line(&self, name: &str, [low, median, high]: [f64; 3], bound: f64) {
         let [_, wall, _] = self.ratios(|pass| pass.wall.as_secs_f64(), 0.0);
         let each = |passes: &[Pass]| {
             let mut cpu: Vec<_> = passes.iter().map(|pass| pass.cpu).collect();

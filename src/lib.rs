@@ -41,6 +41,7 @@
 //! |---|---|---|
 //! | `rustls` | yes | TLS |
 //! | `schema` | yes | [`InferenceService::complete_as`]: typed answers by JSON schema |
+//! | `redis` | no | [`cache`]'s `RedisCache`: answers that processes share |
 //! | `testing` | no | the simulator and the conformance suites |
 //!
 //! # Errors, cancellation, panics

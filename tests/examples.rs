@@ -103,6 +103,13 @@ fn the_examples_print_what_their_golden_files_hold() {
     }
 }
 
+/// Needs redis-server, as the example does.
+#[cfg(feature = "redis")]
+#[test]
+fn the_example_of_a_shared_cache_prints_what_its_golden_file_holds() {
+    is_golden("redis_cache");
+}
+
 #[test]
 fn masking_takes_times_ids_and_ports_and_nothing_else() {
     for (text, masked) in [

@@ -1,6 +1,7 @@
 //! A cached value, and its envelope outside the process.
 
 use std::{
+    borrow::Cow,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -132,10 +133,10 @@ impl CacheEntry {
     ///
     /// [`CacheError`] when it is over 4 MiB.
     pub fn encode(&self, key: &CacheKey, now: SystemTime) -> Result<Vec<u8>, CacheError> {
-        let (kind, body) = match &self.value {
-            CacheValue::Inference(answer) => (0, answer.to_json().map_err(CacheError::new)?),
+        let (kind, body): (_, Cow<'_, [u8]>) = match &self.value {
+            CacheValue::Inference(answer) => (0, answer.to_json().map_err(CacheError::new)?.into()),
             CacheValue::Embedding(vector) => (1, vector.iter().flat_map(|value| value.to_le_bytes()).collect()),
-            CacheValue::Json(json) => (2, json.to_vec()),
+            CacheValue::Json(json) => (2, Cow::Borrowed(json)),
         };
         let length = u32::try_from(body.len()).ok().filter(|_| body.len() <= MAX_ENCODED);
         let length = length.ok_or_else(|| CacheError::new(format!("the value is over {MAX_ENCODED} bytes")))?;
@@ -148,7 +149,7 @@ impl CacheEntry {
         }
         bytes.extend(length.to_le_bytes());
         bytes.extend(key.hash());
-        bytes.extend(body);
+        bytes.extend_from_slice(&body);
         Ok(bytes)
     }
 

@@ -1,7 +1,8 @@
 //! Answers that need not be paid twice.
 //!
-//! A [`CacheLayer`] keeps values under [`CacheKey`]s. [`MemoryCache`] is the default; [`NoCache`] keeps nothing. What may
-//! be cached is decided by the service (temperature 0 or opt-in, whole answers only), never by a layer.
+//! A [`CacheLayer`] keeps values under [`CacheKey`]s. [`MemoryCache`] is the default; `RedisCache` (feature `redis`) is
+//! shared by processes; [`TieredCache`] puts one before the other; [`NoCache`] keeps nothing. What may be cached is decided
+//! by the service (temperature 0 or opt-in, whole answers only), never by a layer.
 //!
 //! # Why a layer never fails a call
 //!
@@ -39,14 +40,20 @@
 
 mod entry;
 mod memory;
+#[cfg(feature = "redis")]
+mod redis;
+mod tiered;
 
 use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 
+#[cfg(feature = "redis")]
+pub use self::redis::{RedisCache, RedisConfig, RedisStats};
 pub use self::{
     entry::{CacheEntry, CacheValue},
     memory::MemoryCache,
+    tiered::TieredCache,
 };
 use crate::{
     inference::CacheKey,
@@ -123,6 +130,16 @@ pub trait CacheLayer: Send + Sync + fmt::Debug {
     async fn forget_tenant(&self, _tenant: &Tenant) -> Result<(), CacheError> {
         Err(CacheError::unsupported("this cache layer cannot forget a tenant; its values go when their time is over"))
     }
+
+    /// Waits until what was kept is where it belongs. The default does nothing; a layer that writes in the background
+    /// waits for its writes, so that a program may end without losing them.
+    ///
+    /// # Errors
+    ///
+    /// [`CacheError`].
+    async fn flush(&self) -> Result<(), CacheError> {
+        Ok(())
+    }
 }
 
 #[deny(clippy::missing_trait_methods)]
@@ -154,6 +171,10 @@ impl<T: CacheLayer + ?Sized> CacheLayer for Arc<T> {
 
     async fn forget_tenant(&self, tenant: &Tenant) -> Result<(), CacheError> {
         (**self).forget_tenant(tenant).await
+    }
+
+    async fn flush(&self) -> Result<(), CacheError> {
+        (**self).flush().await
     }
 }
 

@@ -158,6 +158,22 @@ impl CacheKey {
         self.tenant == short_hash(tenant)
     }
 
+    /// The key outside the process, as its `Display` has it.
+    #[cfg(feature = "redis")]
+    pub(crate) fn name(&self) -> String {
+        use fmt::Write as _;
+        // `to_string` would grow it step by step.
+        let mut name = String::with_capacity(96);
+        _ = write!(name, "{self}");
+        name
+    }
+
+    /// What all keys of a tenant look like outside the process, as a glob.
+    #[cfg(feature = "redis")]
+    pub(crate) fn pattern(tenant: &Tenant) -> String {
+        format!("ti:*:{}:*", Hex(&short_hash(tenant)))
+    }
+
     /// The hash.
     #[must_use]
     pub const fn hash(&self) -> &[u8; 32] {
@@ -168,10 +184,28 @@ impl CacheKey {
 impl fmt::Display for CacheKey {
     /// `ti:{prefix}:{tenant hash}:{key hash}`: the key outside the process.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ti:{}:", self.kind.prefix())?;
-        self.tenant.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+        for part in ["ti:", self.kind.prefix(), ":"] {
+            f.write_str(part)?;
+        }
+        Hex(&self.tenant).fmt(f)?;
         f.write_str(":")?;
-        self.hash.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        Hex(&self.hash).fmt(f)
+    }
+}
+
+/// At most 32 bytes as hexadecimal digits. A cache writes a name for every text of a call: formatting each byte would cost as much
+/// as reading its vector.
+struct Hex<'a>(&'a [u8]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut digits = [0; 64];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(self.0) {
+            let nibbles = [byte >> 4, byte & 0xf].map(|nibble| nibble + if nibble < 10 { b'0' } else { b'a' - 10 });
+            pair.copy_from_slice(&nibbles);
+        }
+        let digits = digits.get(..2 * self.0.len()).unwrap_or_default();
+        f.write_str(std::str::from_utf8(digits).unwrap_or_default())
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
 use async_trait::async_trait;
 
 use super::*;
-use crate::cache::{CacheError, MemoryCache, NoCache};
+use crate::cache::{CacheError, MemoryCache, NoCache, TieredCache};
 
 /// The suite on tokio's time.
 async fn check(layer: &dyn CacheLayer, profile: CacheProfile) -> Result<(), Failure> {
@@ -22,6 +22,19 @@ async fn the_shipped_layers_keep_every_promise_behind_every_pointer() {
     check(&shared, CacheProfile::KeepsOld).await.unwrap();
     let boxed: Box<dyn CacheLayer> = Box::new(MemoryCache::new(1));
     check(&*boxed, CacheProfile::MayForget).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_two_layers_are_one_that_keeps_every_promise() {
+    let memory = MemoryCache::default;
+    check(&TieredCache::new(memory(), memory()), CacheProfile::KeepsOld).await.unwrap();
+    check(&TieredCache::new(NoCache, Arc::new(memory())), CacheProfile::KeepsOld).await.unwrap();
+    check(&TieredCache::new(memory(), NoCache), CacheProfile::KeepsOld).await.unwrap();
+    check(&TieredCache::new(MemoryCache::new(1), NoCache), CacheProfile::MayForget).await.unwrap();
+    let nested = TieredCache::new(TieredCache::new(MemoryCache::new(1), memory()), TieredCache::new(memory(), NoCache));
+    check(&nested, CacheProfile::KeepsOld).await.unwrap();
+    let forgetful = TieredCache::new(memory(), memory()).remember_misses(LONG);
+    check(&forgetful, CacheProfile::KeepsOld).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -47,6 +60,8 @@ enum Fault {
     RefusesUnknownRemove,
     ShufflesMany,
     LeavesOutMisses,
+    NeverFlushes,
+    LosesAtFlush,
     IgnoresTime,
     CountsFromWhenKept,
     ServesOldAmongMany,
@@ -207,6 +222,15 @@ impl CacheLayer for Broken {
         Ok(found)
     }
 
+    async fn flush(&self) -> Result<(), CacheError> {
+        match self.fault {
+            Fault::NeverFlushes => std::future::pending().await,
+            Fault::LosesAtFlush => self.map().clear(),
+            _ => {}
+        }
+        Ok(())
+    }
+
     async fn forget_tenant(&self, tenant: &Tenant) -> Result<(), CacheError> {
         self.pause().await;
         let forgotten = |key: &CacheKey| match self.fault {
@@ -278,6 +302,8 @@ async fn every_broken_layer_fails_at_the_promise_that_it_breaks() {
         (Fault::RefusesUnknownRemove, "what was removed"),
         (Fault::ShufflesMany, "several values"),
         (Fault::LeavesOutMisses, "several values"),
+        (Fault::NeverFlushes, "several values"),
+        (Fault::LosesAtFlush, "several values"),
         (Fault::IgnoresTime, "a value is not served past its time"),
         (Fault::CountsFromWhenKept, "a value is not served past its time"),
         (Fault::ServesOldAmongMany, "a value is not served past its time"),

@@ -1,0 +1,20 @@
+//! The caches keep their promises on real servers: Redis alone, as a cluster, behind a sentinel, by TLS, and while it is
+//! down, hangs or talks nonsense.
+//!
+//! Needs `redis-server` and `redis-cli` 7 (Debian's package `redis-server`). Every test starts servers of its own on free
+//! ports. Time is real: tests wait for events with a deadline, and bound time from above only, loosely.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "clippy takes only functions with #[test] for tests")]
+
+mod cancelled;
+mod cluster;
+mod conforms;
+mod down;
+mod fake;
+mod garbage;
+mod sentinel;
+mod server;
+mod shared;
+mod support;
+mod tls;
+mod trust;
