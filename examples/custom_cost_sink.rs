@@ -88,8 +88,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let reply = acme.complete(&question).await?;
     println!("asked: {reply} [{}]", reply.cost());
     let again = acme.complete(&question).await?;
-    println!("asked again: from the {} [{}]", again.source(), again.cost());
-    let mut stream = acme.stream(&question).await?;
+    println!("asked again: from {} [{}]", again.source(), again.cost());
+    let mut stream = acme.stream(question.allow_cached(false)).await?;
     let first = stream.next().await.transpose()?;
     println!("left a stream after {:?}", first.map(|delta| delta.text().to_owned()).unwrap_or_default());
     drop(stream);

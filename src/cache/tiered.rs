@@ -221,8 +221,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        cache::{CacheValue, MemoryCache, NoCache, Origin},
-        inference::Kind,
+        cache::{CacheValue, MemoryCache, NoCache},
+        inference::{Kind, Origin},
     };
 
     const MINUTE: Duration = Duration::from_secs(60);

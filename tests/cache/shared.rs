@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use together_inference::{
     InferenceRequest, InferenceService, Tenant,
-    cache::{CacheEntry, CacheLayer, CacheValue, MemoryCache, Origin, RedisCache, RedisConfig, TieredCache},
-    inference::{CacheKey, Kind, Source},
+    cache::{CacheEntry, CacheLayer, CacheValue, MemoryCache, RedisCache, RedisConfig, TieredCache},
+    inference::{CacheKey, Kind, Origin, Source},
     testing::Together,
 };
 
@@ -43,7 +43,7 @@ async fn services_of_two_processes_pay_once() {
         cache.flush().await.unwrap();
         reply.source
     };
-    assert_eq!([ask().await, ask().await], [Source::Miss, Source::Cache]);
+    assert_eq!([ask().await, ask().await], [Source::Miss, Source::Cache(Origin::Redis)]);
     assert_eq!(together.calls(), 1);
 }
 

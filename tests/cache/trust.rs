@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use together_inference::{
     InferenceRequest, InferenceService,
     cache::{CacheEntry, CacheLayer, CacheValue, RedisCache, RedisConfig},
-    inference::{Answer, CacheKey, Kind, Source},
+    inference::{Answer, CacheKey, Kind, Origin, Source},
     testing::Together,
 };
 
@@ -69,7 +69,7 @@ async fn a_forged_answer_is_asked_anew() {
         (reply.source, reply.to_string())
     };
     assert_eq!(ask().await, (Source::Miss, "Canberra.".into()));
-    assert_eq!(ask().await, (Source::Cache, "Canberra.".into()));
+    assert_eq!(ask().await, (Source::Cache(Origin::Redis), "Canberra.".into()));
     let name = server.cli(&["KEYS", "ti:infer:*"]);
     // Everything in the envelope is right, but for who made it.
     let mut envelope = server.bytes(&name);
@@ -96,7 +96,7 @@ async fn tenants_share_nothing() {
     let names = server.cli(&["KEYS", "ti:*"]);
     assert_eq!(names.lines().count(), 5, "{names}");
     for (tenant, prompt) in [("a", "x"), ("b", "x"), ("a", "b:c"), ("a:b", "c")] {
-        assert_eq!(ask(InferenceRequest::chat(prompt).tenant(tenant)).await, Source::Cache);
+        assert_eq!(ask(InferenceRequest::chat(prompt).tenant(tenant)).await, Source::Cache(Origin::Redis));
     }
 }
 

@@ -33,9 +33,9 @@ use self::{
     stats::Counters,
     target::{Limits, Place, Target, Write, describe},
 };
-use super::{CacheEntry, CacheError, CacheLayer, Origin};
+use super::{CacheEntry, CacheError, CacheLayer};
 use crate::{
-    inference::CacheKey,
+    inference::{CacheKey, Origin},
     types::{Clock, Rng, Tenant},
 };
 
