@@ -6,6 +6,7 @@
 //! the client: tasks, recorder, leaders. Allocations are counted over one pass of each side.
 
 mod by_hand;
+mod caching;
 mod plane;
 #[cfg(feature = "redis")]
 mod shared;
@@ -63,6 +64,15 @@ fn main() {
     }
     if runs("hit") {
         hits(&runtime, &client);
+    }
+    if runs("follower") {
+        caching::followers(&runtime);
+    }
+    if runs("memory") {
+        caching::memory(&runtime);
+    }
+    if runs("vectors") {
+        caching::vectors(&runtime);
     }
     if runs("line") {
         huge_line(&runtime, &upstream.base_url());

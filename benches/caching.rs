@@ -1,0 +1,138 @@
+//! The figures of what need not be paid twice: followers, a full cache, vectors of which most are there.
+
+use std::hint::black_box;
+
+use bytes::Bytes;
+use cpu_time::ThreadTime;
+use futures_util::future::join_all;
+use together_inference::{
+    InferenceRequest, InferenceService, Price, RouteId, TogetherClient, async_trait,
+    cache::{CacheEntry, CacheLayer, CacheValue, MemoryCache},
+    client::{Body, Transport, TransportError},
+    inference::{CacheKey, Kind},
+    testing::Together,
+};
+use tokio::runtime::Runtime;
+
+use crate::{PAIRS, Pass, pass};
+
+/// A thousand callers of one question: what each costs but the one that pays.
+pub fn followers(runtime: &Runtime) {
+    const CALLERS: u32 = 1_000;
+    let mut each = Vec::new();
+    for run in 0..PAIRS {
+        let sim = Together::new();
+        let service = InferenceService::builder(sim.client()).build().expect("a service");
+        let ask = || InferenceRequest::chat(format!("question {run}")).temperature(0.0);
+        let ready: Vec<_> = (0..CALLERS).map(|_| service.complete(ask())).collect();
+        let alone = pass(runtime, async { drop(service.complete(InferenceRequest::chat("another one")).await) });
+        let together = pass(runtime, async {
+            black_box(join_all(ready).await);
+        });
+        assert_eq!(sim.calls(), 2, "one call for all of them, beside the other one");
+        each.push((together.cpu.saturating_sub(alone.cpu)).as_secs_f64() * 1e6 / f64::from(CALLERS - 1));
+    }
+    each.sort_by(f64::total_cmp);
+    let median = each[PAIRS / 2];
+    println!("{:<44} {median:>7.2} us  {}", "a follower of a thousand", verdict(median <= 3.0, "3 us"));
+}
+
+/// A memory cache that gets a million entries: its weight against its bound, and what a hit costs in a small and a large.
+pub fn memory(runtime: &Runtime) {
+    const BOUND: u64 = 256 << 20;
+    let key = |n: u32| CacheKey::of_bytes(Kind::Inference, None, &n.to_le_bytes());
+    let entry = |n: u32| {
+        let json = Bytes::from(vec![b'x'; 200 + (n % 400) as usize]);
+        CacheEntry::new(CacheValue::Json(json), Kind::Inference.ttl())
+    };
+    let filled = |entries: u32, bound: u64| {
+        let cache = MemoryCache::new(bound);
+        runtime.block_on(async {
+            for n in 0..entries {
+                cache.set(&key(n), entry(n)).await.expect("set");
+            }
+        });
+        cache
+    };
+    let full = filled(1_000_000, BOUND);
+    let weight = runtime.block_on(full.weight()) as f64 / BOUND as f64;
+    println!(
+        "{:<44} {weight:>7.3}x  {}",
+        "weight of a full memory cache",
+        verdict(weight <= 1.1, "1.10x of its bound")
+    );
+    drop(full);
+
+    let hit = |cache: &MemoryCache, entries: u32| {
+        // The same few keys of each, so that the processor's own caches are as warm.
+        let keys: Vec<_> = (0..1_000).map(|n| key(n * (entries / 1_000))).collect();
+        let mut passes: Vec<Pass> = (0..PAIRS)
+            .map(|_| {
+                pass(runtime, async {
+                    for key in keys.iter().cycle().take(100_000) {
+                        black_box(cache.get(key).await.expect("a look-up"));
+                    }
+                })
+            })
+            .collect();
+        passes.sort_by_key(|pass| pass.cpu);
+        passes[PAIRS / 2].cpu.as_secs_f64() * 1e9 / 1e5
+    };
+    let (small, large) = (filled(1_000, 4 << 30), filled(1_000_000, 4 << 30));
+    let (few, many) = (hit(&small, 1_000), hit(&large, 1_000_000));
+    let text = format!("{few:.0} ns of 1,000, {many:.0} ns of 1,000,000");
+    println!("{:<44} {:>7.3}x  {text}", "a hit in a large cache", many / few);
+}
+
+/// Ten thousand texts of which nine tenths are there, against all of them anew.
+pub fn vectors(runtime: &Runtime) {
+    const TEXTS: usize = 10_000;
+    let service = || {
+        let route = RouteId::new("together", "m");
+        let builder = InferenceService::builder(canned()).embedding_model("m").price(&route, Price::FREE);
+        builder.cache(MemoryCache::new(1 << 30)).build().expect("a service")
+    };
+    let texts = |from: usize| -> Vec<String> { (from..from + TEXTS).map(|n| format!("text number {n}")).collect() };
+    let mut ratios: Vec<f64> = (0..5)
+        .map(|_| {
+            let service = service();
+            let embed = |texts: Vec<String>| {
+                let cpu = ThreadTime::now();
+                let reply = runtime.block_on(service.embed(texts)).expect("vectors");
+                assert_eq!(black_box(reply.vectors()).len(), TEXTS);
+                cpu.elapsed().as_secs_f64()
+            };
+            let (all, tenth) = (embed(texts(0)), embed(texts(TEXTS / 10)));
+            tenth / all
+        })
+        .collect();
+    ratios.sort_by(f64::total_cmp);
+    let median = ratios[2];
+    println!("{:<44} {median:>7.3}x  {}", "10,000 texts, 90 % of them cached", verdict(median <= 0.2, "0.20x"));
+}
+
+fn verdict(is_within: bool, bound: &str) -> String {
+    if is_within { format!("(bound {bound})") } else { format!("(bound {bound})  MISSED") }
+}
+
+/// Answers any number of texts with as many vectors of 1,024 numbers.
+#[derive(Debug)]
+struct Vectors(String);
+
+fn canned() -> TogetherClient {
+    let numbers = (0..1_024).map(|n| format!("{:.6}", f64::from(n).sin())).collect::<Vec<_>>().join(",");
+    TogetherClient::builder().api_key("bench").transport(Vectors(numbers)).build().expect("a client")
+}
+
+#[async_trait]
+impl Transport for Vectors {
+    async fn send(&self, request: http::Request<Body>) -> Result<http::Response<Body>, TransportError> {
+        let texts =
+            serde_json::from_slice::<serde_json::Value>(request.body().as_bytes().expect("bytes")).expect("JSON");
+        let count = texts["input"].as_array().map_or(1, Vec::len);
+        let each = |n: usize| format!(r#"{{"object":"embedding","index":{n},"embedding":[{}]}}"#, self.0);
+        let data = (0..count).map(each).collect::<Vec<_>>().join(",");
+        let body = format!(r#"{{"object":"list","model":"m","data":[{data}]}}"#);
+        Ok(http::Response::new(Body::from(body)))
+    }
+}
