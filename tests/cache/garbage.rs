@@ -3,14 +3,14 @@
 use std::time::{Duration, SystemTime};
 
 use together_inference::{
-    cache::{CacheError, CacheLayer, RedisCache},
+    cache::{CacheError, CacheLayer, RedisCache, RedisConfig},
     inference::CacheKey,
 };
 
 use crate::{
     fake::{Fake, bulk},
     server::Server,
-    support::{SOON, connected, eventually, keep, key, note, note_for, text},
+    support::{SOON, connected, eventually, is_up, keep, key, note, note_for, text},
 };
 
 /// Each way to ask must miss; the error says what is wrong.
@@ -59,7 +59,9 @@ async fn what_is_not_this_keys_whole_value_is_no_answer() {
 #[tokio::test]
 async fn a_value_of_half_a_gigabyte_is_not_carried_over() {
     let server = Server::start(&[]).await;
-    let cache = connected(server.url()).await;
+    // So patient that it would carry all of it.
+    let cache = RedisConfig::new(server.url()).operation_timeout(SOON).connect().await.unwrap();
+    is_up(&cache).await;
     server.cli(&["SETRANGE", &key("a").to_string(), "536870911", "x"]);
     let before = server.info("total_net_output_bytes");
     assert!(cache.get(&key("a")).await.is_err());

@@ -69,7 +69,8 @@ const STEP_PATIENCE: Duration = Duration::from_secs(1);
 ///   somebody else wrote. Keys are `ti:{kind}:{tenant hash}:{key hash}`; answers lie in Redis as JSON.
 /// * **Size.** Values over 4 MiB are not kept, and not read.
 /// * **Jitter.** Redis drops a value up to a tenth of its time early, at random; it is never served past its time.
-/// * **Rights.** An ACL user needs `+ping +getrange +set +unlink +scan` on `~ti:*`; in a cluster `+cluster|slots` too.
+/// * **Rights.** An ACL user needs `+ping +getrange +set +unlink +scan` on `~ti:*`; in a cluster `+cluster|slots` and behind
+///   sentinels `+role` too.
 ///
 /// Its clients' settings in Redis matter: `maxmemory` with `maxmemory-policy allkeys-lfu` makes it a cache rather than a
 /// store that fills up. While it is full and may not evict, nothing is kept and everything is found.

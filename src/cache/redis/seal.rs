@@ -32,8 +32,8 @@ impl MacKey {
 
     fn mac(&self, name: &str, envelope: &[u8]) -> hmac_sha256::HMAC {
         let mut mac = hmac_sha256::HMAC::new(&*self.0);
-        // The name under which it lies, so that one tenant's or kind's value is none of another's. Its length is in the
-        // envelope's place otherwise: names have none of their own, but all are text without a zero byte.
+        // The name under which it lies, so that one tenant's or kind's value is none of another's. Names have no zero byte:
+        // the one after it tells where it ends.
         mac.update(name);
         mac.update([0]);
         mac.update(envelope);
