@@ -5,8 +5,9 @@
 //! starts what is needed on its own, and no record is lost. If it is kept but not driven, what runs on it waits, and so
 //! does whoever waits for it: a follower until its deadline, a flush or a shutdown until theirs.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::atomic::Ordering, time::Duration};
 
+use futures_util::FutureExt;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
@@ -43,7 +44,7 @@ impl InferenceService {
     }
 
     /// Takes no more calls, waits up to `deadline` for the running ones, cancels the rest, and hands every record to the
-    /// sinks (for up to five seconds more). Calling it again waits for the same end.
+    /// sinks and what was to be cached to the cache (for up to five seconds more). Calling it again waits for the same end.
     ///
     /// When it returns, every attempt is settled, also those of streams that their callers hold without reading them:
     /// they are cut with what had arrived. Drive the runtimes of the running calls meanwhile: a call on a runtime that is
@@ -74,20 +75,20 @@ impl InferenceService {
             }
         };
         state.recorder.ensure_running(state);
-        if !state.recorder.flush(Instant::now() + GRACE).await {
+        if !state.flush().await {
             tracing::warn!(records = state.recorder.waiting(), "the sinks did not take every cost record in time");
         }
         state.drained(running.saturating_sub(cancelled), cancelled, unknown)
     }
 
     /// Waits until every cost record so far was handed to every sink, or given up, at most five seconds: `false` if not,
-    /// and where there is no Tokio runtime with time.
+    /// and where there is no Tokio runtime with time. A cache that writes behind the calls gets as long to end it.
     pub async fn flush(&self) -> bool {
         if in_runtime().is_err() {
             return false;
         }
         self.state.recorder.ensure_running(&self.state);
-        self.state.recorder.flush(Instant::now() + GRACE).await
+        self.state.flush().await
     }
 }
 
@@ -100,6 +101,20 @@ impl State {
             unknown: self.totals.unknown_attempts.load(Ordering::Relaxed).saturating_sub(unknown),
             records_lost: self.recorder.lost(),
         }
+    }
+
+    /// Whether the sinks have everything; the cache may end meanwhile what it writes behind the calls.
+    async fn flush(&self) -> bool {
+        let by = Instant::now() + GRACE;
+        let cache = timeout_at(by, AssertUnwindSafe(self.cache.flush()).catch_unwind());
+        let (records, cached) = tokio::join!(self.recorder.flush(by), cache);
+        match cached {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(error))) => tracing::warn!(%error, "the cache could not keep everything"),
+            Ok(Err(_)) => tracing::warn!("the cache panicked while it was flushed"),
+            Err(_) => tracing::warn!("the cache did not write everything in time"),
+        }
+        records
     }
 
     /// Waits for the calls, and then for what they left to do.

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use together_inference::{
-    Cost, InferenceRequest, Usd,
+    Cost, InferenceRequest, Usd, async_trait,
+    cache::{CacheEntry, CacheError, CacheLayer, MemoryCache},
     cost::Ending,
-    inference::{Bypass, CacheControl, Origin, Source},
+    inference::{Bypass, CacheControl, CacheKey, Origin, Source},
     service::ErrorKind,
     testing::Fault,
 };
@@ -230,4 +231,43 @@ async fn a_call_under_way_keeps_nothing_of_what_was_invalidated() {
     early.await.unwrap().unwrap();
     assert_eq!(late.await.unwrap().unwrap().source, Source::Miss, "it did not join");
     assert_eq!((world.calls(), source(&world, ask("a")).await), (2, MEMORY), "the later one is kept");
+}
+
+/// Writes behind the calls.
+#[derive(Debug, Default)]
+struct Behind {
+    kept: MemoryCache,
+    waiting: std::sync::Mutex<Vec<(CacheKey, CacheEntry)>>,
+}
+
+#[async_trait]
+impl CacheLayer for Behind {
+    async fn get(&self, key: &CacheKey) -> Result<Option<CacheEntry>, CacheError> {
+        self.kept.get(key).await
+    }
+
+    async fn set(&self, key: &CacheKey, entry: CacheEntry) -> Result<(), CacheError> {
+        self.waiting.lock().unwrap().push((*key, entry));
+        Ok(())
+    }
+
+    async fn remove(&self, key: &CacheKey) -> Result<(), CacheError> {
+        self.kept.remove(key).await
+    }
+
+    async fn flush(&self) -> Result<(), CacheError> {
+        let waiting = std::mem::take(&mut *self.waiting.lock().unwrap());
+        self.kept.set_many(waiting).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_lets_a_cache_write_what_it_has_behind_the_calls() {
+    let cache = Arc::new(Behind::default());
+    let world = World::with(|builder| builder.cache(Arc::clone(&cache)));
+    world.service.complete(ask("a")).await.unwrap();
+    settle().await;
+    assert_eq!(cache.waiting.lock().unwrap().len(), 1);
+    world.service.shutdown(secs(5)).await;
+    assert!(cache.waiting.lock().unwrap().is_empty());
 }
