@@ -22,7 +22,7 @@ use crate::{
     cost::Ending,
     inference::{Answer, CacheControl, CacheKey, InferenceRequest, InferenceResponse, Kind, Origin, Source},
     router::Candidate,
-    types::{Cost, RouteId, UsageSource, Usd},
+    types::{Cost, UsageSource, Usd},
 };
 
 /// How long a fallback's answer is kept under the question to the first choice.
@@ -119,7 +119,7 @@ impl State {
     /// Takes an answer to this request out of the cache again, once whoever brought it has put it there. `asked` is the
     /// route that the router chose first for it. Whatever goes wrong costs another unusable hit.
     #[cfg(feature = "schema")]
-    pub(super) async fn forget(&self, request: &InferenceRequest, asked: &RouteId) {
+    pub(super) async fn forget(&self, request: &InferenceRequest, asked: &crate::types::RouteId) {
         if request.caching().is_err() {
             return;
         }
