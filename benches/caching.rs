@@ -14,7 +14,7 @@ use together_inference::{
 };
 use tokio::runtime::Runtime;
 
-use crate::{PAIRS, Pass, pass};
+use crate::{MODEL, PAIRS, Pass, pass};
 
 /// A thousand callers of one question: what each costs but the one that pays.
 pub fn followers(runtime: &Runtime) {
@@ -35,6 +35,26 @@ pub fn followers(runtime: &Runtime) {
     each.sort_by(f64::total_cmp);
     let median = each[PAIRS / 2];
     println!("{:<44} {median:>7.2} us  {}", "a follower of a thousand", verdict(median <= 3.0, "3 us"));
+}
+
+/// A hundred thousand questions, each by two callers: no slot is left.
+pub fn questions(runtime: &Runtime) {
+    const WAVES: u32 = 100;
+    let sim = Together::new();
+    let service = InferenceService::builder(sim.client()).build().expect("a service");
+    let asked = pass(runtime, async {
+        for wave in 0..WAVES {
+            let both = |n: u32| (0..2).map(move |_| InferenceRequest::chat((wave * 1_000 + n).to_string()));
+            let ask = |request: InferenceRequest| service.complete(request.model(MODEL).temperature(0.0));
+            for reply in join_all((0..1_000).flat_map(both).map(ask)).await {
+                reply.expect("an answer");
+            }
+        }
+    });
+    let left = service.health().coalescing;
+    assert_eq!((sim.calls(), left), (u64::from(WAVES) * 1_000, 0), "each is paid once");
+    let each = asked.cpu.as_secs_f64() * 1e6 / f64::from(WAVES * 2_000);
+    println!("{:<44} {each:>7.2} us  each, the simulator's answer included", "100,000 questions by two callers each");
 }
 
 /// A memory cache that gets a million entries: its weight against its bound, and what a hit costs in a small and a large.

@@ -67,6 +67,7 @@ fn main() {
     }
     if runs("follower") {
         caching::followers(&runtime);
+        caching::questions(&runtime);
     }
     if runs("memory") {
         caching::memory(&runtime);

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use together_inference::{
     InferenceService, async_trait,
     cache::{CacheEntry, CacheError, CacheLayer, MemoryCache},
@@ -100,6 +101,24 @@ async fn callers_that_do_not_wait_long_enough_pay_once_together() {
     assert!(answered >= 150, "{answered}");
     assert_eq!(world.service.complete(ask("why?")).await.unwrap().source(), Source::Cache(Origin::Memory));
     world.at_rest().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_thousand_questions_leave_nothing_behind() {
+    // Scenario: 10,000 questions (the benchmark asks 100,000), a thousand at a time, each asked by two callers at once.
+    // Expected: each is paid once and answered twice, and no slot is left.
+    let world = World::new();
+    for wave in 0..10 {
+        let pair = |n: u32| (0..2).map(move |_| ask((wave * 1_000 + n).to_string()).model(MID));
+        let calls = (0..1_000).flat_map(pair).map(|request| world.service.complete(request));
+        for reply in join_all(calls).await {
+            reply.unwrap();
+        }
+        assert_eq!(world.calls(), u64::from(wave + 1) * 1_000);
+    }
+    let records = world.at_rest().await;
+    assert_eq!(records.iter().filter(|record| record.ending == Ending::Answered).count(), 10_000);
+    assert_eq!(records.len(), 20_000);
 }
 
 #[tokio::test(start_paused = true)]
