@@ -67,7 +67,7 @@ impl CatalogRouter {
         // Before anything is read: what is learned meanwhile makes it old.
         let (turns, results) = (self.turns.load(Ordering::Acquire), self.results.load(Ordering::Acquire));
         let (ranking, trials) = self.decide(table, ask, rank::any(table, ask, 0)?, &key);
-        let contexts = ranking.candidates.iter().filter_map(|one| table.entry(&one.route)?.route.context);
+        let contexts = ranking.candidates.iter().filter_map(|one| one.context);
         let tokens = contexts.min().map_or(u64::MAX, u64::from);
         let finished = Finished { ranking, tokens, made: ask.now, turns, results, trials };
         table.finish(key, finished.clone());
