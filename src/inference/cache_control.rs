@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::types::Tenant;
+
 /// Whose answers a request may share.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -11,8 +13,18 @@ pub enum CacheScope {
     /// Those of its own tenant.
     #[default]
     Tenant,
-    /// Those of every request of this scope, whatever its tenant: for prompts that hold nothing of anybody.
+    /// Those of every request of this scope, whatever its tenant: for prompts that hold nothing of anybody. Those without
+    /// a tenant share none unless they say so too.
     Shared,
+}
+
+/// Whose answers a key is for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Owner<'a> {
+    /// A tenant, or all requests that have none.
+    Tenant(Option<&'a Tenant>),
+    /// Whoever shares.
+    Everybody,
 }
 
 /// How a request uses the cache.
@@ -42,6 +54,7 @@ pub enum CacheScope {
 /// # }
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default)]
 #[non_exhaustive]
 pub struct CacheControl {
     /// Whether an answer may come from the cache.

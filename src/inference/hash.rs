@@ -8,6 +8,9 @@ const BUFFER: usize = 512;
 /// text's first byte uses all of the processor's lanes.
 const LONG: usize = 1_024;
 
+/// A decimal number of so many digits is one float and no other.
+const FLOAT_DIGITS: usize = 17;
+
 /// Writes fields, each with a tag or its length before it.
 pub(super) struct FieldHasher {
     hash: blake3::Hasher,
@@ -128,9 +131,17 @@ impl FieldHasher {
     fn json_number(&mut self, number: &Number) {
         let whole = number.as_i64().map(i128::from).or_else(|| number.as_u64().map(i128::from));
         let float = number.as_f64().unwrap_or(f64::NAN);
-        // Up to 2⁵³ every whole number has one float.
-        #[expect(clippy::cast_possible_truncation, reason = "whole and within 2^53")]
-        let whole = whole.or_else(|| (float.fract() == 0.0 && float.abs() <= 9.0e15).then_some(float as i128));
+        // A float that is whole is exactly one whole number, however it is spelled.
+        #[expect(clippy::cast_possible_truncation, reason = "whole and within 2^126")]
+        let whole = whole.or_else(|| (float.fract() == 0.0 && float.abs() <= 8.0e37).then_some(float as i128));
+        // More digits than a float holds: another crate has switched on `serde_json/arbitrary_precision`, and they are
+        // sent as they stand.
+        if number.is_f64() {
+            let text = number.to_string();
+            if digits(&text) > FLOAT_DIGITS {
+                return self.tagged(8, &text);
+            }
+        }
         match whole {
             Some(whole) => {
                 self.tag(3);
@@ -142,6 +153,13 @@ impl FieldHasher {
             }
         }
     }
+}
+
+/// Digits of a number but for zeros at its ends, and without its exponent.
+fn digits(number: &str) -> usize {
+    let mantissa = number.split(['e', 'E']).next().unwrap_or_default();
+    let digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
+    digits.trim_matches('0').len()
 }
 
 #[cfg(test)]
@@ -170,5 +188,28 @@ mod tests {
         }
         let digest = *blake3::hash(&[b'x'; LONG]).as_bytes();
         assert_ne!(hash(|hasher| hasher.bytes(&[b'x'; LONG])), hash(|hasher| hasher.bytes(&digest)));
+    }
+
+    #[test]
+    fn a_number_is_its_value_however_it_is_spelled() {
+        let of = |text: &str| hash(|hasher| hasher.json(&serde_json::from_str(text).unwrap()));
+        for same in [
+            ["1", "1.0", "1e0"],
+            ["10000000000000000", "1e16", "10000000000000000.0"],
+            ["-0.5", "-5e-1", "-0.50"],
+            ["18446744073709551615", "18446744073709551615", "18446744073709551615"],
+        ] {
+            assert!(same.iter().all(|text| of(text) == of(same[0])), "{same:?}");
+        }
+        for (one, other) in [("9007199254740993", "9007199254740992"), ("0.1", "0.10000000000000002"), ("1", "-1")] {
+            assert_ne!(of(one), of(other), "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn digits_are_counted_without_zeros_at_the_ends() {
+        for (number, count) in [("0.1", 1), ("-120e5", 2), ("1.000", 1), ("0.10000000000000002", 17), ("0", 0)] {
+            assert_eq!(digits(number), count, "{number}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{InferenceRequest, Input, JsonNeed, ModelRef, Needs, Selection, hash::FieldHasher};
+use super::{InferenceRequest, Input, JsonNeed, ModelRef, Needs, Selection, cache_control::Owner, hash::FieldHasher};
 use crate::{
     client::{
         ChatInput, Content, Function, FunctionCall, JsonSchema, Message, Part, ResponseFormat, Tool, ToolCall,
@@ -69,9 +69,10 @@ impl CacheKey {
     /// A key of one's own over some bytes, scoped to a tenant.
     #[must_use]
     pub fn of_bytes(kind: Kind, tenant: Option<&Tenant>, bytes: &[u8]) -> Self {
-        let mut hash = hasher(tenant);
+        let owner = Owner::Tenant(tenant);
+        let mut hash = hasher(owner);
         hash.bytes(bytes);
-        finish(hash, kind, tenant)
+        finish(hash, kind, owner)
     }
 
     /// The key of a request's answer by a route at this host.
@@ -102,8 +103,8 @@ impl CacheKey {
             json_by_prompt: _,
             misfit: _,
         } = request;
-        let tenant = request.cache_tenant();
-        let mut hash = hasher(tenant);
+        let owner = request.cache_owner();
+        let mut hash = hasher(owner);
         hash.text(host);
         hash.text(route.upstream().as_str());
         hash.text(route.model().as_str());
@@ -118,23 +119,23 @@ impl CacheKey {
             Input::Image(input) => hash.image(input),
             Input::Rerank(input) => hash.rerank(input),
         }
-        finish(hash, Kind::Inference, tenant)
+        finish(hash, Kind::Inference, owner)
     }
 
     /// The key of one text's vector by a route at this host. `extra` are the request's fields that have no type.
     pub(crate) fn embedding(
         text: &str,
         extra: &serde_json::Map<String, serde_json::Value>,
-        tenant: Option<&Tenant>,
+        owner: Owner<'_>,
         (route, host): (&RouteId, &str),
     ) -> Self {
-        let mut hash = hasher(tenant);
+        let mut hash = hasher(owner);
         hash.text(host);
         hash.text(route.upstream().as_str());
         hash.text(route.model().as_str());
         hash.text(text);
         hash.object(extra);
-        finish(hash, Kind::Embedding, tenant)
+        finish(hash, Kind::Embedding, owner)
     }
 
     /// What kind of value it is the key of.
@@ -219,16 +220,24 @@ impl fmt::Debug for CacheKey {
 const SCHEMA: &[u8] = b"together-inference/2";
 
 /// A hasher that knows whose key it is.
-fn hasher(tenant: Option<&Tenant>) -> FieldHasher {
+fn hasher(owner: Owner<'_>) -> FieldHasher {
     let mut hash = FieldHasher::new();
     hash.bytes(SCHEMA);
-    hash.some_text(tenant.map(Tenant::as_str));
+    match owner {
+        Owner::Tenant(tenant) => hash.some_text(tenant.map(Tenant::as_str)),
+        // Neither of the tags of a tenant that is there or not.
+        Owner::Everybody => hash.tag(2),
+    }
     hash
 }
 
-fn finish(hash: FieldHasher, kind: Kind, tenant: Option<&Tenant>) -> CacheKey {
+fn finish(hash: FieldHasher, kind: Kind, owner: Owner<'_>) -> CacheKey {
     // No tenant is all zeros.
-    CacheKey { kind, tenant: tenant.map(short_hash).unwrap_or_default(), hash: hash.finish() }
+    let tenant = match owner {
+        Owner::Tenant(tenant) => tenant.map(short_hash).unwrap_or_default(),
+        Owner::Everybody => [0; 8],
+    };
+    CacheKey { kind, tenant, hash: hash.finish() }
 }
 
 /// A tenant's part of a key: never needed to be secret, only short.

@@ -294,14 +294,14 @@ fn two_tenants_never_share_a_key() {
     let route = RouteId::new(UpstreamId::together(), ModelId::from("m"));
     let rng = SeededRng::new(7);
     let mut seen = HashMap::new();
-    for _ in 0..100_000 {
+    for _ in 0..1_000_000 {
         let draw = rng.next_u64();
         // One name begins with the other, and prompts go on where names end.
         let tenant = if draw & 1 == 0 { "acme" } else { "acme2" };
-        let prompt = format!("2{:x}", draw >> 44);
+        let prompt = format!("2{:x}", draw >> 40);
         let key = CacheKey::inference(&InferenceRequest::chat(prompt.as_str()).tenant(tenant), &route, "api");
         let owner = seen.entry(key).or_insert_with(|| (tenant, prompt.clone()));
         assert_eq!(*owner, (tenant, prompt));
     }
-    assert!(seen.len() > 90_000, "{} different pairs", seen.len());
+    assert!(seen.len() > 900_000, "{} different pairs", seen.len());
 }

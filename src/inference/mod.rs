@@ -24,6 +24,8 @@ mod trace;
 mod validate;
 
 #[cfg(test)]
+mod key_field_tests;
+#[cfg(test)]
 #[path = "key_tests.rs"]
 mod property_tests;
 

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::{Bypass, CacheControl, CacheScope, InferenceRequest, Input, JsonNeed, Needs, Selection, media};
+use super::{
+    Bypass, CacheControl, CacheScope, InferenceRequest, Input, JsonNeed, Needs, Selection, cache_control::Owner, media,
+};
 use crate::{
     client::{ChatInput, Content, Document, EmbeddingInput, Message, PromptInput, ResponseFormat, Tool},
     types::{ModelId, Priority, SessionId, Task, Tenant, Tier, UpstreamId, Usage, Usd},
@@ -159,10 +161,12 @@ impl InferenceRequest {
         self.cache.as_ref()
     }
 
-    /// Whose answers it may get from a cache: another tenant's only where it says so.
-    pub(crate) fn cache_tenant(&self) -> Option<&Tenant> {
-        let is_shared = self.cache.is_some_and(|control| control.scope == CacheScope::Shared);
-        self.tenant.as_ref().filter(|_| !is_shared)
+    /// Whose answers it may get from a cache: another tenant's only where both say so.
+    pub(crate) fn cache_owner(&self) -> Owner<'_> {
+        match self.cache.unwrap_or_default().scope {
+            CacheScope::Tenant => Owner::Tenant(self.tenant.as_ref()),
+            CacheScope::Shared => Owner::Everybody,
+        }
     }
 
     /// How it may use the cache: `Err` says why not at all.

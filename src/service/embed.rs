@@ -215,8 +215,8 @@ fn leaves_model_open(request: &InferenceRequest) -> bool {
 
 /// What the vectors are cached under that this route makes.
 fn keys(plan: &Plan, input: &EmbeddingInput, host: &str, route: &RouteId) -> Vec<CacheKey> {
-    let tenant = plan.request.cache_tenant();
-    input.texts.iter().map(|text| CacheKey::embedding(text, &input.extra, tenant, (route, host))).collect()
+    let owner = plan.request.cache_owner();
+    input.texts.iter().map(|text| CacheKey::embedding(text, &input.extra, owner, (route, host))).collect()
 }
 
 /// The candidates of one model alone.

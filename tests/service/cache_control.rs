@@ -94,6 +94,7 @@ async fn tenants_share_an_answer_only_where_both_say_so() {
     assert_eq!(source(&world, shared("umbrella")).await, MEMORY);
     assert_eq!(source(&world, of("umbrella")).await, Source::Miss);
     assert_eq!(source(&world, of("acme")).await, Source::Miss);
+    assert_eq!(source(&world, ask("what is HTTP?")).await, Source::Miss, "nor with those who have no tenant");
 }
 
 #[tokio::test(start_paused = true)]
