@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     attempts::Done,
@@ -102,38 +102,23 @@ impl State {
         };
         let kept_for = renewed.max(control.stale_if_error);
         let value = CacheValue::Inference(Arc::clone(&done.answer));
-        self.keep(key, CacheEntry::new(value, ttl).kept_for(kept_for).delta(took)).await;
+        let entry = CacheEntry::new(value, ttl).kept_for(kept_for).delta(took);
+        self.keep_unless_invalidated(plan.moment, key, entry).await;
     }
 
-    /// Keeps a value. Whatever goes wrong costs a later miss.
-    pub(super) async fn keep(&self, key: &CacheKey, entry: CacheEntry) {
-        let kept = AssertUnwindSafe(self.cache.set(key, entry)).catch_unwind();
-        match timeout(PATIENCE, kept).await {
-            Ok(Ok(Ok(()))) => {}
-            Ok(Ok(Err(error))) => tracing::warn!(%error, "an answer could not be cached"),
-            Ok(Err(_)) => tracing::warn!("the cache panicked while keeping an answer"),
-            Err(_) => tracing::warn!("the cache took too long to keep an answer"),
-        }
-    }
-
-    /// Takes an answer to this request out of the cache again, once whoever brought it has put it there. `asked` is the
-    /// route that the router chose first for it. Whatever goes wrong costs another unusable hit.
+    /// Takes an answer to this request out of the cache again, also where it is only on its way there. `asked` is the route
+    /// that the router chose first for it. Whatever goes wrong costs another unusable hit.
     #[cfg(feature = "schema")]
     pub(super) async fn forget(&self, request: &InferenceRequest, asked: &crate::types::RouteId) {
+        let mut request = request.clone();
+        self.fill(&mut request);
         if request.caching().is_err() {
             return;
         }
-        let key = self.key_to(request, asked);
-        let forgotten = async {
-            let _ = timeout(PATIENCE, self.slots.free(&key)).await;
-            timeout(PATIENCE, self.cache.remove(&key)).await
-        };
-        match AssertUnwindSafe(forgotten).catch_unwind().await {
-            Ok(Ok(Ok(()))) => {}
-            Ok(Ok(Err(error))) => tracing::warn!(%error, "an unusable answer could not be taken out of the cache"),
-            Ok(Err(_)) => tracing::warn!("the cache took too long to forget an unusable answer"),
-            Err(_) => tracing::warn!("the cache panicked while forgetting an unusable answer"),
-        }
+        let key = self.key_to(&request, asked);
+        self.invalidations.note_key(&key);
+        self.slots.forget(|other| *other == key);
+        self.take_out(&key).await;
     }
 
     /// What the application's policy says of a request that says nothing itself.

@@ -49,23 +49,9 @@ impl Slots {
         self.lock().len()
     }
 
-    /// Nobody joins these calls any more, and their answers are not kept.
+    /// Nobody joins these calls any more.
     pub(super) fn forget(&self, which: impl Fn(&CacheKey) -> bool) {
         self.lock().retain(|key, _| !which(key));
-    }
-
-    /// Whether this call still has its slot.
-    fn holds(&self, key: &CacheKey, seat: &Seat) -> bool {
-        self.lock().get(key).is_some_and(|held| held.same_channel(seat))
-    }
-
-    /// Waits until whoever works for this key has left its slot.
-    #[cfg(feature = "schema")]
-    pub(super) async fn free(&self, key: &CacheKey) {
-        let seat = self.lock().get(key).cloned();
-        if let Some(mut seat) = seat {
-            while seat.changed().await.is_ok() {}
-        }
     }
 }
 
@@ -287,9 +273,7 @@ impl State {
         // On the heap, so that the task that is spawned for it stays small.
         let led = Box::pin(self.answer(&plan)).await.map(Arc::new);
         followers.send_replace(Some(led.clone()));
-        if let Ok(done) = led
-            && self.slots.holds(&slot.key, &slot.seat)
-        {
+        if let Ok(done) = led {
             self.keep_answer(&slot.key, &done, (&plan, control), begun.elapsed()).await;
         }
     }

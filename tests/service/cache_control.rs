@@ -13,20 +13,13 @@ use together_inference::{
 };
 use tokio::time::advance;
 
-use crate::world::{World, ask, in_turn, ms, muse, secs};
+use crate::world::{World, ask, in_turn, ms, muse, secs, settle};
 
 const MEMORY: Source = Source::Cache(Origin::Memory);
 const STALE: Source = Source::Stale(Origin::Memory);
 
 async fn source(world: &World, request: InferenceRequest) -> Source {
     world.service.complete(request).await.unwrap().source
-}
-
-/// Long enough for what goes on behind an answer.
-async fn settle() {
-    for _ in 0..64 {
-        tokio::task::yield_now().await;
-    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -198,39 +191,6 @@ async fn a_control_that_cannot_be_is_refused() {
         assert_eq!(error.invalid().unwrap().field, "cache");
     }
     assert_eq!(world.calls(), 0);
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_is_invalidated_is_asked_for_anew_and_nothing_else_is() {
-    let world = World::new();
-    let of = |tenant: &str, question: &str| ask(question).tenant(tenant);
-    for tenant in ["acme", "umbrella"] {
-        for question in ["a", "b"] {
-            world.service.complete(of(tenant, question)).await.unwrap();
-        }
-    }
-    world.service.invalidate(&of("acme", "a")).await.unwrap();
-    assert_eq!(source(&world, of("acme", "a")).await, Source::Miss);
-    assert_eq!(source(&world, of("acme", "b")).await, MEMORY);
-    assert_eq!(source(&world, of("umbrella", "a")).await, MEMORY);
-
-    world.service.invalidate_tenant(&"acme".into()).await.unwrap();
-    assert_eq!(source(&world, of("acme", "a")).await, Source::Miss);
-    assert_eq!(source(&world, of("acme", "b")).await, Source::Miss);
-    assert_eq!(source(&world, of("umbrella", "a")).await, MEMORY);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_call_under_way_keeps_nothing_of_what_was_invalidated() {
-    let world = Arc::new(World::new());
-    world.sim.latency(secs(1));
-    let early = world.spawn(ask("a"));
-    settle().await;
-    world.service.invalidate(&ask("a")).await.unwrap();
-    let late = world.spawn(ask("a"));
-    early.await.unwrap().unwrap();
-    assert_eq!(late.await.unwrap().unwrap().source, Source::Miss, "it did not join");
-    assert_eq!((world.calls(), source(&world, ask("a")).await), (2, MEMORY), "the later one is kept");
 }
 
 /// Writes behind the calls.

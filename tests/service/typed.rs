@@ -292,3 +292,13 @@ async fn a_tool_call_in_a_text_is_reported_and_never_a_call() {
     assert_eq!((reply.text(), reply.leaked_tool_markup()), ("A plain answer.", Some("<tool_call>")));
     world.at_rest().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_unusable_answer_does_not_stay_in_the_cache_either_where_the_prompt_asks_for_the_json() {
+    let world = World::new();
+    world.sim.on("Peru").reply_with(in_turn(&["I do not know.", LIMA]));
+    let ask = || muse("The largest city of Peru?").json_by_prompt();
+    assert_eq!(city(&world, ask()).await.unwrap_err().kind(), ErrorKind::InvalidOutput);
+    let typed = city(&world, ask()).await.unwrap();
+    assert_eq!((typed.reply.source, typed.repair), (Source::Miss, Repair::None));
+}
