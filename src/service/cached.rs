@@ -22,7 +22,7 @@ use crate::{
     cost::Ending,
     inference::{Answer, CacheControl, CacheKey, InferenceRequest, InferenceResponse, Kind, Origin, Source},
     router::Candidate,
-    types::{Cost, UsageSource, Usd},
+    types::{Cost, RouteId, UsageSource, Usd},
 };
 
 /// How long a fallback's answer is kept under the question to the first choice.
@@ -50,14 +50,16 @@ pub(super) struct Hit {
 }
 
 impl Hit {
-    /// Whether it may be served while it is renewed.
-    pub(super) fn is_renewed(&self, control: &CacheControl) -> bool {
-        self.past <= control.revalidates_for(self.ttl)
+    /// Whether it may be served while it is renewed. A fallback's never is: its minute is over, and the first choice could
+    /// be asked.
+    pub(super) fn is_renewed(&self, control: &CacheControl, asked: &RouteId) -> bool {
+        let is_fallbacks = self.ttl <= FALLBACK_TTL && self.answer.served != *asked.model();
+        !is_fallbacks && self.past < control.revalidates_for(self.ttl)
     }
 
     /// Whether it may be served where no other answer can be had.
     pub(super) fn may_stand_in(&self, control: &CacheControl) -> bool {
-        self.past <= control.stale_if_error
+        self.past < control.stale_if_error
     }
 }
 
@@ -90,7 +92,7 @@ impl State {
         (plan, control): (&Plan, &CacheControl),
         took: Duration,
     ) {
-        if !control.write || !done.answer.is_complete() {
+        if !control.write || !plan.is_whole(&done.answer) {
             return;
         }
         let ttl = control.ttl.unwrap_or(Kind::Inference.ttl());
@@ -109,7 +111,7 @@ impl State {
     /// Takes an answer to this request out of the cache again, also where it is only on its way there. `asked` is the route
     /// that the router chose first for it. Whatever goes wrong costs another unusable hit.
     #[cfg(feature = "schema")]
-    pub(super) async fn forget(&self, request: &InferenceRequest, asked: &crate::types::RouteId) {
+    pub(super) async fn forget(&self, request: &InferenceRequest, asked: &RouteId) {
         let mut request = request.clone();
         self.fill(&mut request);
         if request.caching().is_err() {

@@ -20,7 +20,7 @@ use crate::{
     client::{self, CallOptions, TogetherClient},
     cost::{CostRecord, PriceBook, PriceStamp},
     inference::{
-        Attempt, CacheKey, Decision, InferenceRequest, InferenceResponse, Input, JsonNeed, Needs, Rejection,
+        Answer, Attempt, CacheKey, Decision, InferenceRequest, InferenceResponse, Input, JsonNeed, Needs, Rejection,
         Source, Timings, leaked_tool_markup,
     },
     router::{Ability, Candidate, Expectation, NoRoute, Prices, Ranking, RouteAsk},
@@ -167,6 +167,17 @@ impl Plan {
         let prompt_tokens_at_most = request.prompt_tokens_at_most();
         let request = Arc::new(request);
         Self { request, ranking, prompt_tokens_at_most, attempted, ..*self }
+    }
+
+    /// Whether this is all that was asked for: whole, and no answer missing.
+    pub(super) fn is_whole(&self, answer: &Answer) -> bool {
+        let (asked, came) = match self.request.input() {
+            Input::Chat(input) => (input.n, answer.choices().len()),
+            Input::Prompt(input) => (input.n, answer.choices().len()),
+            Input::Image(input) => (input.n, answer.images().len()),
+            Input::Embedding(_) | Input::Rerank(_) => (None, 0),
+        };
+        answer.is_complete() && asked.is_none_or(|asked| came >= asked as usize)
     }
 
     /// How many tokens an answer to it is expected to have at most, or what will do of it.
