@@ -183,7 +183,7 @@ impl State {
                     tokio::task::yield_now().await;
                     continue;
                 }
-                Err(error) => Err(error),
+                Err(error) => Err(if leads { error } else { error.of_joined(plan) }),
                 // Found by a leader that takes older answers than this caller does.
                 Ok(done) if !leads && done.from_cache.is_some() && control.max_age.is_some() => {
                     tokio::task::yield_now().await;

@@ -15,7 +15,8 @@ use crate::{
     types::{Cost, RequestId},
 };
 
-/// A failed call of the service. Cheap to clone: every follower of a coalesced call gets the same one.
+/// A failed call of the service. Cheap to clone. Calls that joined one that failed get errors of their own with its
+/// evidence; attempts and cost are on the error of the one that led alone.
 ///
 /// A web service can use it as it is: [`status_hint`](Self::status_hint), [`retry_after`](Self::retry_after),
 /// [`public_message`](Self::public_message).
@@ -215,6 +216,16 @@ impl Error {
             inner.attempts = attempts.into();
             inner.cost = total_cost(&inner.attempts);
         })
+    }
+
+    /// The error of a call that had joined the one that failed: the same evidence, but a call of its own, which made no
+    /// attempts and cost nothing.
+    pub(super) fn of_joined(self, plan: &Plan) -> Self {
+        let joined = self.edit(|inner| {
+            inner.message = format!("the call that this one had joined failed: {}", inner.message).into();
+            inner.call = None;
+        });
+        joined.with_attempts([]).of_plan(plan)
     }
 
     /// Of this call.
