@@ -325,7 +325,7 @@ impl Error {
         }
     }
 
-    /// Every attempt that was made, in order.
+    /// Every attempt that was made, in order; none for a call that had joined another one.
     #[must_use]
     pub fn attempts(&self) -> &[Attempt] {
         &self.0.attempts
