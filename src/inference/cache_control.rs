@@ -113,7 +113,7 @@ impl CacheControl {
         Self { read: false, ..Self::new() }
     }
 
-    /// Reads, and keeps nothing.
+    /// Reads, and keeps nothing. It renews nothing either: an answer a little past its time is served as it is.
     #[must_use]
     pub const fn read_only() -> Self {
         Self { write: false, ..Self::new() }

@@ -159,6 +159,16 @@ impl CacheKey {
         self.tenant == short_hash(tenant)
     }
 
+    /// Whose it is, as its tenant's part says; all zeros of nobody.
+    pub(crate) const fn tenant(&self) -> &[u8; 8] {
+        &self.tenant
+    }
+
+    /// The part of all keys of a tenant.
+    pub(crate) fn tenant_part(tenant: &Tenant) -> [u8; 8] {
+        short_hash(tenant)
+    }
+
     /// The key outside the process, as its `Display` has it.
     #[cfg(feature = "redis")]
     pub(crate) fn name(&self) -> String {

@@ -85,7 +85,7 @@ pub enum Source {
     Upstream(Bypass),
     /// The cache, from where it keeps it.
     Cache(Origin),
-    /// The cache, past its time: a new answer is on its way to it, or could not be had.
+    /// The cache, past its time: a new answer is on its way to it, could not be had, or the request keeps none.
     Stale(Origin),
     /// Another caller's identical request that was under way.
     Coalesced,

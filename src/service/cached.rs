@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     attempts::Done,
@@ -22,7 +22,7 @@ use crate::{
     cost::Ending,
     inference::{Answer, CacheControl, CacheKey, InferenceRequest, InferenceResponse, Kind, Origin, Source},
     router::Candidate,
-    types::{Cost, UsageSource, Usd},
+    types::{Cost, RouteId, UsageSource, Usd},
 };
 
 /// How long a fallback's answer is kept under the question to the first choice.
@@ -50,14 +50,16 @@ pub(super) struct Hit {
 }
 
 impl Hit {
-    /// Whether it may be served while it is renewed.
-    pub(super) fn is_renewed(&self, control: &CacheControl) -> bool {
-        self.past <= control.revalidates_for(self.ttl)
+    /// Whether it may be served while it is renewed. A fallback's never is: its minute is over, and the first choice could
+    /// be asked.
+    pub(super) fn is_renewed(&self, control: &CacheControl, asked: &RouteId) -> bool {
+        let is_fallbacks = self.ttl <= FALLBACK_TTL && self.answer.served != *asked.model();
+        !is_fallbacks && self.past < control.revalidates_for(self.ttl)
     }
 
     /// Whether it may be served where no other answer can be had.
     pub(super) fn may_stand_in(&self, control: &CacheControl) -> bool {
-        self.past <= control.stale_if_error
+        self.past < control.stale_if_error
     }
 }
 
@@ -90,7 +92,7 @@ impl State {
         (plan, control): (&Plan, &CacheControl),
         took: Duration,
     ) {
-        if !control.write || !done.answer.is_complete() {
+        if !control.write || !plan.is_whole(&done.answer) {
             return;
         }
         let ttl = control.ttl.unwrap_or(Kind::Inference.ttl());
@@ -102,38 +104,23 @@ impl State {
         };
         let kept_for = renewed.max(control.stale_if_error);
         let value = CacheValue::Inference(Arc::clone(&done.answer));
-        self.keep(key, CacheEntry::new(value, ttl).kept_for(kept_for).delta(took)).await;
+        let entry = CacheEntry::new(value, ttl).kept_for(kept_for).delta(took);
+        self.keep_unless_invalidated(plan.moment, key, entry).await;
     }
 
-    /// Keeps a value. Whatever goes wrong costs a later miss.
-    pub(super) async fn keep(&self, key: &CacheKey, entry: CacheEntry) {
-        let kept = AssertUnwindSafe(self.cache.set(key, entry)).catch_unwind();
-        match timeout(PATIENCE, kept).await {
-            Ok(Ok(Ok(()))) => {}
-            Ok(Ok(Err(error))) => tracing::warn!(%error, "an answer could not be cached"),
-            Ok(Err(_)) => tracing::warn!("the cache panicked while keeping an answer"),
-            Err(_) => tracing::warn!("the cache took too long to keep an answer"),
-        }
-    }
-
-    /// Takes an answer to this request out of the cache again, once whoever brought it has put it there. `asked` is the
-    /// route that the router chose first for it. Whatever goes wrong costs another unusable hit.
+    /// Takes an answer to this request out of the cache again, also where it is only on its way there. `asked` is the route
+    /// that the router chose first for it. Whatever goes wrong costs another unusable hit.
     #[cfg(feature = "schema")]
-    pub(super) async fn forget(&self, request: &InferenceRequest, asked: &crate::types::RouteId) {
+    pub(super) async fn forget(&self, request: &InferenceRequest, asked: &RouteId) {
+        let mut request = request.clone();
+        self.fill(&mut request);
         if request.caching().is_err() {
             return;
         }
-        let key = self.key_to(request, asked);
-        let forgotten = async {
-            let _ = timeout(PATIENCE, self.slots.free(&key)).await;
-            timeout(PATIENCE, self.cache.remove(&key)).await
-        };
-        match AssertUnwindSafe(forgotten).catch_unwind().await {
-            Ok(Ok(Ok(()))) => {}
-            Ok(Ok(Err(error))) => tracing::warn!(%error, "an unusable answer could not be taken out of the cache"),
-            Ok(Err(_)) => tracing::warn!("the cache took too long to forget an unusable answer"),
-            Err(_) => tracing::warn!("the cache panicked while forgetting an unusable answer"),
-        }
+        let key = self.key_to(&request, asked);
+        self.invalidations.note_key(&key);
+        self.slots.forget(|other| *other == key);
+        self.take_out(&key).await;
     }
 
     /// What the application's policy says of a request that says nothing itself.

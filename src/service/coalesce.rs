@@ -49,23 +49,9 @@ impl Slots {
         self.lock().len()
     }
 
-    /// Nobody joins these calls any more, and their answers are not kept.
+    /// Nobody joins these calls any more.
     pub(super) fn forget(&self, which: impl Fn(&CacheKey) -> bool) {
         self.lock().retain(|key, _| !which(key));
-    }
-
-    /// Whether this call still has its slot.
-    fn holds(&self, key: &CacheKey, seat: &Seat) -> bool {
-        self.lock().get(key).is_some_and(|held| held.same_channel(seat))
-    }
-
-    /// Waits until whoever works for this key has left its slot.
-    #[cfg(feature = "schema")]
-    pub(super) async fn free(&self, key: &CacheKey) {
-        let seat = self.lock().get(key).cloned();
-        if let Some(mut seat) = seat {
-            while seat.changed().await.is_ok() {}
-        }
     }
 }
 
@@ -116,9 +102,13 @@ impl State {
                 let origin = hit.origin;
                 return Ok(self.hit(plan, &self.done_from_cache(plan, hit), origin));
             }
-            Found::Stale(hit) if hit.is_renewed(&control) => {
-                // Nobody waits for it: whoever comes meanwhile is served the same, or joins.
-                drop(self.seat(key, &Arc::new(plan.with_patience(LEADER_PATIENCE)), control, true));
+            Found::Stale(hit) if hit.is_renewed(&control, plan.asked()) => {
+                // Nobody waits for it: whoever comes meanwhile is served the same, or joins. One that keeps nothing
+                // renews nothing, or each of its like would pay for the same answer.
+                if control.write {
+                    let plan = Arc::new(plan.with_patience(LEADER_PATIENCE));
+                    drop(self.seat(key, &plan, control, true));
+                }
                 return Ok(self.stale(plan, hit));
             }
             Found::Stale(hit) => stand_in = Some(hit).filter(|hit| hit.may_stand_in(&control)),
@@ -157,10 +147,13 @@ impl State {
         control: CacheControl,
         missed: Missed,
     ) -> Result<InferenceResponse, Error> {
-        let answered = if control.read && control.write {
-            self.together(&plan, key, control, missed.looks_again).await
-        } else {
-            self.alone(&plan, key, control).await
+        let answered = match control {
+            CacheControl { read: true, write: true, .. } => {
+                self.together(&plan, key, control, missed.looks_again).await
+            }
+            CacheControl { write: true, .. } => self.anew(&plan, key, control).await,
+            // It has nothing to give to others.
+            _ => self.answer(&plan).await.map(|done| plan.respond(&done, Source::Miss)),
         };
         match (answered, missed.stand_in) {
             (Err(error), Some(hit)) if can_stand_in_for(error.kind()) => {
@@ -183,29 +176,22 @@ impl State {
             let (mut seat, leads) = self.seat(key, plan, control, looks_again);
             // Answered before this caller came, only not yet in the cache: nothing was under way for it to join.
             let kept = !leads && seat.borrow().as_ref().is_some_and(Result::is_ok);
-            let led = match timeout_at(plan.stays_until.unwrap_or(plan.deadline), seat.wait_for(Option::is_some)).await
-            {
-                Ok(Ok(led)) => led.clone(),
-                // The sender is gone without a word: the leader panicked, or its runtime ended.
-                Ok(Err(_)) => None,
-                Err(_) => return Err(too_late(plan)),
-            };
+            let led = wait(plan, &mut seat).await?;
             return match led {
-                None => Err(leader_failed().of_plan(plan)),
-                Some(Err(error)) if !leads && is_anothers(plan, &error) => {
+                Err(error) if !leads && is_anothers(plan, &error) => {
                     // Lets the refused leader free its slot.
                     tokio::task::yield_now().await;
                     continue;
                 }
-                Some(Err(error)) => Err(error),
+                Err(error) => Err(if leads { error } else { error.of_joined(plan) }),
                 // Found by a leader that takes older answers than this caller does.
-                Some(Ok(done)) if !leads && done.from_cache.is_some() && control.max_age.is_some() => {
+                Ok(done) if !leads && done.from_cache.is_some() && control.max_age.is_some() => {
                     tokio::task::yield_now().await;
                     continue;
                 }
-                Some(Ok(done)) => Ok(match done.from_cache {
+                Ok(done) => Ok(match done.from_cache {
                     Some(origin) => self.hit(plan, &done, origin),
-                    None if kept && done.answer.is_complete() => self.hit(plan, &done, Origin::Memory),
+                    None if kept && plan.is_whole(&done.answer) => self.hit(plan, &done, Origin::Memory),
                     None if leads => plan.respond(&done, Source::Miss),
                     None => self.follow(plan, &done),
                 }),
@@ -213,34 +199,19 @@ impl State {
         }
     }
 
-    /// Asks for this caller alone: one that only reads has nothing to give to others, and one that asks anew must not get
-    /// what was asked before.
-    async fn alone(
+    /// Asks anew, joined by nobody and joining nobody: it must not get what was asked before. Like every call whose answer
+    /// is kept it goes on without its caller.
+    async fn anew(
         self: &Arc<Self>,
         plan: &Arc<Plan>,
         key: CacheKey,
         control: CacheControl,
     ) -> Result<InferenceResponse, Error> {
-        let begun = Instant::now();
-        let done = Box::pin(self.answer(plan)).await?;
-        let source = if control.read { Source::Miss } else { Source::Upstream(Bypass::Asked) };
-        let reply = plan.respond(&done, source);
-        self.keep_behind((key, control), plan, done, begun.elapsed());
-        Ok(reply)
-    }
-
-    /// Keeps an answer in a task of its own: the caller need not wait for a store.
-    pub(super) fn keep_behind(
-        self: &Arc<Self>,
-        (key, control): (CacheKey, CacheControl),
-        plan: &Arc<Plan>,
-        done: Done,
-        took: Duration,
-    ) {
-        if control.write && done.answer.is_complete() {
-            let (state, plan) = (Arc::clone(self), Arc::clone(plan));
-            self.tasks.spawn(async move { state.keep_answer(&key, &done, (&plan, &control), took).await });
-        }
+        let (answer, mut seat) = watch::channel(None);
+        let (state, leaders) = (Arc::clone(self), Arc::clone(plan));
+        self.tasks.spawn(async move { state.lead((&key, &control), &leaders, Found::Nothing, &answer).await });
+        let done = wait(plan, &mut seat).await??;
+        Ok(plan.respond(&done, Source::Upstream(Bypass::Asked)))
     }
 
     /// Joins the call under way, or starts it.
@@ -264,7 +235,7 @@ impl State {
             // Again, inside the slot: the answer may have come while this caller missed it.
             let by = Instant::now() + LEADER_PATIENCE;
             let found = if looks_again { state.look_up(&key, &control, by).await } else { Found::Broken };
-            state.lead((&slot, &control), &plan, found, &answer).await;
+            state.lead((&key, &control), &plan, found, &answer).await;
             // Last: whoever comes in between finds the seat with its answer.
             drop(slot);
         });
@@ -273,7 +244,7 @@ impl State {
 
     async fn lead(
         self: &Arc<Self>,
-        (slot, control): (&Slot, &CacheControl),
+        (key, control): (&CacheKey, &CacheControl),
         plan: &Plan,
         found: Found,
         followers: &watch::Sender<Option<Led>>,
@@ -287,12 +258,20 @@ impl State {
         // On the heap, so that the task that is spawned for it stays small.
         let led = Box::pin(self.answer(&plan)).await.map(Arc::new);
         followers.send_replace(Some(led.clone()));
-        if let Ok(done) = led
-            && self.slots.holds(&slot.key, &slot.seat)
-        {
-            self.keep_answer(&slot.key, &done, (&plan, control), begun.elapsed()).await;
+        if let Ok(done) = led {
+            self.keep_answer(key, &done, (&plan, control), begun.elapsed()).await;
         }
     }
+}
+
+/// Waits for what a leader brings, as long as this caller has time.
+async fn wait(plan: &Plan, seat: &mut Seat) -> Result<Led, Error> {
+    let led = match timeout_at(plan.stays_until.unwrap_or(plan.deadline), seat.wait_for(Option::is_some)).await {
+        Ok(led) => led.ok().and_then(|led| led.clone()),
+        Err(_) => return Err(too_late(plan)),
+    };
+    // The sender is gone without a word: the leader panicked, or its runtime ended.
+    led.ok_or_else(|| leader_failed().of_plan(plan))
 }
 
 fn leader_failed() -> Error {

@@ -5,14 +5,14 @@
 //! one that answers first makes all its vectors, those of the cache included; should it fail later, the next one starts
 //! over. Vectors are cached under the route that made them, and only where the provider says that its model did.
 
-use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use futures_util::FutureExt;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::Instant;
 
 use super::{
     attempts::Done,
     error::{Error, ErrorKind, total_cost},
+    layer::ask,
     plan::{Plan, no_attempts, no_warnings},
     state::{PATIENCE, State},
 };
@@ -76,7 +76,7 @@ impl State {
         let bypass = caching.err().or_else(|| caching.is_ok_and(|control| !control.read).then_some(Bypass::Asked));
         let mut texts = Texts::new(input);
         if let (Ok(control), None) = (caching, bypass) {
-            let keys = self.keys_of_texts(&plan, input);
+            let keys = self.keys_of_texts(&plan, input, plan.asked());
             texts.fill(self.look_up_many(&keys, control.max_age, plan.deadline).await, plan.asked().model());
         }
         let mut asked = Asked::default();
@@ -137,20 +137,17 @@ impl State {
             let caching = plan.request.caching().ok().filter(|control| control.write && model.asked == model.served);
             texts.take(part, answer.vectors(), model);
             if let Some(control) = caching {
-                let keys = keys(plan, input, self.host(&route), &route);
-                self.keep_many(texts.entries(part, &keys, &control)).await;
+                let keys = self.keys_of_texts(plan, input, &route);
+                self.keep_many_unless_invalidated(plan.moment, texts.entries(part, &keys, &control)).await;
             }
         }
         Ok(())
     }
 
-    /// What the vectors of a call are cached under.
-    pub(super) fn keys_of_texts(&self, plan: &Plan, input: &EmbeddingInput) -> Vec<CacheKey> {
-        keys(plan, input, self.host(plan.asked()), plan.asked())
-    }
-
-    fn host(&self, route: &RouteId) -> &str {
-        self.client(route).map_or("", TogetherClient::base)
+    /// What the vectors of a call are cached under that this route made.
+    pub(super) fn keys_of_texts(&self, plan: &Plan, input: &EmbeddingInput, route: &RouteId) -> Vec<CacheKey> {
+        let (owner, host) = (plan.request.cache_owner(), self.client(route).map_or("", TogetherClient::base));
+        input.texts.iter().map(|text| CacheKey::embedding(text, &input.extra, owner, (route, host))).collect()
     }
 
     /// What the cached texts would have cost; `None` if none was.
@@ -170,22 +167,11 @@ impl State {
         max_age: Option<Duration>,
         by: Instant,
     ) -> Vec<Option<(Vector, Origin)>> {
-        let asked = AssertUnwindSafe(self.cache.get_many(keys)).catch_unwind();
-        let found = match timeout_at(by.min(Instant::now() + PATIENCE), asked).await {
-            Ok(Ok(Ok(found))) => found,
-            Ok(Ok(Err(error))) => {
-                tracing::warn!(%error, "cache look-up failed, going on without");
-                Vec::new()
-            }
-            Ok(Err(_)) => {
-                tracing::warn!("the cache panicked, going on without");
-                Vec::new()
-            }
-            Err(_) => {
-                tracing::warn!("the cache took too long, going on without");
-                Vec::new()
-            }
-        };
+        let longest = PATIENCE.min(by.saturating_duration_since(Instant::now()));
+        let found = ask(longest, async { self.cache.get_many(keys).await }).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "cache look-up failed, going on without");
+            Vec::new()
+        });
         let now = Instant::now();
         let is_young = |entry: &CacheEntry| max_age.is_none_or(|most| now.duration_since(entry.stored) <= most);
         let vector = |entry: CacheEntry| match entry.value {
@@ -196,27 +182,10 @@ impl State {
         };
         found.into_iter().map(|entry| entry.and_then(vector)).collect()
     }
-
-    /// Keeps vectors. Whatever goes wrong costs later misses.
-    async fn keep_many(&self, entries: Vec<(CacheKey, CacheEntry)>) {
-        let kept = AssertUnwindSafe(self.cache.set_many(entries)).catch_unwind();
-        match timeout(PATIENCE, kept).await {
-            Ok(Ok(Ok(()))) => {}
-            Ok(Ok(Err(error))) => tracing::warn!(%error, "vectors could not be cached"),
-            Ok(Err(_)) => tracing::warn!("the cache panicked while keeping vectors"),
-            Err(_) => tracing::warn!("the cache took too long to keep vectors"),
-        }
-    }
 }
 
 fn leaves_model_open(request: &InferenceRequest) -> bool {
     request.task_of() == Task::Embedding && request.selection().is_any()
-}
-
-/// What the vectors are cached under that this route makes.
-fn keys(plan: &Plan, input: &EmbeddingInput, host: &str, route: &RouteId) -> Vec<CacheKey> {
-    let owner = plan.request.cache_owner();
-    input.texts.iter().map(|text| CacheKey::embedding(text, &input.extra, owner, (route, host))).collect()
 }
 
 /// The candidates of one model alone.

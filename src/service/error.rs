@@ -15,7 +15,8 @@ use crate::{
     types::{Cost, RequestId},
 };
 
-/// A failed call of the service. Cheap to clone: every follower of a coalesced call gets the same one.
+/// A failed call of the service. Cheap to clone. Calls that joined one that failed get errors of their own with its
+/// evidence; attempts and cost are on the error of the one that led alone.
 ///
 /// A web service can use it as it is: [`status_hint`](Self::status_hint), [`retry_after`](Self::retry_after),
 /// [`public_message`](Self::public_message).
@@ -217,6 +218,16 @@ impl Error {
         })
     }
 
+    /// The error of a call that had joined the one that failed: the same evidence, but a call of its own, which made no
+    /// attempts and cost nothing.
+    pub(super) fn of_joined(self, plan: &Plan) -> Self {
+        let joined = self.edit(|inner| {
+            inner.message = format!("the call that this one had joined failed: {}", inner.message).into();
+            inner.call = None;
+        });
+        joined.with_attempts([]).of_plan(plan)
+    }
+
     /// Of this call.
     pub(super) fn of_plan(self, plan: &Plan) -> Self {
         let (id, at, prompt_tokens) = (plan.id, plan.at, plan.prompt_tokens_at_most);
@@ -314,7 +325,7 @@ impl Error {
         }
     }
 
-    /// Every attempt that was made, in order.
+    /// Every attempt that was made, in order; none for a call that had joined another one.
     #[must_use]
     pub fn attempts(&self) -> &[Attempt] {
         &self.0.attempts

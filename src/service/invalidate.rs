@@ -1,19 +1,27 @@
 //! Answers taken out of the cache before their time.
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use futures_util::FutureExt;
-
-use super::{Error, ErrorKind, InferenceService};
+use super::{Error, ErrorKind, InferenceService, layer::ask, plan::Plan, state::State};
 use crate::{
     cache::CacheError,
-    inference::{InferenceRequest, Input},
-    types::Tenant,
+    inference::{CacheKey, InferenceRequest, Input},
+    types::{RouteId, Tenant},
 };
+
+/// How long a layer may take to forget an answer. Somebody waits for it to be gone: longer than for a look-up.
+const LONGEST: Duration = Duration::from_secs(1);
+/// How long it may take to look through everything for a tenant's.
+const LONGEST_OF_TENANT: Duration = Duration::from_secs(30);
 
 impl InferenceService {
     /// Takes the answer to a request out of the cache, as it is kept for the request's tenant and scope; of a request for
-    /// vectors those of all its texts. A call that is under way for it is not joined any more and keeps nothing.
+    /// vectors those of all its texts. A call, stream or refresh that is under way for it is not joined any more and keeps
+    /// nothing.
+    ///
+    /// An answer is kept under the question to the model that was the first choice then. It is taken out whichever of the
+    /// models that are candidates now that was. What cannot be reached from here goes when its time is over: answers of
+    /// models that are candidates no more, and what other processes have in their own memory or on its way.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
@@ -33,23 +41,18 @@ impl InferenceService {
     ///
     /// # Errors
     ///
-    /// [`Error`] for a request that cannot be, and [`ErrorKind::Policy`] where the cache failed: the answer may still be
-    /// there.
+    /// [`Error`] for a request that cannot be, and [`ErrorKind::Policy`] where the cache failed or took longer than a
+    /// second: the answer may still be there.
     pub async fn invalidate(&self, request: &InferenceRequest) -> Result<(), Error> {
         let state = &self.state;
         let _in_flight = state.begin()?;
         let plan = state.plan_for(Arc::new(request.clone()), true).await?;
-        let keys = match plan.request.input() {
-            Input::Embedding(input) => state.keys_of_texts(&plan, input),
-            _ => vec![state.key(&plan)],
-        };
-        for key in keys {
-            state.slots.forget(|other| *other == key);
-            let removed = AssertUnwindSafe(state.cache.remove(&key)).catch_unwind();
-            removed
-                .await
-                .unwrap_or_else(|_| Err(CacheError::new("the cache panicked")))
-                .map_err(|error| failed(&error))?;
+        let keys = state.keys_of_all(&plan);
+        // All at once and first, so that none is kept while others are taken out.
+        keys.iter().for_each(|key| state.invalidations.note_key(key));
+        state.slots.forget(|key| keys.contains(key));
+        for key in &keys {
+            ask(LONGEST, async { state.cache.remove(key).await }).await.map_err(|error| failed(&error))?;
         }
         Ok(())
     }
@@ -59,13 +62,27 @@ impl InferenceService {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Policy`] where the cache failed or cannot tell tenants apart: answers may still be there.
+    /// [`ErrorKind::Policy`] where the cache failed, took longer than 30 s or cannot tell tenants apart: answers may still be
+    /// there.
     pub async fn invalidate_tenant(&self, tenant: &Tenant) -> Result<(), Error> {
         let state = &self.state;
         let _in_flight = state.begin()?;
+        state.invalidations.note_tenant(tenant);
         state.slots.forget(|key| key.is_of(tenant));
-        let forgotten = AssertUnwindSafe(state.cache.forget_tenant(tenant)).catch_unwind();
-        forgotten.await.unwrap_or_else(|_| Err(CacheError::new("the cache panicked"))).map_err(|error| failed(&error))
+        let forgotten = ask(LONGEST_OF_TENANT, async { state.cache.forget_tenant(tenant).await });
+        forgotten.await.map_err(|error| failed(&error))
+    }
+}
+
+impl State {
+    /// What an answer to this call may be cached under: the first choice may have been another one then.
+    fn keys_of_all(&self, plan: &Plan) -> HashSet<CacheKey> {
+        let routes = plan.ranking.candidates.iter().map(|candidate| &candidate.route);
+        let of_route = |route: &RouteId| match plan.request.input() {
+            Input::Embedding(input) => self.keys_of_texts(plan, input, route),
+            _ => vec![self.key_to(&plan.request, route)],
+        };
+        routes.chain([plan.asked()]).flat_map(of_route).collect()
     }
 }
 

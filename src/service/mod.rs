@@ -19,6 +19,8 @@ mod error;
 mod health;
 mod in_time;
 mod invalidate;
+mod invalidations;
+mod layer;
 mod model_lists;
 mod plan;
 mod prompt;

@@ -2,14 +2,13 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    panic::AssertUnwindSafe,
     time::Duration,
 };
 
-use futures_util::FutureExt;
-use tokio::time::timeout;
-
-use super::state::{PATIENCE, State};
+use super::{
+    layer::ask,
+    state::{PATIENCE, State},
+};
 use crate::{
     cache::{CacheEntry, CacheValue},
     client::{self, ErrorKind, Model, SupportedModel, SupportedQuery, TogetherClient},
@@ -43,8 +42,7 @@ impl State {
 
     /// The list that the cache has, if it is young enough and whole. Whatever goes wrong is a miss.
     async fn kept_list(&self, key: &CacheKey, most: Duration) -> Option<(Vec<Listing>, Duration)> {
-        let asked = AssertUnwindSafe(self.cache.get(key)).catch_unwind();
-        let entry = timeout(PATIENCE, asked).await.ok()?.ok()?.ok()??;
+        let entry = ask(PATIENCE, async { self.cache.get(key).await }).await.ok()??;
         let age = entry.stored.elapsed();
         match entry.value {
             CacheValue::Json(json) if age <= most => Some((serde_json::from_slice(&json).ok()?, age)),

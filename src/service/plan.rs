@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::{
     error::{Call, Error, ErrorKind},
+    invalidations::Moment,
     prompt::by,
     state::State,
 };
@@ -19,8 +20,8 @@ use crate::{
     client::{self, CallOptions, TogetherClient},
     cost::{CostRecord, PriceBook, PriceStamp},
     inference::{
-        Attempt, CacheKey, Decision, InferenceRequest, InferenceResponse, Input, JsonNeed, Needs, Rejection, Source,
-        Timings, leaked_tool_markup,
+        Answer, Attempt, CacheKey, Decision, InferenceRequest, InferenceResponse, Input, JsonNeed, Needs, Rejection,
+        Source, Timings, leaked_tool_markup,
     },
     router::{Ability, Candidate, Expectation, NoRoute, Prices, Ranking, RouteAsk},
     types::{AttemptId, Cost, Price, RequestId, RouteId, Usd, later},
@@ -46,6 +47,8 @@ pub(super) struct Plan {
     pub(super) stays_until: Option<Instant>,
     /// Attempts of parts of the call that went before: each part numbers its own from here.
     attempted: u16,
+    /// When it was made, as the cache's invalidations count.
+    pub(super) moment: Moment,
 }
 
 impl State {
@@ -58,8 +61,7 @@ impl State {
     pub(super) async fn plan_for(&self, mut request: Arc<InferenceRequest>, rehearsal: bool) -> Result<Plan, Error> {
         request.validate()?;
         let filled = Arc::make_mut(&mut request);
-        filled.set_defaults();
-        filled.set_caching(|request| self.caching_of(request));
+        self.fill(filled);
         self.pin_embedding_model(filled);
         let book = Book(&self.prices);
         let ask = RouteAsk::new(&request).with_prices(&book);
@@ -76,7 +78,7 @@ impl State {
             None => return Err(Error::new(ErrorKind::DeadlineExceeded, "the router did not answer in time")),
         };
         let ranking = self.one_embedding_model(&request, self.reachable(ranking)?, rehearsal)?;
-        let (id, default_max_tokens) = (self.request_id(), self.default_max_tokens);
+        let (id, default_max_tokens, moment) = (self.request_id(), self.default_max_tokens, self.invalidations.now());
         let attempted = 0;
         Ok(Plan {
             request,
@@ -91,7 +93,14 @@ impl State {
             streams: false,
             stays_until: None,
             attempted,
+            moment,
         })
+    }
+
+    /// Says of a request what it leaves to the service.
+    pub(super) fn fill(&self, request: &mut InferenceRequest) {
+        request.set_defaults();
+        request.set_caching(|request| self.caching_of(request));
     }
 
     fn request_id(&self) -> RequestId {
@@ -158,6 +167,17 @@ impl Plan {
         let prompt_tokens_at_most = request.prompt_tokens_at_most();
         let request = Arc::new(request);
         Self { request, ranking, prompt_tokens_at_most, attempted, ..*self }
+    }
+
+    /// Whether this is all that was asked for: whole, and no answer missing.
+    pub(super) fn is_whole(&self, answer: &Answer) -> bool {
+        let (asked, came) = match self.request.input() {
+            Input::Chat(input) => (input.n, answer.choices().len()),
+            Input::Prompt(input) => (input.n, answer.choices().len()),
+            Input::Image(input) => (input.n, answer.images().len()),
+            Input::Embedding(_) | Input::Rerank(_) => (None, 0),
+        };
+        answer.is_complete() && asked.is_none_or(|asked| came >= asked as usize)
     }
 
     /// How many tokens an answer to it is expected to have at most, or what will do of it.

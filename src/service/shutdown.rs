@@ -5,13 +5,13 @@
 //! starts what is needed on its own, and no record is lost. If it is kept but not driven, what runs on it waits, and so
 //! does whoever waits for it: a follower until its deadline, a flush or a shutdown until theirs.
 
-use std::{panic::AssertUnwindSafe, sync::atomic::Ordering, time::Duration};
+use std::{sync::atomic::Ordering, time::Duration};
 
-use futures_util::FutureExt;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     InferenceService,
+    layer::ask,
     state::{State, in_runtime},
 };
 use crate::types::later;
@@ -106,13 +106,10 @@ impl State {
     /// Whether the sinks have everything; the cache may end meanwhile what it writes behind the calls.
     async fn flush(&self) -> bool {
         let by = Instant::now() + GRACE;
-        let cache = timeout_at(by, AssertUnwindSafe(self.cache.flush()).catch_unwind());
+        let cache = ask(GRACE, async { self.cache.flush().await });
         let (records, cached) = tokio::join!(self.recorder.flush(by), cache);
-        match cached {
-            Ok(Ok(Ok(()))) => {}
-            Ok(Ok(Err(error))) => tracing::warn!(%error, "the cache could not keep everything"),
-            Ok(Err(_)) => tracing::warn!("the cache panicked while it was flushed"),
-            Err(_) => tracing::warn!("the cache did not write everything in time"),
+        if let Err(error) = cached {
+            tracing::warn!(%error, "the cache could not keep everything");
         }
         records
     }

@@ -13,13 +13,13 @@ use std::{
 };
 
 use futures_core::Stream;
-use tokio::time::Instant;
+use tokio::{runtime::Handle, time::Instant};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 pub(super) use self::live::LiveStreams;
 use self::live::{Live, Open, Step};
 use super::{
-    attempts::{Dispatched, settle},
+    attempts::{Dispatched, Done, settle},
     cached::can_stand_in_for,
     coalesce::Missed,
     error::{Error, ErrorKind},
@@ -66,8 +66,6 @@ enum Body {
 struct Replay {
     deltas: vec::IntoIter<Delta>,
     reply: Box<InferenceResponse>,
-    /// Counts the call among those that a shutdown waits for.
-    _in_flight: TaskTrackerToken,
 }
 
 /// Keeps the answer of a stream once it is whole.
@@ -76,6 +74,17 @@ struct Keeper {
     key: CacheKey,
     control: CacheControl,
     begun: Instant,
+    /// The runtime of the call: the last piece may be read outside of any.
+    runtime: Handle,
+}
+
+impl Keeper {
+    /// Keeps an answer in a task of its own: the reader need not wait for a store.
+    fn keep(self, plan: &Arc<Plan>, done: Done) {
+        let Self { state, key, control, begun, runtime } = self;
+        let (plan, took, tasks) = (Arc::clone(plan), begun.elapsed(), state.tasks.clone());
+        tasks.spawn_on(async move { state.keep_answer(&key, &done, (&plan, &control), took).await }, &runtime);
+    }
 }
 
 impl fmt::Debug for InferenceStream {
@@ -114,14 +123,15 @@ impl State {
             let key = self.key(&plan);
             if control.read {
                 match self.read(&plan, key, control).await {
-                    Ok(reply) => return Ok(InferenceStream::replay(plan, Box::new(reply), in_flight)),
+                    Ok(reply) => return Ok(InferenceStream::replay(plan, Box::new(reply))),
                     Err(Missed { late: Some(late), .. }) => return Err(late),
                     Err(missed) => spare = missed.stand_in,
                 }
             } else {
                 source = Some(Source::Upstream(Bypass::Asked));
             }
-            keeper = control.write.then(|| Keeper { state: Arc::clone(&self), key, control, begun: Instant::now() });
+            let (begun, runtime) = (Instant::now(), Handle::try_current().ok().filter(|_| control.write));
+            keeper = runtime.map(|runtime| Keeper { state: Arc::clone(&self), key, control, begun, runtime });
         }
         let send = |client: TogetherClient, model: ModelId| {
             let plan = &plan;
@@ -132,7 +142,7 @@ impl State {
             (Err(error), Some(hit)) if can_stand_in_for(error.kind()) => {
                 tracing::warn!(%error, "answered from the cache, past its time");
                 let reply = Box::new(self.stale(&plan, hit));
-                return Ok(InferenceStream::replay(plan, reply, in_flight));
+                return Ok(InferenceStream::replay(plan, reply));
             }
             (Err(error), _) => return Err(error),
         };
@@ -156,15 +166,15 @@ impl State {
 }
 
 impl InferenceStream {
-    /// The pieces of an answer that is there already.
-    fn replay(plan: Arc<Plan>, reply: Box<InferenceResponse>, in_flight: TaskTrackerToken) -> Self {
+    /// The pieces of an answer that is there already. There is nothing to settle, so that no shutdown need wait for it.
+    fn replay(plan: Arc<Plan>, reply: Box<InferenceResponse>) -> Self {
         let deltas = replay(reply.answer.choices(), reply.answer.usage).into_iter();
         Self {
             fold: Fold::new(reply.answer.served.clone()),
             pieces: 0,
             first_token: plan.started.elapsed(),
             source: reply.source,
-            body: Some(Body::Replay(Replay { deltas, reply, _in_flight: in_flight })),
+            body: Some(Body::Replay(Replay { deltas, reply })),
             plan,
             keeper: None,
             attempts: Vec::new(),
@@ -221,8 +231,8 @@ impl InferenceStream {
         let outcome = settle(&self.plan, completion.into(), settlement, attempts).map(|done| {
             let mut reply = self.plan.respond(&done, self.source);
             reply.timings.first_token = Some(self.first_token);
-            if let Some(Keeper { state, key, control, begun }) = self.keeper.take() {
-                state.keep_behind((key, control), &self.plan, done, begun.elapsed());
+            if let Some(keeper) = self.keeper.take() {
+                keeper.keep(&self.plan, done);
             }
             reply
         });

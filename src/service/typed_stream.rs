@@ -1,12 +1,14 @@
 //! A typed answer that can be seen while it is written.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
+use tokio::runtime::Handle;
 
 use super::{
     Error, InferenceService, InferenceStream, TenantService, Typed,
+    state::State,
     structured::{cut_short, not_of_type, request_for, was_cut},
 };
 use crate::inference::{InferenceRequest, Parsed, Partial, parse_value, start_of};
@@ -21,6 +23,9 @@ pub struct TypedStream<T> {
     failed: bool,
     request: InferenceRequest,
     start: crate::inference::Start,
+    state: Arc<State>,
+    /// The runtime of the call: the end may be read outside of any.
+    runtime: Option<Handle>,
 }
 
 impl<T> fmt::Debug for TypedStream<T> {
@@ -77,7 +82,8 @@ impl InferenceService {
         let (request, schema) = request_for::<T>(request.into());
         let start = start_of(&schema.schema);
         let stream = self.stream(&request).await?;
-        Ok(TypedStream { stream, partial: Partial::starting(start), failed: false, request, start })
+        let (state, runtime) = (Arc::clone(&self.state), Handle::try_current().ok());
+        Ok(TypedStream { stream, partial: Partial::starting(start), failed: false, request, start, state, runtime })
     }
 }
 
@@ -119,14 +125,15 @@ impl<T> TypedStream<T> {
 }
 
 impl<T: JsonSchema + DeserializeOwned> TypedStream<T> {
-    /// Reads to the end and gives the value, with what it cost. A stream is not asked for again.
+    /// Reads to the end and gives the value, with what it cost. A stream is not asked for again; what is not of the type
+    /// does not stay in the cache.
     ///
     /// # Errors
     ///
     /// The stream's first error; [`InvalidOutput`](super::ErrorKind::InvalidOutput), which keeps the text, when the
     /// answer is not of the type or was cut at `max_tokens`.
     pub async fn finish(self) -> Result<Typed<T>, Error> {
-        let Self { mut stream, request, start, .. } = self;
+        let Self { mut stream, request, start, state, runtime, .. } = self;
         while let Some(delta) = stream.next().await {
             delta?;
         }
@@ -135,7 +142,16 @@ impl<T: JsonSchema + DeserializeOwned> TypedStream<T> {
         match parse_value(reply.text(), start) {
             Ok(Parsed { value, mended }) if !(mended && was_cut(&reply)) => Ok(Typed::once(value, reply, mended)),
             _ if was_cut(&reply) => Err(cut_short(&request, &reply)),
-            outcome => Err(not_of_type::<T>(&reply, outcome.err().as_ref(), "answered with")),
+            outcome => {
+                let error = not_of_type::<T>(&reply, outcome.err().as_ref(), "answered with");
+                if let Some(runtime) = runtime {
+                    let tasks = state.tasks.clone();
+                    let forgotten = async move { state.forget(&request, &reply.asked).await };
+                    // In vain where the runtime is gone, and with it the task that keeps the answer.
+                    let _ = tasks.spawn_on(forgotten, &runtime).await;
+                }
+                Err(error)
+            }
         }
     }
 }

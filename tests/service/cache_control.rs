@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use together_inference::{
-    Cost, InferenceRequest, Usd, async_trait,
+    Cost, InferenceRequest, InferenceService, Usd, async_trait,
     cache::{CacheEntry, CacheError, CacheLayer, MemoryCache},
     cost::Ending,
     inference::{Bypass, CacheControl, CacheKey, Origin, Source},
@@ -13,20 +13,16 @@ use together_inference::{
 };
 use tokio::time::advance;
 
-use crate::world::{World, ask, in_turn, ms, muse, secs};
+use crate::{
+    doubles::{Canned, client},
+    world::{LARGE, MID, World, ask, in_turn, ms, muse, secs, settle},
+};
 
 const MEMORY: Source = Source::Cache(Origin::Memory);
 const STALE: Source = Source::Stale(Origin::Memory);
 
 async fn source(world: &World, request: InferenceRequest) -> Source {
     world.service.complete(request).await.unwrap().source
-}
-
-/// Long enough for what goes on behind an answer.
-async fn settle() {
-    for _ in 0..64 {
-        tokio::task::yield_now().await;
-    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -202,36 +198,102 @@ async fn a_control_that_cannot_be_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_invalidated_is_asked_for_anew_and_nothing_else_is() {
+async fn whoever_only_reads_an_old_answer_pays_for_no_renewal() {
     let world = World::new();
-    let of = |tenant: &str, question: &str| ask(question).tenant(tenant);
-    for tenant in ["acme", "umbrella"] {
-        for question in ["a", "b"] {
-            world.service.complete(of(tenant, question)).await.unwrap();
-        }
+    world.service.complete(ask("a")).await.unwrap();
+    advance(secs(3_700)).await;
+    for _ in 0..10 {
+        assert_eq!(source(&world, ask("a").cache(CacheControl::read_only())).await, STALE);
+        settle().await;
     }
-    world.service.invalidate(&of("acme", "a")).await.unwrap();
-    assert_eq!(source(&world, of("acme", "a")).await, Source::Miss);
-    assert_eq!(source(&world, of("acme", "b")).await, MEMORY);
-    assert_eq!(source(&world, of("umbrella", "a")).await, MEMORY);
-
-    world.service.invalidate_tenant(&"acme".into()).await.unwrap();
-    assert_eq!(source(&world, of("acme", "a")).await, Source::Miss);
-    assert_eq!(source(&world, of("acme", "b")).await, Source::Miss);
-    assert_eq!(source(&world, of("umbrella", "a")).await, MEMORY);
+    assert_eq!(world.calls(), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_under_way_keeps_nothing_of_what_was_invalidated() {
-    let world = Arc::new(World::new());
+async fn whoever_keeps_its_answer_keeps_it_also_after_one_that_only_reads() {
+    // Scenario: an answer a little past its time is served to one that only reads; meanwhile one comes that takes no old
+    // answer and keeps its own.
+    // Expected: what that one gets is there for the next.
+    let world = World::new();
     world.sim.latency(secs(1));
-    let early = world.spawn(ask("a"));
+    world.service.complete(ask("a")).await.unwrap();
+    advance(secs(3_700)).await;
+    assert_eq!(source(&world, ask("a").cache(CacheControl::read_only())).await, STALE);
+    let young = || ask("a").cache(CacheControl::new().max_age(secs(60)));
+    world.service.complete(young()).await.unwrap();
     settle().await;
-    world.service.invalidate(&ask("a")).await.unwrap();
-    let late = world.spawn(ask("a"));
-    early.await.unwrap().unwrap();
-    assert_eq!(late.await.unwrap().unwrap().source, Source::Miss, "it did not join");
-    assert_eq!((world.calls(), source(&world, ask("a")).await), (2, MEMORY), "the later one is kept");
+    assert_eq!(source(&world, young()).await, MEMORY);
+    assert_eq!(world.calls(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_goes_on_without_its_caller_and_its_answer_is_kept() {
+    let world = World::new();
+    world.sim.latency(secs(1));
+    let call = world.spawn(ask("a").cache(CacheControl::refresh()));
+    tokio::time::sleep(ms(500)).await;
+    call.abort();
+    assert!(call.await.is_err());
+    tokio::time::sleep(secs(2)).await;
+    assert_eq!((source(&world, ask("a")).await, world.calls()), (MEMORY, 1));
+    let records = world.at_rest().await;
+    assert!(records.iter().all(|record| matches!(record.ending, Ending::Answered | Ending::Hit)), "{records:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fallbacks_answer_is_not_served_after_its_minute_while_the_first_choice_is_well() {
+    let world = World::new();
+    let control = CacheControl::new().stale_if_error(secs(7_200)).stale_while_revalidate(secs(3_600));
+    let request = || ask("why?").models([LARGE, MID]).cache(control);
+    world.sim.overload(LARGE);
+    assert_eq!(world.service.complete(request()).await.unwrap().model().as_str(), MID);
+    settle().await;
+    advance(secs(1_700)).await;
+    let reply = world.service.complete(request()).await.unwrap();
+    assert!(!reply.source.is_cached(), "{}: a first choice that is down is asked by way of its fallback", reply.source);
+    settle().await;
+
+    world.sim.restore(LARGE);
+    advance(secs(1_800)).await;
+    let reply = world.service.complete(request()).await.unwrap();
+    assert_eq!((reply.model().as_str(), reply.source), (LARGE, Source::Miss));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fallbacks_old_answer_stands_in_where_no_other_can_be_had() {
+    let world = World::new();
+    let request = || ask("why?").models([LARGE, MID]).cache(CacheControl::new().stale_if_error(secs(7_200)));
+    world.sim.overload(LARGE);
+    world.service.complete(request()).await.unwrap();
+    settle().await;
+    advance(secs(1_800)).await;
+    world.sim.fail_next(1_000, Fault::status(500));
+    assert_eq!(source(&world, request()).await, STALE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn never_means_never_also_at_the_very_end_of_an_answers_time() {
+    let world = World::new();
+    let strict = CacheControl::new().ttl(secs(10)).stale_while_revalidate(secs(0));
+    world.service.complete(ask("a").cache(strict.stale_if_error(secs(60)))).await.unwrap();
+    settle().await;
+    advance(secs(10)).await;
+    assert_eq!(source(&world, ask("a").cache(strict.stale_if_error(secs(60)))).await, Source::Miss);
+    settle().await;
+    advance(secs(10)).await;
+    world.sim.fail_next(1_000, Fault::status(500));
+    assert!(world.service.complete(ask("a").cache(strict)).await.is_err(), "nothing stands in either");
+}
+
+#[tokio::test(start_paused = true)]
+async fn fewer_answers_than_were_asked_for_are_not_kept_as_all_of_them() {
+    let canned = Canned::completion("one", "stop");
+    let service = InferenceService::builder(client(canned)).build().unwrap();
+    for _ in 0..2 {
+        let reply = service.complete(ask("a").n(3)).await.unwrap();
+        assert_eq!((reply.choices().len(), reply.source), (1, Source::Miss));
+        settle().await;
+    }
 }
 
 /// Writes behind the calls.

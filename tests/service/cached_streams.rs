@@ -1,14 +1,19 @@
 //! Streams and the cache: one answer, read whole or in pieces.
 
+use futures_util::FutureExt;
 use together_inference::{
-    Cost, InferenceRequest, InferenceResponse, Usd,
-    client::Tool,
+    Cost, InferenceRequest, InferenceResponse, InferenceService, Usd, async_trait,
+    client::{Body, Tool, Transport, TransportError},
     inference::{Origin, Source},
-    testing::Fault,
+    testing::{Fault, Together},
     types::FinishReason,
 };
+use tokio::time::Instant;
 
-use crate::world::{World, ask, muse};
+use crate::{
+    doubles::client,
+    world::{World, ask, ms, muse, secs, settle},
+};
 
 const MEMORY: Source = Source::Cache(Origin::Memory);
 
@@ -25,9 +30,7 @@ async fn read(world: &World, request: InferenceRequest) -> (Vec<String>, Inferen
     let text = pieces.concat();
     assert_eq!(stream.text(), text);
     let reply = stream.finish().await.unwrap();
-    for _ in 0..64 {
-        tokio::task::yield_now().await;
-    }
+    settle().await;
     (pieces, reply)
 }
 
@@ -94,4 +97,77 @@ async fn a_stream_that_answers_at_random_is_not_kept() {
         assert!(!reply.source.is_cached());
     }
     assert_eq!(world.calls(), 2);
+}
+
+/// Answers every request with the same stream.
+#[derive(Debug)]
+struct Pieces(&'static str);
+
+#[async_trait]
+impl Transport for Pieces {
+    async fn send(&self, _: http::Request<Body>) -> Result<http::Response<Body>, TransportError> {
+        let response = http::Response::builder().header("content-type", "text/event-stream");
+        Ok(response.body(Body::from(self.0.to_owned())).unwrap())
+    }
+}
+
+/// A service that is answered by these pieces alone.
+fn answered_by(pieces: &'static str) -> InferenceService {
+    InferenceService::builder(client(Pieces(pieces))).build().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_ends_in_an_error_is_never_kept() {
+    let world = World::new();
+    world.sim.on("long").reply("word ".repeat(200));
+    for _ in 0..2 {
+        world.sim.fail_next(1, Fault::error_after(3));
+        let mut stream = world.service.stream(ask("long")).await.unwrap();
+        while let Some(Ok(_)) = stream.next().await {}
+        assert!(stream.finish().await.is_err());
+        settle().await;
+    }
+    assert_eq!(world.calls(), 2);
+    assert_eq!(read(&world, ask("long")).await.1.source, Source::Miss);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_the_provider_moderated_is_never_kept() {
+    let service = answered_by(concat!(
+        r#"data: {"id":"1","model":"m","choices":[{"index":0,"delta":{"content":"I will"}}]}"#,
+        "\n\n",
+        r#"data: {"id":"1","model":"m","choices":[{"index":0,"delta":{},"finish_reason":"content_filter"}]}"#,
+        "\n\ndata: [DONE]\n\n",
+    ));
+    for _ in 0..2 {
+        let reply = service.stream(ask("a")).await.unwrap().finish().await.unwrap();
+        assert_eq!((reply.finish(), reply.source), (Some(&"content_filter".into()), Source::Miss));
+        settle().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_out_of_the_cache_that_is_held_unread_does_not_hold_up_a_shutdown() {
+    let world = World::new();
+    world.service.complete(ask("a")).await.unwrap();
+    let mut held = world.service.stream(ask("a")).await.unwrap();
+    let begun = Instant::now();
+    let drained = world.service.shutdown(secs(1)).await;
+    assert!(begun.elapsed() < ms(1) && drained.cancelled == 0, "{:?}: {drained:?}", begun.elapsed());
+    assert!(held.next().await.unwrap().is_ok(), "it can still be read");
+}
+
+#[test]
+fn a_cacheable_stream_can_be_read_to_its_end_outside_of_a_runtime() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let service = InferenceService::builder(Together::new().client()).build().unwrap();
+    let mut stream = runtime.block_on(service.stream(ask("a"))).unwrap();
+    while let Some(delta) = stream.next().now_or_never().expect("the simulator does not let anybody wait") {
+        delta.unwrap();
+    }
+    assert_eq!(stream.finish().now_or_never().unwrap().unwrap().source, Source::Miss);
+    runtime.block_on(async {
+        service.shutdown(secs(5)).await;
+        assert_eq!(service.health().in_flight, 0);
+    });
 }

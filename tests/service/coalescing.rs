@@ -1,6 +1,7 @@
 //! Identical requests in flight share one upstream call.
 
 use std::{
+    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -10,7 +11,7 @@ use std::{
 
 use futures_util::future::join_all;
 use together_inference::{
-    InferenceService, async_trait,
+    Cost, InferenceService, Usd, async_trait,
     cache::{CacheEntry, CacheError, CacheLayer, MemoryCache},
     cost::Ending,
     inference::{CacheKey, Origin, Source},
@@ -129,11 +130,22 @@ async fn a_leaders_error_goes_to_its_followers_once_and_is_not_kept() {
     world.sim.latency(ms(100));
     world.sim.fail_next(100, Fault::status(500));
     let calls: Vec<_> = (0..100).map(|_| world.spawn(ask("why?").model(LARGE))).collect();
+    let mut errors = Vec::new();
     for call in calls {
-        let error = call.await.unwrap().unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Upstream, "{error}");
-        assert_eq!(error.attempts().len() as u64, world.calls());
+        errors.push(call.await.unwrap().unwrap_err());
     }
+    for error in &errors {
+        assert_eq!(error.kind(), ErrorKind::Upstream, "{error}");
+        assert!(error.is_retryable() && error.client_error().unwrap().status() == Some(500), "the evidence is there");
+    }
+    let (leaders, followers): (Vec<_>, Vec<_>) = errors.iter().partition(|error| !error.attempts().is_empty());
+    assert_eq!((leaders.len(), leaders[0].attempts().len() as u64), (1, world.calls()), "made and paid once");
+    for error in &followers {
+        assert_eq!(error.cost(), Cost::Known(Usd::ZERO));
+        assert!(error.to_string().contains("the call that this one had joined failed"), "{error}");
+    }
+    let ids: HashSet<_> = errors.iter().map(|error| error.trace().id.unwrap().to_string()).collect();
+    assert_eq!(ids.len(), 100, "each has a trace of its own");
     assert!(world.calls() <= 3, "{}", world.calls());
     world.sim.heal();
     assert_eq!(world.service.complete(ask("why?").model(LARGE)).await.unwrap().source(), Source::Miss);

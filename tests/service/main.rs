@@ -11,6 +11,7 @@ mod catalogue;
 mod ceilings;
 mod coalescing;
 mod doubles;
+mod invalidation;
 mod keys;
 mod live;
 mod money;

@@ -1,23 +1,30 @@
 //! Policies that panic or fail: a typed error or no effect, and everything settled.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 use together_inference::{
-    Cost, InferenceService, async_trait,
+    Cost, InferenceRequest, InferenceService, Price, async_trait,
+    cache::{CacheEntry, CacheError, CacheLayer},
     cost::{CostRecord, CostSink, Intent, MemoryCosts, SinkError},
+    inference::CacheKey,
     notify::{Alert, Notifier, NotifyError},
     router::CatalogRouter,
     service::{ErrorKind, ServiceBuilder},
     testing::{Fault, Together},
+    types::Tenant,
 };
 use tokio::time::Instant;
 
 use crate::{
     doubles::{BrokenBudget, BrokenCache, Fails, PanickingRouter, PanicsAtTimes, client},
-    world::{LARGE, World, ask, ms, muse, secs},
+    world::{LARGE, World, ask, ms, muse, route, secs},
 };
 
 /// A service that keeps its records, without a budget.
@@ -173,4 +180,55 @@ async fn a_transport_that_panics_is_a_typed_error_with_a_record() {
     assert!(records.iter().all(|record| matches!(record.cost, Cost::Unknown { .. })), "it may have left");
     panics.store(false, Ordering::SeqCst);
     service.complete(ask("why?")).await.unwrap();
+}
+
+/// Panics before there is a future, as a layer may that is not written with `async_trait`.
+#[derive(Debug)]
+struct PanicsAtOnce;
+
+type Asked<'a, T> = Pin<Box<dyn Future<Output = Result<T, CacheError>> + Send + 'a>>;
+
+impl CacheLayer for PanicsAtOnce {
+    fn get<'a: 'c, 'b: 'c, 'c>(&'a self, _: &'b CacheKey) -> Asked<'c, Option<CacheEntry>> {
+        panic!("it panics on purpose")
+    }
+
+    fn set<'a: 'c, 'b: 'c, 'c>(&'a self, _: &'b CacheKey, _: CacheEntry) -> Asked<'c, ()> {
+        panic!("it panics on purpose")
+    }
+
+    fn remove<'a: 'c, 'b: 'c, 'c>(&'a self, _: &'b CacheKey) -> Asked<'c, ()> {
+        panic!("it panics on purpose")
+    }
+
+    fn get_many<'a: 'c, 'b: 'c, 'c>(&'a self, _: &'b [CacheKey]) -> Asked<'c, Vec<Option<CacheEntry>>> {
+        panic!("it panics on purpose")
+    }
+
+    fn set_many<'a: 'c, 'c>(&'a self, _: Vec<(CacheKey, CacheEntry)>) -> Asked<'c, ()> {
+        panic!("it panics on purpose")
+    }
+
+    fn forget_tenant<'a: 'c, 'b: 'c, 'c>(&'a self, _: &'b Tenant) -> Asked<'c, ()> {
+        panic!("it panics on purpose")
+    }
+
+    fn flush<'a: 'c, 'c>(&'a self) -> Asked<'c, ()> {
+        panic!("it panics on purpose")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cache_that_panics_before_it_has_begun_fails_no_call_and_no_shutdown() {
+    let embedder = "intfloat/multilingual-e5-large-instruct";
+    let (service, sim, _) =
+        built(|builder| builder.cache(PanicsAtOnce).embedding_model(embedder).price(&route(embedder), Price::FREE));
+    service.complete(ask("why?")).await.unwrap();
+    service.stream(ask("how?")).await.unwrap().finish().await.unwrap();
+    service.complete(InferenceRequest::embedding(["a"])).await.unwrap();
+    assert!(service.refresh_catalogue().await.failures.is_empty());
+    assert_eq!(service.invalidate(&ask("why?")).await.unwrap_err().kind(), ErrorKind::Policy);
+    assert_eq!(service.invalidate_tenant(&"acme".into()).await.unwrap_err().kind(), ErrorKind::Policy);
+    nothing_is_left(&service, &sim).await;
+    assert_eq!(service.shutdown(secs(1)).await.records_lost, 0);
 }

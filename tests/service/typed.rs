@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::{
     doubles::SlowCache,
-    world::{LARGE, World, in_turn, ms, muse, route, secs},
+    world::{LARGE, World, in_turn, ms, muse, route, secs, settle},
 };
 
 #[derive(Debug, PartialEq, Deserialize, JsonSchema)]
@@ -291,4 +291,27 @@ async fn a_tool_call_in_a_text_is_reported_and_never_a_call() {
     let reply = world.service.complete(muse("twice?").n(2)).await.unwrap();
     assert_eq!((reply.text(), reply.leaked_tool_markup()), ("A plain answer.", Some("<tool_call>")));
     world.at_rest().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_typed_streams_unusable_answer_does_not_stay_in_the_cache() {
+    let world = World::new();
+    world.sim.on("Peru").reply_with(in_turn(&["I do not know.", LIMA, "none the less"]));
+    let stream = async || world.service.stream_as::<City>("The largest city of Peru?").await.unwrap().finish().await;
+    assert_eq!(stream().await.unwrap_err().kind(), ErrorKind::InvalidOutput);
+    settle().await;
+    assert_eq!(stream().await.unwrap().reply.source, Source::Miss);
+    settle().await;
+    assert_eq!(stream().await.unwrap().reply.source, Source::Cache(Origin::Memory));
+    world.at_rest().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unusable_answer_does_not_stay_in_the_cache_either_where_the_prompt_asks_for_the_json() {
+    let world = World::new();
+    world.sim.on("Peru").reply_with(in_turn(&["I do not know.", LIMA]));
+    let ask = || muse("The largest city of Peru?").json_by_prompt();
+    assert_eq!(city(&world, ask()).await.unwrap_err().kind(), ErrorKind::InvalidOutput);
+    let typed = city(&world, ask()).await.unwrap();
+    assert_eq!((typed.reply.source, typed.repair), (Source::Miss, Repair::None));
 }

@@ -72,6 +72,13 @@ pub(crate) async fn poll_at_most<F: Future>(polls: usize, future: F) -> Option<F
     .await
 }
 
+/// Long enough for what goes on behind an answer.
+pub(crate) async fn settle() {
+    for _ in 0..64 {
+        tokio::task::yield_now().await;
+    }
+}
+
 pub(crate) struct World {
     pub(crate) sim: Together,
     pub(crate) costs: MemoryCosts,
@@ -109,9 +116,7 @@ impl World {
 
     /// The records so far, once nothing is under way any more. Fails if anything was leaked.
     pub(crate) async fn at_rest(&self) -> Vec<CostRecord> {
-        for _ in 0..64 {
-            tokio::task::yield_now().await;
-        }
+        settle().await;
         assert!(self.service.flush().await, "the records were not written");
         let health = self.service.health();
         assert_eq!((health.in_flight, health.coalescing), (0, 0), "{health:?}");
