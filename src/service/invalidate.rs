@@ -1,6 +1,6 @@
 //! Answers taken out of the cache before their time.
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{collections::HashSet, panic::AssertUnwindSafe, sync::Arc};
 
 use futures_util::FutureExt;
 
@@ -43,6 +43,8 @@ impl InferenceService {
             Input::Embedding(input) => state.keys_of_texts(&plan, input),
             _ => vec![state.key(&plan)],
         };
+        let texts: HashSet<_> = keys.iter().copied().collect();
+        state.text_slots.forget(|text| texts.contains(text));
         for key in keys {
             state.slots.forget(|other| *other == key);
             let removed = AssertUnwindSafe(state.cache.remove(&key)).catch_unwind();
@@ -64,6 +66,7 @@ impl InferenceService {
         let state = &self.state;
         let _in_flight = state.begin()?;
         state.slots.forget(|key| key.is_of(tenant));
+        state.text_slots.forget(|text| text.is_of(tenant));
         let forgotten = AssertUnwindSafe(state.cache.forget_tenant(tenant)).catch_unwind();
         forgotten.await.unwrap_or_else(|_| Err(CacheError::new("the cache panicked"))).map_err(|error| failed(&error))
     }

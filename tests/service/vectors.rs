@@ -172,6 +172,31 @@ async fn who_goes_away_takes_no_vectors_from_the_others() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn vectors_under_way_are_neither_joined_nor_kept_once_they_are_invalidated() {
+    for of_tenant in [false, true] {
+        let world = world();
+        world.sim.latency(secs(1));
+        let want = || sky().tenant("acme");
+        let early = world.spawn(want());
+        sleep(ms(100)).await;
+        if of_tenant {
+            world.service.invalidate_tenant(&"acme".into()).await.unwrap();
+        } else {
+            world.service.invalidate(&want()).await.unwrap();
+        }
+        let late = world.spawn(want());
+        sleep(ms(100)).await;
+        assert_eq!(world.calls(), 2, "not joined");
+        late.abort();
+        early.await.unwrap().unwrap();
+        world.service.invalidate(&want()).await.unwrap();
+        sleep(secs(1)).await;
+        assert_eq!(world.service.complete(want()).await.unwrap().source, Source::Miss, "not kept");
+        world.at_rest().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_failure_is_told_to_each_who_waits_and_paid_by_one() {
     let world = world();
     world.sim.latency(ms(100));

@@ -87,6 +87,11 @@ impl TextSlots {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Nobody joins the leaders for these texts any more, and their vectors are not kept.
+    pub(in crate::service) fn forget(&self, which: impl Fn(&CacheKey) -> bool) {
+        self.lock().retain(|wish, _| !which(&wish.text));
+    }
+
     /// Leaders at work.
     pub(in crate::service) fn len(&self) -> usize {
         // One text of each is its first.
