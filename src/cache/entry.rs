@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    fmt,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -30,7 +31,9 @@ pub struct CacheEntry {
 }
 
 /// What can be kept.
-#[derive(Clone, Debug, PartialEq)]
+///
+/// `Debug` shows how much, not what.
+#[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub enum CacheValue {
     /// A model's answer.
@@ -41,10 +44,23 @@ pub enum CacheValue {
     Json(bytes::Bytes),
 }
 
+impl fmt::Debug for CacheValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inference(answer) => f.debug_tuple("Inference").field(answer).finish(),
+            Self::Embedding(vector) => write!(f, "Embedding({} numbers)", vector.len()),
+            Self::Json(json) => write!(f, "Json({} bytes)", json.len()),
+        }
+    }
+}
+
 /// What a key and moka's own books take, about.
 const OVERHEAD: usize = 256;
 /// The most bytes of a value outside the process.
 const MAX_ENCODED: usize = 4 << 20;
+/// How far the clocks of two machines may be apart. An envelope from later than that would look younger than it is for as
+/// long as the clocks differ.
+const SKEW: Duration = Duration::from_secs(2);
 /// Changes when the envelope does.
 const VERSION: u8 = 2;
 /// version, value kind; created, ttl, keep and delta in milliseconds; length; the key's hash.
@@ -153,8 +169,8 @@ impl CacheEntry {
         Ok(bytes)
     }
 
-    /// Reads an envelope, and refuses what is not this key's: another version, another key, cut or grown bytes. It may be
-    /// past its time: [`is_fresh`](Self::is_fresh) and [`is_kept`](Self::is_kept) tell. Its origin is
+    /// Reads an envelope, and refuses what is not this key's: another version, another key, cut or grown bytes; and what a
+    /// clock wrote that is over 2 s ahead of this one. It may be past its time: [`is_fresh`](Self::is_fresh) and [`is_kept`](Self::is_kept) tell. Its origin is
     /// [`Other`](Origin::Other).
     ///
     /// # Errors
@@ -184,7 +200,11 @@ impl CacheEntry {
             2 => CacheValue::Json(bytes::Bytes::copy_from_slice(rest)),
             _ => return Err(CacheError::new("a kind of value that this version does not know")),
         };
-        let age = now.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(created);
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        if created.saturating_sub(now) > SKEW {
+            return Err(CacheError::new("the stored value is from the future: the clock that wrote it is ahead"));
+        }
+        let age = now.saturating_sub(created);
         let stored = Instant::now().checked_sub(age);
         let stored = stored.ok_or_else(|| CacheError::new("the stored value is older than this machine's clock"))?;
         Ok(Self { value, stored, ttl, keep, delta, origin: Origin::Other })
@@ -234,6 +254,28 @@ mod tests {
         assert!(!read.is_fresh(Instant::now()) && read.is_kept(Instant::now()));
         tokio::time::advance(Duration::from_secs(2)).await;
         assert!(!read.is_kept(Instant::now()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_envelope_of_a_clock_that_is_ahead_is_a_miss() {
+        let (now, hour) = (SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000), Duration::from_secs(3_600));
+        let entry = CacheEntry::new(CacheValue::Json("{}".into()), hour);
+        let ahead = entry.encode(&key("a"), now + hour).unwrap();
+        assert!(CacheEntry::decode(&key("a"), &ahead, now).unwrap_err().to_string().contains("from the future"));
+        assert!(CacheEntry::decode(&key("a"), &ahead, now + Duration::from_secs(59 * 60)).is_err());
+        // Two machines never quite agree.
+        let a_little = entry.encode(&key("a"), now + SKEW).unwrap();
+        let read = CacheEntry::decode(&key("a"), &a_little, now).unwrap();
+        assert_eq!(read.stored, Instant::now(), "and no age is below zero");
+        let far = entry.encode(&key("a"), now + Duration::from_secs(1 << 40)).unwrap();
+        assert!(CacheEntry::decode(&key("a"), &far, now).is_err());
+    }
+
+    #[test]
+    fn what_is_shown_of_a_value_is_its_size() {
+        let json = CacheValue::Json("{\"secret\":1}".into());
+        let vector = CacheValue::Embedding([0.125_f32, 2.5].into());
+        assert_eq!(format!("{json:?} {vector:?}"), "Json(12 bytes) Embedding(2 numbers)");
     }
 
     #[tokio::test(start_paused = true)]

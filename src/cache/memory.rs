@@ -13,9 +13,9 @@ use crate::{
 /// A cache in this process, bounded by the bytes of its values.
 ///
 /// Guaranteed: a value is never served after its time to live ([`get_kept`](CacheLayer::get_kept): after it was to be
-/// kept), and the weight stays within a tenth of the bound. Not
-/// guaranteed: that a value stays until then; moka's `TinyLFU` keeps what is asked for often, so that a flood of one-time
-/// questions does not push the rest out.
+/// kept), and the weight stays within a tenth of the bound. Not guaranteed: that a value stays until then. None stays for
+/// over two days, whatever its time to live is; and moka's `TinyLFU` keeps what is asked for often, so that a flood of
+/// one-time questions does not push the rest out.
 #[derive(Clone, Debug)]
 pub struct MemoryCache(Cache<CacheKey, CacheEntry>);
 

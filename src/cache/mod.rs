@@ -194,6 +194,17 @@ impl CacheError {
         Self::new(Unsupported(reason.into()))
     }
 
+    /// A stored value that somebody else wrote than those who may.
+    pub fn forged(reason: impl Into<String>) -> Self {
+        Self::new(Forged(reason.into()))
+    }
+
+    /// Whether a stored value was written by somebody who may not: the service tells whoever is to be told, once a day.
+    #[must_use]
+    pub fn is_forged(&self) -> bool {
+        self.0.is::<Forged>()
+    }
+
     /// Whether the layer cannot do this at all: trying again is of no use.
     #[must_use]
     pub fn is_unsupported(&self) -> bool {
@@ -204,6 +215,10 @@ impl CacheError {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Unsupported(String);
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Forged(String);
 
 /// Keeps nothing: every look-up is a miss.
 #[derive(Clone, Copy, Debug, Default)]

@@ -4,22 +4,33 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use moka::future::Cache;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{CacheEntry, CacheError, CacheLayer};
-use crate::{inference::CacheKey, types::Tenant};
+use crate::{
+    inference::CacheKey,
+    types::{FOREVER, Tenant, later},
+};
 
 /// Misses that are remembered at most, when they are.
 const MAX_MISSES: u64 = 100_000;
+/// Less than the service waits for a layer: what the near one had must not be lost with a far one that hangs.
+const FAR_PATIENCE: Duration = Duration::from_millis(200);
 
 /// A near layer before a far one, such as memory before Redis. Any two layers compose, tiers too.
 ///
 /// * A read asks the near layer, and the far one only for what the near one lacks.
 /// * A value that the far layer had is kept near for what is left of its time.
 /// * A write goes to both.
+/// * Processes that share the far layer each have a near one of their own. A value that one of them removes, or keeps anew,
+///   may be served by the others until its time is over, or for as long as [`near_ttl`](Self::near_ttl) says. For the same
+///   reason a near value that is older than a request's `max_age` is a miss there, though a younger one may lie far.
 /// * A far miss is not remembered unless [`remember_misses`](Self::remember_misses) says so: another process may fill it in
 ///   the next moment.
-/// * A far layer that fails costs what it would have had, and never the call: its error is a `warn` event. Where the
+/// * A read waits 200 ms for the far layer, or as long as [`far_timeout`](Self::far_timeout) says. What the near layer had
+///   is found all the same.
+/// * That a far value [was forged](CacheError::is_forged) is answered where nothing near takes its place.
+/// * A far layer that fails or is late costs what it would have had, and never the call: its error is a `warn` event. Where the
 ///   caller must know, in [`remove`](CacheLayer::remove), [`forget_tenant`](CacheLayer::forget_tenant) and
 ///   [`flush`](CacheLayer::flush), both layers are asked and either's error is answered.
 ///
@@ -50,6 +61,8 @@ pub struct TieredCache<A, B> {
     near: A,
     far: B,
     misses: Option<Misses>,
+    far_timeout: Duration,
+    near_ttl: Option<Duration>,
 }
 
 /// Keys that the far layer did not have, each with when that stops to count.
@@ -61,7 +74,7 @@ struct Misses {
 
 impl Misses {
     async fn add(&self, key: &CacheKey) {
-        self.until.insert(*key, Instant::now() + self.time).await;
+        self.until.insert(*key, later(Instant::now(), self.time)).await;
     }
 
     async fn has(&self, key: &CacheKey) -> bool {
@@ -73,13 +86,56 @@ impl<A: CacheLayer, B: CacheLayer> TieredCache<A, B> {
     /// `near` before `far`.
     #[must_use]
     pub const fn new(near: A, far: B) -> Self {
-        Self { near, far, misses: None }
+        Self { near, far, misses: None, far_timeout: FAR_PATIENCE, near_ttl: None }
+    }
+
+    /// Sets how long a value is served from the near layer before the far one is asked again: how long other processes may
+    /// go on with what one of them has removed.
+    ///
+    /// There is no such bound unless it is set. What is cached is what the same question would be answered, and is seldom
+    /// taken back; each time the bound passes costs a way to the far layer. Where answers are invalidated and must be gone
+    /// everywhere, a minute is little to pay. While the far layer is down, what is past the bound is not found.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(async {
+    /// use std::{sync::Arc, time::Duration};
+    /// use together_inference::{
+    ///     cache::{CacheEntry, CacheLayer, CacheValue, MemoryCache, TieredCache},
+    ///     inference::{CacheKey, Kind},
+    /// };
+    ///
+    /// let (far, minute) = (Arc::new(MemoryCache::default()), Duration::from_secs(60));
+    /// let tiers = || TieredCache::new(MemoryCache::default(), Arc::clone(&far)).near_ttl(minute);
+    /// let (one, other) = (tiers(), tiers());
+    /// let key = CacheKey::of_bytes(Kind::Inference, None, b"question");
+    /// one.set(&key, CacheEntry::new(CacheValue::Json("{}".into()), minute * 60)).await?;
+    ///
+    /// other.remove(&key).await?;
+    /// assert!(one.get(&key).await?.is_some());
+    /// tokio::time::advance(minute).await;
+    /// assert!(one.get(&key).await?.is_none());
+    /// # Ok::<(), together_inference::cache::CacheError>(())
+    /// # }).unwrap();
+    /// ```
+    #[must_use]
+    pub const fn near_ttl(mut self, ttl: Duration) -> Self {
+        self.near_ttl = Some(ttl);
+        self
+    }
+
+    /// Sets how long a read waits for the far layer. The service waits 250 ms for a layer as a whole: more than that is of
+    /// no use there.
+    #[must_use]
+    pub const fn far_timeout(mut self, timeout: Duration) -> Self {
+        self.far_timeout = timeout;
+        self
     }
 
     /// Remembers for this long that the far layer does not have a key. Until then a value that another process keeps
     /// there is not seen; one that is kept here is.
     #[must_use]
     pub fn remember_misses(mut self, time: Duration) -> Self {
+        let time = time.min(FOREVER);
         let until = Cache::builder().max_capacity(MAX_MISSES).time_to_live(time).build();
         self.misses = Some(Misses { until, time });
         self
@@ -114,11 +170,39 @@ impl<A: CacheLayer, B: CacheLayer> TieredCache<A, B> {
         }
     }
 
+    /// A value as the near layer keeps it.
+    fn for_near(&self, mut entry: CacheEntry) -> CacheEntry {
+        if let Some(most) = self.near_ttl {
+            let until = Instant::now().saturating_duration_since(entry.stored).saturating_add(most);
+            entry.ttl = entry.ttl.min(until);
+            entry.keep = entry.keep.min(until.saturating_sub(entry.ttl));
+        }
+        entry
+    }
+
+    /// What the far layer answers to a read, in time.
+    async fn in_time<T>(&self, asked: impl Future<Output = Result<T, CacheError>> + Send) -> Result<T, CacheError> {
+        let late = |_| CacheError::new(format!("no answer within {:?}", self.far_timeout));
+        timeout(self.far_timeout, asked).await.map_err(late)?
+    }
+
+    /// What the far layer answered, for which nothing near can stand in: that it was forged must be heard of.
+    async fn far_alone(
+        &self,
+        key: &CacheKey,
+        found: Result<Option<CacheEntry>, CacheError>,
+    ) -> Result<Option<CacheEntry>, CacheError> {
+        match found {
+            Err(error) if error.is_forged() => Err(error),
+            found => Ok(self.far_answered(key, found).await),
+        }
+    }
+
     /// What the far layer answered, kept near for the next time.
     async fn far_answered(&self, key: &CacheKey, found: Result<Option<CacheEntry>, CacheError>) -> Option<CacheEntry> {
         let found = without("far", found)?;
         match &found {
-            Some(entry) => _ = without("near", self.near.set(key, entry.clone()).await),
+            Some(entry) => _ = without("near", self.near.set(key, self.for_near(entry.clone())).await),
             None => self.missed(key).await,
         }
         found
@@ -138,8 +222,8 @@ impl<A: CacheLayer, B: CacheLayer> CacheLayer for TieredCache<A, B> {
         if near.is_some() || self.is_known_to_miss(key).await {
             return Ok(near);
         }
-        let found = self.far.get(key).await;
-        Ok(self.far_answered(key, found).await)
+        let found = self.in_time(self.far.get(key)).await;
+        self.far_alone(key, found).await
     }
 
     async fn get_kept(&self, key: &CacheKey) -> Result<Option<CacheEntry>, CacheError> {
@@ -147,7 +231,11 @@ impl<A: CacheLayer, B: CacheLayer> CacheLayer for TieredCache<A, B> {
         if near.as_ref().is_some_and(|entry| entry.is_fresh(Instant::now())) || self.is_known_to_miss(key).await {
             return Ok(near);
         }
-        let far = without("far", self.far.get_kept(key).await).flatten();
+        let far = self.in_time(self.far.get_kept(key)).await;
+        if near.is_none() {
+            return self.far_alone(key, far).await;
+        }
+        let far = without("far", far).flatten();
         let Some(far) = far.filter(|far| near.as_ref().is_none_or(|near| near.stored < far.stored)) else {
             return Ok(near);
         };
@@ -156,7 +244,7 @@ impl<A: CacheLayer, B: CacheLayer> CacheLayer for TieredCache<A, B> {
 
     async fn set(&self, key: &CacheKey, entry: CacheEntry) -> Result<(), CacheError> {
         self.unmiss(key).await;
-        let near = self.near.set(key, entry.clone()).await;
+        let near = self.near.set(key, self.for_near(entry.clone())).await;
         without("far", self.far.set(key, entry).await);
         near
     }
@@ -180,11 +268,15 @@ impl<A: CacheLayer, B: CacheLayer> CacheLayer for TieredCache<A, B> {
         if lacking.is_empty() {
             return Ok(found);
         }
-        let Some(far) = without("far", self.far.get_many(&lacking).await) else { return Ok(found) };
+        let far = match self.in_time(self.far.get_many(&lacking)).await {
+            Err(error) if error.is_forged() && lacking.len() == keys.len() => return Err(error),
+            far => without("far", far),
+        };
+        let Some(far) = far else { return Ok(found) };
         let mut promoted = Vec::new();
         for ((place, key), entry) in places.into_iter().zip(&lacking).zip(far) {
             match &entry {
-                Some(entry) => promoted.push((*key, entry.clone())),
+                Some(entry) => promoted.push((*key, self.for_near(entry.clone()))),
                 None => self.missed(key).await,
             }
             *place = entry;
@@ -199,7 +291,8 @@ impl<A: CacheLayer, B: CacheLayer> CacheLayer for TieredCache<A, B> {
         for (key, _) in &entries {
             self.unmiss(key).await;
         }
-        let near = self.near.set_many(entries.clone()).await;
+        let near = entries.iter().map(|(key, entry)| (*key, self.for_near(entry.clone()))).collect();
+        let near = self.near.set_many(near).await;
         without("far", self.far.set_many(entries).await);
         near
     }
@@ -216,147 +309,4 @@ impl<A: CacheLayer, B: CacheLayer> CacheLayer for TieredCache<A, B> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::{Arc, Mutex};
-
-    use super::*;
-    use crate::{
-        cache::{CacheValue, MemoryCache, NoCache},
-        inference::{Kind, Origin},
-    };
-
-    const MINUTE: Duration = Duration::from_secs(60);
-
-    /// A far layer that notes what it is asked for, and can be out of order.
-    #[derive(Debug, Default)]
-    struct Far {
-        kept: MemoryCache,
-        asked: Mutex<Vec<CacheKey>>,
-        down: Mutex<bool>,
-    }
-
-    impl Far {
-        fn works(&self) -> Result<(), CacheError> {
-            if *self.down.lock().unwrap() { Err(CacheError::new("down")) } else { Ok(()) }
-        }
-
-        fn asked(&self) -> Vec<CacheKey> {
-            std::mem::take(&mut *self.asked.lock().unwrap())
-        }
-    }
-
-    #[async_trait]
-    impl CacheLayer for Far {
-        async fn get(&self, key: &CacheKey) -> Result<Option<CacheEntry>, CacheError> {
-            self.works()?;
-            self.asked.lock().unwrap().push(*key);
-            let found = self.kept.get(key).await?;
-            Ok(found.map(|entry| CacheEntry { origin: Origin::Other, ..entry }))
-        }
-
-        async fn set(&self, key: &CacheKey, entry: CacheEntry) -> Result<(), CacheError> {
-            self.works()?;
-            self.kept.set(key, entry).await
-        }
-
-        async fn remove(&self, key: &CacheKey) -> Result<(), CacheError> {
-            self.works()?;
-            self.kept.remove(key).await
-        }
-    }
-
-    fn key(name: &str) -> CacheKey {
-        CacheKey::of_bytes(Kind::Inference, None, name.as_bytes())
-    }
-
-    fn note(text: &str) -> CacheEntry {
-        CacheEntry::new(CacheValue::Json(text.to_owned().into()), MINUTE)
-    }
-
-    fn tiers() -> (TieredCache<MemoryCache, Arc<Far>>, Arc<Far>) {
-        let far = Arc::new(Far::default());
-        (TieredCache::new(MemoryCache::default(), Arc::clone(&far)), far)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_far_hit_is_kept_near_for_what_is_left_of_its_time() {
-        let (tiers, far) = tiers();
-        far.set(&key("a"), note("a")).await.unwrap();
-        tokio::time::advance(MINUTE / 2).await;
-        assert_eq!(tiers.get(&key("a")).await.unwrap().unwrap().origin, Origin::Other);
-        assert_eq!(tiers.get(&key("a")).await.unwrap().unwrap().origin, Origin::Memory);
-        assert_eq!(far.asked(), [key("a")]);
-        tokio::time::advance(MINUTE / 2).await;
-        assert!(tiers.get(&key("a")).await.unwrap().is_none(), "half of its time was over when it was promoted");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_far_layer_is_asked_only_for_what_the_near_one_lacks() {
-        let (tiers, far) = tiers();
-        tiers.set(&key("both"), note("both")).await.unwrap();
-        far.set(&key("far"), note("far")).await.unwrap();
-        let keys = ["both", "far", "none"].map(key);
-        let found = tiers.get_many(&keys).await.unwrap();
-        assert_eq!(found.iter().map(Option::is_some).collect::<Vec<_>>(), [true, true, false]);
-        assert_eq!(far.asked(), [key("far"), key("none")]);
-        tiers.get_many(&keys).await.unwrap();
-        assert_eq!(far.asked(), [key("none")], "what was found far is near now, and a miss is not remembered");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_far_miss_is_remembered_only_where_that_is_asked_for() {
-        let (tiers, far) = tiers();
-        let tiers = tiers.remember_misses(Duration::from_secs(1));
-        assert!(tiers.get(&key("a")).await.unwrap().is_none());
-        far.set(&key("a"), note("by another process")).await.unwrap();
-        assert!(tiers.get(&key("a")).await.unwrap().is_none());
-        assert!(tiers.get_many(&[key("a")]).await.unwrap().iter().all(Option::is_none));
-        assert_eq!(far.asked(), [key("a")]);
-        tokio::time::advance(Duration::from_secs(1)).await;
-        assert!(tiers.get(&key("a")).await.unwrap().is_some());
-        tiers.get(&key("b")).await.unwrap();
-        tiers.set(&key("b"), note("b")).await.unwrap();
-        tiers.near().remove(&key("b")).await.unwrap();
-        assert!(tiers.get(&key("b")).await.unwrap().is_some(), "what is kept here is no miss any more");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_far_layer_that_is_down_costs_only_what_it_has() {
-        let (tiers, far) = tiers();
-        *far.down.lock().unwrap() = true;
-        tiers.set(&key("a"), note("a")).await.unwrap();
-        tiers.set_many(vec![(key("b"), note("b"))]).await.unwrap();
-        assert!(tiers.get(&key("a")).await.unwrap().is_some());
-        assert!(tiers.get(&key("c")).await.unwrap().is_none());
-        assert!(tiers.get_kept(&key("c")).await.unwrap().is_none());
-        let found = tiers.get_many(&["a", "c", "b"].map(key)).await.unwrap();
-        assert_eq!(found.iter().map(Option::is_some).collect::<Vec<_>>(), [true, false, true]);
-        // Here the caller must know.
-        assert!(tiers.remove(&key("a")).await.is_err());
-        assert!(tiers.get(&key("a")).await.unwrap().is_none(), "removed near all the same");
-        let error = tiers.forget_tenant(&Tenant::from("acme")).await.unwrap_err();
-        assert!(error.is_unsupported(), "this far layer cannot");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn of_two_old_values_the_younger_is_found() {
-        let far = Arc::new(MemoryCache::default());
-        let tiers = TieredCache::new(MemoryCache::default(), Arc::clone(&far));
-        tiers.set(&key("a"), note("old").kept_for(MINUTE * 9)).await.unwrap();
-        tokio::time::advance(MINUTE).await;
-        far.set(&key("a"), note("younger").kept_for(MINUTE * 9)).await.unwrap();
-        tokio::time::advance(MINUTE).await;
-        assert!(tiers.get(&key("a")).await.unwrap().is_none());
-        let found = tiers.get_kept(&key("a")).await.unwrap().unwrap();
-        assert_eq!(found.value, note("younger").value);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn tiers_compose() {
-        let last = Arc::new(MemoryCache::default());
-        let tiers = TieredCache::new(NoCache, TieredCache::new(MemoryCache::default(), Arc::clone(&last)));
-        tiers.set(&key("a"), note("a")).await.unwrap();
-        assert!(last.get(&key("a")).await.unwrap().is_some());
-        assert!(tiers.get(&key("a")).await.unwrap().is_some());
-    }
-}
+mod tests;

@@ -70,7 +70,7 @@ pub struct CacheControl {
     /// Whose answers it shares.
     pub scope: CacheScope,
     /// How long past its time an answer is still served while a new one is fetched behind it; a tenth of its time to live
-    /// unless set, zero for never.
+    /// unless set, zero for never. Vectors have none: they do not change, and a request for some that sets it is refused.
     pub stale_while_revalidate: Option<Duration>,
     /// How long past its time an answer is still served where no other can be had. Never unless set.
     pub stale_if_error: Duration,
@@ -126,7 +126,8 @@ impl CacheControl {
         self
     }
 
-    /// Keeps the answer for this long.
+    /// Keeps the answer for this long, or for as long as its layer keeps one: [`MemoryCache`](crate::cache::MemoryCache)
+    /// two days, Redis thirty years.
     #[must_use]
     pub const fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);

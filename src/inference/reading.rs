@@ -323,6 +323,9 @@ impl InferenceRequest {
             session: self.session.clone(),
             deadline: self.deadline,
             max_cost: self.max_cost,
+            upstream: self.upstream.clone(),
+            cache: self.cache,
+            needs: self.needs,
             tags: self.tags.clone(),
             ..Self::with_input(self.task, Input::Embedding(input))
         }

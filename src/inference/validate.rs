@@ -78,6 +78,10 @@ impl InferenceRequest {
         if past > CacheControl::MAX_STALE {
             return refuse("cache", "a stale answer may be served for a day past its time at most");
         }
+        let renews = control.stale_while_revalidate.is_some_and(|past| !past.is_zero());
+        if renews && matches!(self.input, Input::Embedding(_)) {
+            return refuse("cache", "vectors do not change, there is nothing to renew; give them a longer ttl");
+        }
         Ok(())
     }
 
@@ -167,9 +171,16 @@ impl Sampling<'_> {
     }
 }
 
+/// The most texts of a call. They go in parts of 256, each with sixteen numbers for its attempts out of the 65,536 that a
+/// call has: room for four models that all fail at the end.
+const MAX_TEXTS: usize = 1 << 18;
+
 fn check_embedding(input: &EmbeddingInput) -> Checked {
     if input.texts.is_empty() {
         return refuse("input", "there are no texts to embed");
+    }
+    if input.texts.len() > MAX_TEXTS {
+        return refuse("input", format!("{} texts are too many; split them, {MAX_TEXTS} a call", input.texts.len()));
     }
     if let Some(at) = input.texts.iter().position(String::is_empty) {
         return refuse("input", format!("text {at} is empty; leave it out"));

@@ -65,7 +65,7 @@ impl Hit {
 
 impl State {
     /// A cached answer, looked for until `by` at the latest. Whatever goes wrong is a miss.
-    pub(super) async fn look_up(&self, key: &CacheKey, control: &CacheControl, by: Instant) -> Found {
+    pub(super) async fn look_up(self: &Arc<Self>, key: &CacheKey, control: &CacheControl, by: Instant) -> Found {
         let wants_stale =
             control.stale_while_revalidate != Some(Duration::ZERO) || control.stale_if_error > Duration::ZERO;
         let asked = async { if wants_stale { self.cache.get_kept(key).await } else { self.cache.get(key).await } };
@@ -77,7 +77,7 @@ impl State {
         match found {
             Some(Ok(Ok(Some(entry)))) => return found_entry(entry, control),
             Some(Ok(Ok(None))) => return Found::Nothing,
-            Some(Ok(Err(error))) => tracing::warn!(%error, "cache look-up failed, going on without"),
+            Some(Ok(Err(error))) => self.look_up_failed(&error),
             Some(Err(_)) => tracing::warn!("the cache panicked, going on without"),
             None => tracing::warn!("the cache took too long, going on without"),
         }

@@ -34,7 +34,7 @@ type Led = Result<Arc<Done>, Error>;
 type Seat = watch::Receiver<Option<Led>>;
 
 /// How long a leader may take, whatever its first caller's deadline was: its result is paid for.
-const LEADER_PATIENCE: Duration = Duration::from_secs(120);
+pub(super) const LEADER_PATIENCE: Duration = Duration::from_secs(120);
 
 /// The calls under way, by key.
 #[derive(Debug, Default)]
@@ -82,7 +82,7 @@ impl Drop for Slot {
 }
 
 /// Whether a leader was refused by a budget that this caller has nothing to do with.
-fn is_anothers(plan: &Plan, error: &Error) -> bool {
+pub(super) fn is_anothers(plan: &Plan, error: &Error) -> bool {
     let Some(over) = error.over_budget() else { return false };
     let mut candidates = plan.ranking.candidates.iter();
     !candidates.any(|candidate| Scope::of(&plan.request, &candidate.route).contains(&over.scope))
@@ -274,11 +274,11 @@ async fn wait(plan: &Plan, seat: &mut Seat) -> Result<Led, Error> {
     led.ok_or_else(|| leader_failed().of_plan(plan))
 }
 
-fn leader_failed() -> Error {
+pub(super) fn leader_failed() -> Error {
     Error::new(ErrorKind::LeaderFailed, "the call that this one had joined ended without a result")
 }
 
-fn too_late(plan: &Plan) -> Error {
+pub(super) fn too_late(plan: &Plan) -> Error {
     let waited = plan.started.elapsed().as_secs_f64();
     Error::new(ErrorKind::DeadlineExceeded, format!("no answer within {waited:.3} s; the call goes on for others"))
         .of_plan(plan)

@@ -4,36 +4,64 @@
 //! model: the builder's, or the router's first choice when the first request came. Where a request names several, the
 //! one that answers first makes all its vectors, those of the cache included; should it fail later, the next one starts
 //! over. Vectors are cached under the route that made them, and only where the provider says that its model did.
+//!
+//! `texts` is what a call knows of its texts, `lookup` what it asks of the cache, `seats` how calls at the same time share
+//! texts, `asked` what it was billed.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+mod asked;
+mod lookup;
+mod seats;
+mod texts;
 
-use tokio::time::Instant;
+use std::sync::Arc;
 
+use tokio::time::{Instant, timeout_at};
+
+pub(super) use self::seats::TextSlots;
+use self::{
+    asked::Asked,
+    seats::{Brought, Led, Part, Seats, Wish, model_of},
+    texts::{Given, Model, Texts, check_lengths},
+};
 use super::{
     attempts::Done,
+    cached::can_stand_in_for,
+    coalesce::{is_anothers, leader_failed, too_late},
     error::{Error, ErrorKind, total_cost},
-    layer::ask,
-    plan::{Plan, no_attempts, no_warnings},
+    plan::Plan,
     state::{PATIENCE, State},
 };
 use crate::{
-    cache::{CacheEntry, CacheValue},
     client::{EmbeddingInput, TogetherClient},
     cost::Ending,
-    inference::{
-        Answer, Attempt, Bypass, CacheControl, CacheKey, InferenceRequest, InferenceResponse, Input, InvalidRequest,
-        Kind, Origin, Output, Source,
-    },
+    inference::{Bypass, CacheControl, CacheKey, InferenceRequest, InferenceResponse, Input, Origin, Source},
     router::{NoRoute, Ranking},
-    types::{Cost, ModelId, RouteId, Task, Usage, UsageSource, Usd},
+    types::{Cost, ModelId, RouteId, Task, Usage, Usd},
 };
 
 /// The most texts of one call; more go in several, one after the other.
 const MAX_TEXTS: usize = 256;
-/// More bytes than these a token has no natural language on average: a text that is too long even so surely is.
-const MOST_BYTES_PER_TOKEN: usize = 8;
 
-type Vector = Arc<[f32]>;
+/// A call for vectors.
+struct Call<'a> {
+    plan: &'a Plan,
+    input: &'a EmbeddingInput,
+    /// How it uses the cache, if it does.
+    control: Option<CacheControl>,
+    /// What its vectors are cached under, where it reads.
+    keys: Vec<CacheKey>,
+    /// What it shares texts with others under; none where it does not.
+    shares: Option<CacheKey>,
+    /// Whether the cache is worth asking again.
+    looks_again: bool,
+}
+
+impl Call<'_> {
+    /// The request for some of its texts.
+    fn part(&self, part: &[usize]) -> InferenceRequest {
+        self.plan.request.with_texts(part.iter().filter_map(|at| self.input.texts.get(*at)).cloned().collect())
+    }
+}
 
 impl State {
     /// A request that leaves the embedding model to the service gets the one that all others got.
@@ -75,113 +103,243 @@ impl State {
         let caching = plan.request.caching();
         let bypass = caching.err().or_else(|| caching.is_ok_and(|control| !control.read).then_some(Bypass::Asked));
         let mut texts = Texts::new(input);
-        if let (Ok(control), None) = (caching, bypass) {
-            let keys = self.keys_of_texts(&plan, input, plan.asked());
-            texts.fill(self.look_up_many(&keys, control.max_age, plan.deadline).await, plan.asked().model());
+        let control = caching.ok();
+        let mut call = Call { plan: &plan, input, control, keys: Vec::new(), shares: None, looks_again: true };
+        if let (Some(control), None) = (control, bypass) {
+            call.keys = self.keys_of_texts(&plan, input);
+            let found = self.look_up_many(&call.keys, &control, plan.deadline).await;
+            call.looks_again = !found.broken;
+            texts.fill(found.vectors, plan.asked().model());
+            // One that only reads has nothing to give to others.
+            let mut without_texts = call.part(&[]);
+            // The call that decided the service's model left it open.
+            self.pin_embedding_model(&mut without_texts);
+            call.shares = control.write.then(|| self.key_to(&without_texts, plan.asked()));
         }
         let mut asked = Asked::default();
-        let mut ranking = plan.ranking.clone();
-        while let Err(turn) = self.ask_for_missing(&plan, &ranking, input, &mut texts, &mut asked).await {
-            asked.start_over();
+        if let Err(error) = self.ask_all(&mut call, &mut texts, &mut asked).await {
+            if !self.stand_in(&call, &mut texts, &error).await {
+                return Err(error);
+            }
+            tracing::warn!(%error, "vectors from the cache, past their time");
+            asked.attempts = error.attempts().to_vec();
+        }
+        self.reply(&call, bypass, texts, asked)
+    }
+
+    /// Asks for what is missing, of the next model where one fails. The error has what was paid on it.
+    async fn ask_all(self: &Arc<Self>, call: &mut Call<'_>, texts: &mut Texts, asked: &mut Asked) -> Result<(), Error> {
+        let mut ranking = call.plan.ranking.clone();
+        while let Err(turn) = self.ask_for_missing(call, &ranking, texts, asked).await {
             match turn {
-                Turn::Failed(error) => match without_model(&ranking, &texts, &error) {
+                Turn::Failed(error) => match without_model(&ranking, texts, &error) {
                     Some(rest) => {
                         asked.attempts.extend_from_slice(error.attempts());
                         ranking = rest;
                     }
                     None => return Err(asked.failed(&error)),
                 },
-                // Once the cache is out of it, a provider that answers by turns with two models is of no use.
-                Turn::OtherModel if texts.cached.contains(&true) => {}
-                Turn::OtherModel => return Err(asked.failed(&two_models(&plan))),
+                // Once cache and others are out of it, a provider that answers by turns with two models is of no use.
+                Turn::OtherModel if texts.is_any_free() => {}
+                Turn::OtherModel => return Err(asked.failed(&two_models(call.plan))),
             }
+            asked.start_over();
             texts.clear();
+            call.shares = None;
         }
-        let source = match (bypass, asked.is_empty()) {
-            (Some(bypass), _) => Source::Upstream(bypass),
-            (None, true) => Source::Cache(texts.origin),
-            (None, false) => Source::Miss,
-        };
-        let saved = self.worth(&plan, input, &texts.cached);
-        let done = asked.into_done(&plan, texts.into_vectors()?);
-        let done = Done { worth: saved.unwrap_or(done.worth), ..done };
-        if saved.is_some() {
-            self.record_free(&plan, &done, Ending::Hit);
-        }
-        let mut reply = plan.respond(&done, source);
-        reply.saved = saved.unwrap_or(Cost::Known(Usd::ZERO));
-        Ok(reply)
+        Ok(())
     }
 
     /// Asks for the texts that have no vector yet: of the model that the others are of, if there are some.
     async fn ask_for_missing(
         self: &Arc<Self>,
-        plan: &Plan,
+        call: &Call<'_>,
         ranking: &Ranking,
-        input: &EmbeddingInput,
         texts: &mut Texts,
         asked: &mut Asked,
     ) -> Result<(), Turn> {
         for part in texts.missing().chunks(MAX_TEXTS) {
-            let request = plan.request.with_texts(part.iter().filter_map(|at| input.texts.get(*at)).cloned().collect());
+            if call.shares.is_some() {
+                self.ask_together(call, ranking, part, texts, asked).await?;
+                continue;
+            }
             let ranking = of_model(ranking, texts.model.as_ref().map(|model| &model.asked));
-            let part_plan = plan.part(request, ranking, asked.attempted());
-            let done = Box::pin(self.answer(&part_plan)).await.map_err(Turn::Failed)?;
-            let (route, answer) = (done.route.clone(), Arc::clone(&done.answer));
-            asked.push(done);
-            let model = Model { asked: route.model().clone(), served: answer.served.clone() };
-            if texts.model.as_ref().is_some_and(|other| *other != model) {
-                return Err(Turn::OtherModel);
+            let plan = call.plan.part(call.part(part), ranking, asked.attempted());
+            let done = Box::pin(self.answer(&plan)).await.map_err(Turn::Failed)?;
+            if let Some(control) = &call.control {
+                self.keep_vectors(&plan, &done, control, |_| true).await;
             }
-            // Under the name of another model nobody may find them.
-            let caching = plan.request.caching().ok().filter(|control| control.write && model.asked == model.served);
-            texts.take(part, answer.vectors(), model);
-            if let Some(control) = caching {
-                let keys = self.keys_of_texts(plan, input, &route);
-                self.keep_many_unless_invalidated(plan.moment, texts.entries(part, &keys, &control)).await;
-            }
+            asked.push(done.clone());
+            take(call, &Brought::all(done, part.len()), part.iter().copied().zip(0..), Given::Money, texts)?;
         }
         Ok(())
     }
 
-    /// What the vectors of a call are cached under that this route made.
-    pub(super) fn keys_of_texts(&self, plan: &Plan, input: &EmbeddingInput, route: &RouteId) -> Vec<CacheKey> {
-        let (owner, host) = (plan.request.cache_owner(), self.client(route).map_or("", TogetherClient::base));
+    /// The same for a part, with everybody who wants the same texts.
+    async fn ask_together(
+        self: &Arc<Self>,
+        call: &Call<'_>,
+        ranking: &Ranking,
+        part: &[usize],
+        texts: &mut Texts,
+        asked: &mut Asked,
+    ) -> Result<(), Turn> {
+        let mut left = part.to_vec();
+        while !left.is_empty() {
+            let mut again = Vec::new();
+            let of_model = of_model(ranking, texts.model.as_ref().map(|model| &model.asked));
+            let wishes = wishes(call, &left, of_model.candidates.len() < ranking.candidates.len());
+            let seats = self.seats(wishes, call.looks_again, |texts| {
+                let attempted = asked.attempted();
+                Part { plan: call.plan.part(call.part(texts), of_model, attempted), attempted }
+            });
+            for mut seats in seats {
+                let brought = match self.wait(call.plan, &mut seats).await {
+                    Ok(brought) => brought,
+                    Err(error) if !seats.leads && is_anothers(call.plan, &error) => {
+                        // Lets the refused leader free its slots.
+                        tokio::task::yield_now().await;
+                        again.extend(seats.texts.iter().map(|(at, _)| *at));
+                        continue;
+                    }
+                    // What others have paid is on their own bill.
+                    Err(error) if !seats.leads => return Err(Turn::Failed(error.with_attempts([]))),
+                    Err(error) => return Err(Turn::Failed(error)),
+                };
+                if seats.leads {
+                    brought.done.iter().for_each(|done| asked.push(done.clone()));
+                }
+                let is_itself = brought.done.as_ref().is_none_or(|done| model_of(done).is_itself());
+                let given = match (seats.leads, seats.is_kept && is_itself) {
+                    (true, _) => Given::Money,
+                    (false, true) => Given::Nothing(Origin::Memory),
+                    (false, false) => Given::Patience,
+                };
+                take(call, &brought, seats.texts.into_iter(), given, texts)?;
+            }
+            left = again;
+        }
+        Ok(())
+    }
+
+    /// What a leader brings, in this caller's time.
+    async fn wait(&self, plan: &Plan, seats: &mut Seats) -> Led {
+        let by = plan.stays_until.unwrap_or(plan.deadline);
+        match timeout_at(by, seats.led.wait_for(Option::is_some)).await {
+            Ok(Ok(led)) => led.clone().unwrap_or_else(|| Err(leader_failed().of_plan(plan))),
+            // The sender is gone without a word: the leader panicked, or its runtime ended.
+            Ok(Err(_)) => Err(leader_failed().of_plan(plan)),
+            Err(_) => Err(too_late(plan)),
+        }
+    }
+
+    /// Whether vectors past their time can take the place of all that are missing: those of a text do not change, and are
+    /// as good as ever.
+    async fn stand_in(self: &Arc<Self>, call: &Call<'_>, texts: &mut Texts, error: &Error) -> bool {
+        let Some(control) = call.control.filter(|control| control.read && !control.stale_if_error.is_zero()) else {
+            return false;
+        };
+        let asked = Model::itself(call.plan.asked().model());
+        if !can_stand_in_for(error.kind()) || !texts.is_of(&asked) {
+            return false;
+        }
+        let missing = texts.missing();
+        let keys: Vec<_> = missing.iter().filter_map(|at| call.keys.get(*at)).copied().collect();
+        let by = call.plan.deadline.max(Instant::now() + PATIENCE);
+        let found = self.look_up_old(&keys, &control, by).await.vectors;
+        for (at, found) in missing.iter().zip(found) {
+            if let Some((vector, origin)) = found {
+                texts.take(*at, &vector, Given::Age(origin));
+            }
+        }
+        texts.missing().is_empty()
+    }
+
+    /// What the caller gets, and the record of what it got for nothing.
+    fn reply(
+        &self,
+        call: &Call<'_>,
+        bypass: Option<Bypass>,
+        texts: Texts,
+        asked: Asked,
+    ) -> Result<InferenceResponse, Error> {
+        let old = texts.origin(|given| if let Given::Age(origin) = given { Some(origin) } else { None });
+        let found = texts.origin(|given| if let Given::Nothing(origin) = given { Some(origin) } else { None });
+        let joined = texts.given.contains(&Given::Patience);
+        let source = match (bypass, old, asked.is_empty()) {
+            (Some(bypass), ..) => Source::Upstream(bypass),
+            (None, Some(origin), _) => Source::Stale(origin),
+            (None, None, false) => Source::Miss,
+            (None, None, true) if joined => Source::Coalesced,
+            (None, None, true) => Source::Cache(found.unwrap_or_default()),
+        };
+        let ending = match (old, found) {
+            (Some(_), _) => Ending::Stale,
+            (None, Some(_)) => Ending::Hit,
+            (None, None) => Ending::Follower,
+        };
+        let saved = self.worth(call, &texts);
+        let paid = total_cost(&asked.attempts);
+        let done = asked.into_done(call.plan, texts.into_vectors()?);
+        let done = Done { worth: saved.unwrap_or(done.worth), ..done };
+        if saved.is_some() {
+            self.record_free(call.plan, &done, ending);
+        }
+        let mut reply = call.plan.respond(&done, source);
+        reply.saved = saved.unwrap_or(Cost::Known(Usd::ZERO));
+        // Old ones may have stood in for a part alone.
+        (reply.cost, reply.attempts) = (paid, done.attempts);
+        Ok(reply)
+    }
+
+    /// What the vectors of a call are cached under.
+    pub(super) fn keys_of_texts(&self, plan: &Plan, input: &EmbeddingInput) -> Vec<CacheKey> {
+        self.keys_by(plan, input, plan.asked())
+    }
+
+    /// What the vectors are cached under that this route makes.
+    pub(super) fn keys_by(&self, plan: &Plan, input: &EmbeddingInput, route: &RouteId) -> Vec<CacheKey> {
+        let owner = plan.request.cache_owner();
+        let host = self.client(route).map_or("", TogetherClient::base);
         input.texts.iter().map(|text| CacheKey::embedding(text, &input.extra, owner, (route, host))).collect()
     }
 
-    /// What the cached texts would have cost; `None` if none was.
-    fn worth(&self, plan: &Plan, input: &EmbeddingInput, cached: &[bool]) -> Option<Cost> {
-        let tokens = |(text, cached): (&String, &bool)| if *cached { (text.len() as u64).div_ceil(4) } else { 0 };
-        let prompt = input.texts.iter().zip(cached).map(tokens).sum();
-        let stamp = plan.ranking.candidates.first().and_then(|candidate| self.price(candidate));
+    /// What the texts would have cost that were free; `None` if none was.
+    fn worth(&self, call: &Call<'_>, texts: &Texts) -> Option<Cost> {
+        let tokens =
+            |(text, given): (&String, &Given)| if *given == Given::Money { 0 } else { (text.len() as u64).div_ceil(4) };
+        let prompt = call.input.texts.iter().zip(&texts.given).map(tokens).sum();
+        let stamp = call.plan.ranking.candidates.first().and_then(|candidate| self.price(candidate));
         let usage = Usage { prompt, ..Usage::default() };
         let worth = stamp.map_or(Cost::Unpriced, |stamp| Cost::Known(stamp.price.cost(&usage)));
-        cached.contains(&true).then_some(worth)
+        texts.is_any_free().then_some(worth)
     }
+}
 
-    /// The vectors that the cache has. Whatever goes wrong is a miss.
-    async fn look_up_many(
-        &self,
-        keys: &[CacheKey],
-        max_age: Option<Duration>,
-        by: Instant,
-    ) -> Vec<Option<(Vector, Origin)>> {
-        let longest = PATIENCE.min(by.saturating_duration_since(Instant::now()));
-        let found = ask(longest, async { self.cache.get_many(keys).await }).await.unwrap_or_else(|error| {
-            tracing::warn!(%error, "cache look-up failed, going on without");
-            Vec::new()
-        });
-        let now = Instant::now();
-        let is_young = |entry: &CacheEntry| max_age.is_none_or(|most| now.duration_since(entry.stored) <= most);
-        let vector = |entry: CacheEntry| match entry.value {
-            CacheValue::Embedding(ref vector) if entry.is_fresh(now) && is_young(&entry) => {
-                Some((Arc::clone(vector), entry.origin))
-            }
-            _ => None,
-        };
-        found.into_iter().map(|entry| entry.and_then(vector)).collect()
+/// Gives the texts their vectors, where those can stand beside the others.
+fn take(
+    call: &Call<'_>,
+    brought: &Brought,
+    places: impl Iterator<Item = (usize, usize)>,
+    asked: Given,
+    texts: &mut Texts,
+) -> Result<(), Turn> {
+    let vectors: Vec<_> = brought.vectors(asked).collect();
+    for (at, place) in places {
+        if let Some((vector, given)) = vectors.get(place).copied().flatten() {
+            texts.take(at, vector, given);
+        }
     }
+    // After they were taken: whoever starts over must know that some were free.
+    let one_model = brought.models(call.plan.asked()).all(|model| texts.is_of(&model));
+    if one_model { Ok(()) } else { Err(Turn::OtherModel) }
+}
+
+/// These texts as the call wants them.
+fn wishes(call: &Call<'_>, texts: &[usize], narrowed: bool) -> Vec<(usize, Wish)> {
+    let (Some(shares), Some(control)) = (call.shares, call.control) else { return Vec::new() };
+    let wish = |at: &usize| Some((*at, Wish { text: *call.keys.get(*at)?, call: shares, narrowed, control }));
+    texts.iter().filter_map(wish).collect()
 }
 
 fn leaves_model_open(request: &InferenceRequest) -> bool {
@@ -215,170 +373,4 @@ enum Turn {
     Failed(Error),
     /// A part was answered by another model than those before it.
     OtherModel,
-}
-
-/// A model by our name and by the provider's.
-#[derive(Debug, PartialEq)]
-struct Model {
-    asked: ModelId,
-    served: ModelId,
-}
-
-/// Refuses a text that cannot fit, by its number: the provider's own refusal does not say which.
-fn check_lengths(plan: &Plan, input: &EmbeddingInput) -> Result<(), Error> {
-    let limits = plan.ranking.candidates.iter().map(|candidate| candidate.context);
-    // A candidate whose limit is not known may take any text.
-    let Some(limit) = limits.collect::<Option<Vec<_>>>().and_then(|limits| limits.into_iter().max()) else {
-        return Ok(());
-    };
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let at = input.texts.iter().position(|text| text.len() / MOST_BYTES_PER_TOKEN > limit);
-    at.map_or(Ok(()), |at| {
-        let problem = format!("text {at} is too long: {} takes {limit} tokens a text; split it", plan.asked().model());
-        Err(InvalidRequest::new("input", problem).into())
-    })
-}
-
-/// The texts of a call with what is known of each.
-struct Texts {
-    vectors: Vec<Option<Vector>>,
-    cached: Vec<bool>,
-    /// For each text, the first one that says the same.
-    first: Vec<usize>,
-    /// What all vectors so far are of.
-    model: Option<Model>,
-    /// Where those of the cache were.
-    origin: Origin,
-}
-
-impl Texts {
-    fn new(input: &EmbeddingInput) -> Self {
-        let mut seen = HashMap::with_capacity(input.texts.len());
-        let first = input.texts.iter().enumerate().map(|(at, text)| *seen.entry(text.as_str()).or_insert(at));
-        let first = first.collect();
-        let count = input.texts.len();
-        Self { vectors: vec![None; count], cached: vec![false; count], first, model: None, origin: Origin::default() }
-    }
-
-    /// Takes what the cache had of this model. A layer that answers fewer has nothing of the rest.
-    fn fill(&mut self, found: Vec<Option<(Vector, Origin)>>, model: &ModelId) {
-        for ((vector, cached), found) in self.vectors.iter_mut().zip(&mut self.cached).zip(found) {
-            *cached = found.is_some();
-            if let Some((found, origin)) = found {
-                (*vector, self.origin) = (Some(found), origin);
-            }
-        }
-        // Nothing is cached that another model answered.
-        let cached = self.cached.contains(&true);
-        self.model = cached.then(|| Model { asked: model.clone(), served: model.clone() });
-    }
-
-    /// Forgets all vectors: another model is to make them.
-    fn clear(&mut self) {
-        self.vectors.fill(None);
-        self.cached.fill(false);
-        self.model = None;
-    }
-
-    /// The texts to ask for, each once.
-    fn missing(&self) -> Vec<usize> {
-        let texts = self.vectors.iter().zip(&self.first).enumerate();
-        texts.filter(|(at, (vector, first))| vector.is_none() && at == *first).map(|(at, _)| at).collect()
-    }
-
-    fn take(&mut self, part: &[usize], vectors: &[Vector], model: Model) {
-        self.model = Some(model);
-        for (at, vector) in part.iter().zip(vectors) {
-            if let Some(place) = self.vectors.get_mut(*at) {
-                *place = Some(Arc::clone(vector));
-            }
-        }
-    }
-
-    fn entries(&self, part: &[usize], keys: &[CacheKey], control: &CacheControl) -> Vec<(CacheKey, CacheEntry)> {
-        let ttl = control.ttl.unwrap_or(Kind::Embedding.ttl());
-        let entry = |at: &usize| {
-            let vector = self.vectors.get(*at)?.clone()?;
-            Some((*keys.get(*at)?, CacheEntry::new(CacheValue::Embedding(vector), ttl)))
-        };
-        part.iter().filter_map(entry).collect()
-    }
-
-    /// Every text's vector, that of its first like where it was not asked for.
-    fn into_vectors(self) -> Result<Vec<Vector>, Error> {
-        let of = |(own, first): (&Option<Vector>, &usize)| own.clone().or_else(|| self.vectors.get(*first)?.clone());
-        let all: Option<Vec<_>> = self.vectors.iter().zip(&self.first).map(of).collect();
-        all.ok_or_else(|| Error::new(ErrorKind::Upstream, "the provider answered fewer vectors than texts"))
-    }
-}
-
-/// What was asked for and brought.
-#[derive(Default)]
-struct Asked {
-    parts: Vec<Done>,
-    attempts: Vec<Attempt>,
-    /// Parts that were asked for, also those of a model that failed later.
-    count: usize,
-}
-
-impl Asked {
-    const fn is_empty(&self) -> bool {
-        self.parts.is_empty()
-    }
-
-    fn attempted(&self) -> u16 {
-        // An admission that was passed over takes a number as well: three a part and one for each candidate.
-        u16::try_from(self.count * 16).unwrap_or(u16::MAX)
-    }
-
-    fn push(&mut self, done: Done) {
-        self.attempts.extend_from_slice(&done.attempts);
-        self.parts.push(done);
-        self.count += 1;
-    }
-
-    /// What was brought is of no use, and was paid for all the same.
-    fn start_over(&mut self) {
-        self.parts.clear();
-        // The part that failed took numbers too.
-        self.count += 1;
-    }
-
-    /// The error of a part, with what the parts before it cost.
-    fn failed(mut self, error: &Error) -> Error {
-        self.attempts.extend_from_slice(error.attempts());
-        error.clone().with_attempts(self.attempts)
-    }
-
-    fn into_done(self, plan: &Plan, vectors: Vec<Vector>) -> Done {
-        let sum =
-            |of: fn(&Usage) -> u64| self.parts.iter().map(|done| of(&done.answer.usage)).fold(0, u64::saturating_add);
-        let usage = Usage { prompt: sum(|usage| usage.prompt), cached: sum(|usage| usage.cached), ..Usage::default() };
-        let reported = self.parts.iter().all(|done| done.usage_source == UsageSource::Reported);
-        let last = self.parts.last();
-        let served = last.map_or_else(|| plan.asked().model().clone(), |done| done.answer.served.clone());
-        let answer = Answer {
-            output: Arc::new(Output::Embedding(vectors)),
-            served,
-            usage,
-            usage_reported: reported && last.is_some(),
-            // One part's JSON is not the answer's.
-            raw: last.filter(|_| self.parts.len() == 1).map(|done| done.answer.raw.clone()).unwrap_or_default(),
-        };
-        Done {
-            answer: Arc::new(answer),
-            route: last.map_or_else(|| plan.asked().clone(), |done| done.route.clone()),
-            cost: total_cost(&self.attempts),
-            worth: total_cost(&self.attempts),
-            usage_source: match (last, reported) {
-                (None, _) => UsageSource::None,
-                (Some(_), true) => UsageSource::Reported,
-                (Some(_), false) => UsageSource::Counted,
-            },
-            request_id: last.and_then(|done| done.request_id.clone()),
-            warnings: last.map_or_else(no_warnings, |done| Arc::clone(&done.warnings)),
-            from_cache: last.is_none().then_some(Origin::default()),
-            attempts: if self.attempts.is_empty() { no_attempts() } else { self.attempts.into() },
-        }
-    }
 }

@@ -141,7 +141,7 @@ impl InferenceService {
         ServiceHealth {
             accepting: !state.closed.load(Ordering::Acquire),
             in_flight: state.calls.len() + state.tasks.len(),
-            coalescing: state.slots.len(),
+            coalescing: state.slots.len() + state.text_slots.len(),
             records_waiting: state.recorder.waiting(),
             records_lost: state.recorder.lost(),
             alerts_lost: state.alerts.lost(),

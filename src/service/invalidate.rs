@@ -51,6 +51,7 @@ impl InferenceService {
         // All at once and first, so that none is kept while others are taken out.
         keys.iter().for_each(|key| state.invalidations.note_key(key));
         state.slots.forget(|key| keys.contains(key));
+        state.text_slots.forget(|text| keys.contains(text));
         for key in &keys {
             ask(LONGEST, async { state.cache.remove(key).await }).await.map_err(|error| failed(&error))?;
         }
@@ -69,6 +70,7 @@ impl InferenceService {
         let _in_flight = state.begin()?;
         state.invalidations.note_tenant(tenant);
         state.slots.forget(|key| key.is_of(tenant));
+        state.text_slots.forget(|text| text.is_of(tenant));
         let forgotten = ask(LONGEST_OF_TENANT, async { state.cache.forget_tenant(tenant).await });
         forgotten.await.map_err(|error| failed(&error))
     }
@@ -79,7 +81,7 @@ impl State {
     fn keys_of_all(&self, plan: &Plan) -> HashSet<CacheKey> {
         let routes = plan.ranking.candidates.iter().map(|candidate| &candidate.route);
         let of_route = |route: &RouteId| match plan.request.input() {
-            Input::Embedding(input) => self.keys_of_texts(plan, input, route),
+            Input::Embedding(input) => self.keys_by(plan, input, route),
             _ => vec![self.key_to(&plan.request, route)],
         };
         routes.chain([plan.asked()]).flat_map(of_route).collect()

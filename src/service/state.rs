@@ -19,6 +19,7 @@ use super::{
     cached::CachePolicy,
     choice::Key,
     coalesce::Slots,
+    embed::TextSlots,
     error::{Error, ErrorKind},
     invalidations::Invalidations,
     recorder::Recorder,
@@ -69,6 +70,7 @@ pub(super) struct State {
     pub(super) rng: Arc<dyn Rng>,
     pub(super) recorder: Recorder,
     pub(super) slots: Slots,
+    pub(super) text_slots: TextSlots,
     pub(super) totals: Totals,
     /// Callers that wait for an answer or read one.
     pub(super) calls: TaskTracker,

@@ -20,6 +20,7 @@ use tokio::time::{Instant, timeout};
 
 use super::state::{State, in_runtime};
 use crate::{
+    cache::CacheError,
     notify::{Alert, AlertKind},
     types::{RouteId, later},
 };
@@ -91,6 +92,14 @@ impl State {
     pub(super) fn tell_once(self: &Arc<Self>, kind: AlertKind, about: &str, title: impl FnOnce() -> String) {
         if self.told.is_news(kind, about, Instant::now()) {
             self.tell(kind, about, &title());
+        }
+    }
+
+    /// A look-up failed, which costs a miss. That somebody else writes to the cache must be heard of.
+    pub(super) fn look_up_failed(self: &Arc<Self>, error: &CacheError) {
+        tracing::warn!(%error, "cache look-up failed, going on without");
+        if error.is_forged() {
+            self.tell_once(AlertKind::CacheTampered, "cache", || error.to_string());
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use together_inference::{
     InferenceRequest, InferenceService, Tenant,
     cache::{CacheEntry, CacheLayer, CacheValue, MemoryCache, RedisCache, RedisConfig, TieredCache},
+    client::{ImageInput, RerankInput},
     inference::{CacheKey, Kind, Origin, Source},
     testing::Together,
 };
@@ -45,6 +46,67 @@ async fn services_of_two_processes_pay_once() {
     };
     assert_eq!([ask().await, ask().await], [Source::Miss, Source::Cache(Origin::Redis)]);
     assert_eq!(together.calls(), 1);
+}
+
+#[tokio::test]
+async fn what_one_process_paid_of_any_kind_another_one_finds() {
+    let server = Server::start(&[]).await;
+    let together = Together::new();
+    let picture = ImageInput::new("a red sky over the sea").size(96, 64).png().seed(7);
+    let requests = [
+        InferenceRequest::from(picture).model("black-forest-labs/FLUX.1-schnell"),
+        InferenceRequest::from(RerankInput::new("crab", ["the sea", "the sky"]))
+            .model("mixedbread-ai/Mxbai-Rerank-Large-V2"),
+        InferenceRequest::raw_prompt("Once upon").max_tokens(64).temperature(0.0),
+        InferenceRequest::embedding(["the sky", "the sea"]),
+    ];
+    let ask = async |request: &InferenceRequest| {
+        let cache = connected(server.url()).await;
+        let service = InferenceService::builder(together.client()).cache(cache.clone()).build().unwrap();
+        let reply = service.complete(request).await.unwrap();
+        service.shutdown(MINUTE).await;
+        cache.flush().await.unwrap();
+        reply
+    };
+    for request in &requests {
+        let (first, calls) = (ask(request).await, together.calls());
+        let second = ask(request).await;
+        assert_eq!((first.source, second.source), (Source::Miss, Source::Cache(Origin::Redis)), "{request:?}");
+        assert_eq!((&second.answer.output, together.calls()), (&first.answer.output, calls), "{request:?}");
+    }
+}
+
+/// Scenario: ten thousand vectors of 4 kB lie in Redis, more than it sends in the patience of one look-up.
+/// Expected: whoever asks next pays for none of them.
+#[tokio::test]
+async fn ten_thousand_vectors_are_found_by_a_service() {
+    let server = Server::start(&[]).await;
+    let together = Together::new();
+    let ask = async || {
+        let cache = RedisConfig::new(server.url()).queue_bytes(256 << 20).operation_timeout(SOON).connect();
+        let cache = cache.await.unwrap();
+        is_up(&cache).await;
+        let service = InferenceService::builder(together.client()).cache(cache.clone()).build().unwrap();
+        let texts: Vec<_> = (0..10_000).map(|n| format!("text number {n}")).collect();
+        let source = service.complete(InferenceRequest::embedding(texts)).await.unwrap().source;
+        service.shutdown(MINUTE).await;
+        cache.flush().await.unwrap();
+        (source, together.calls())
+    };
+    assert_eq!(ask().await, (Source::Miss, 40));
+    assert_eq!(ask().await, (Source::Cache(Origin::Redis), 40));
+}
+
+#[tokio::test]
+async fn a_value_may_be_kept_for_ever() {
+    let server = Server::start(&[]).await;
+    let cache = connected(server.url()).await;
+    for (n, ttl) in
+        [Duration::MAX, Duration::from_millis(i64::MAX as u64), MINUTE * 60 * 24 * 365 * 100].iter().enumerate()
+    {
+        keep(&cache, &key([n as u8]), note_for(*ttl, "x").kept_for(Duration::MAX)).await;
+        assert!(cache.get(&key([n as u8])).await.unwrap().is_some(), "{ttl:?}");
+    }
 }
 
 #[tokio::test]

@@ -1,17 +1,21 @@
 //! Who may put words into the cache, and what it tells of secrets.
 
-use std::time::SystemTime;
+use std::{
+    sync::{Arc, Mutex},
+    time::SystemTime,
+};
 
 use together_inference::{
-    InferenceRequest, InferenceService,
-    cache::{CacheEntry, CacheLayer, CacheValue, RedisCache, RedisConfig},
+    InferenceRequest, InferenceService, async_trait,
+    cache::{CacheEntry, CacheLayer, CacheValue, NoCache, RedisCache, RedisConfig, TieredCache},
     inference::{Answer, CacheKey, Kind, Origin, Source},
+    notify::{Alert, AlertKind, Notifier, NotifyError},
     testing::Together,
 };
 
 use crate::{
     server::Server,
-    support::{MINUTE, connected, is_up, keep, key, note, text},
+    support::{MINUTE, SOON, connected, eventually, is_up, keep, key, note, text},
 };
 
 async fn signed(server: &Server, key: [u8; 32]) -> RedisCache {
@@ -77,6 +81,47 @@ async fn a_forged_answer_is_asked_anew() {
     envelope[place..place + 8].copy_from_slice(b"Vladimir");
     server.put(&name, &envelope);
     assert_eq!(ask().await, (Source::Miss, "Canberra.".into()));
+}
+
+/// Keeps the alerts that it is given.
+#[derive(Clone, Debug, Default)]
+struct Alerts(Arc<Mutex<Vec<Alert>>>);
+
+#[async_trait]
+impl Notifier for Alerts {
+    async fn notify(&self, alert: &Alert) -> Result<(), NotifyError> {
+        self.0.lock().unwrap().push(alert.clone());
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn somebody_hears_that_values_are_forged_and_once() {
+    for tiered in [false, true] {
+        let server = Server::start(&[]).await;
+        let (together, alerts) = (Together::new(), Alerts::default());
+        let cache = signed(&server, [1; 32]).await;
+        let builder = InferenceService::builder(together.client()).notifier(alerts.clone());
+        let builder =
+            if tiered { builder.cache(TieredCache::new(NoCache, cache.clone())) } else { builder.cache(cache.clone()) };
+        let service = builder.build().unwrap();
+        let requests = || [InferenceRequest::chat("hi").temperature(0.0), InferenceRequest::embedding(["the sky"])];
+        for request in requests() {
+            service.complete(request).await.unwrap();
+        }
+        assert!(service.flush().await && alerts.0.lock().unwrap().is_empty());
+        eventually(SOON, async || cache.flush().await.is_ok() && server.cli(&["DBSIZE"]) == "2").await;
+        for name in server.cli(&["KEYS", "ti:*"]).lines() {
+            server.put(name, b"whatever somebody else may have written here, however long");
+        }
+        for request in requests() {
+            assert_eq!(service.complete(request).await.unwrap().source, Source::Miss);
+        }
+        service.shutdown(MINUTE).await;
+        let told = alerts.0.lock().unwrap();
+        assert_eq!(told.iter().map(Alert::kind).collect::<Vec<_>>(), [AlertKind::CacheTampered]);
+        assert!(told[0].title().contains("somebody else writes"), "{:?}", told[0]);
+    }
 }
 
 #[tokio::test]

@@ -33,5 +33,6 @@ mod trials;
 #[cfg(feature = "schema")]
 mod typed;
 mod validation;
+mod vectors;
 mod webhooks;
 mod world;

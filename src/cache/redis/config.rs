@@ -234,7 +234,7 @@ impl RedisConfig {
             .tcp_settings(TcpSettings::default().set_nodelay(true))
             .connection_timeout(self.limits.connect)
             .response_timeout(operation)
-            .overall_response_timeout(Some(operation * 2))
+            .overall_response_timeout(Some(operation * 19 / 10))
             // Its own are 16 repeats and 655 s between them.
             .retries(1)
             .min_retry_wait(1)

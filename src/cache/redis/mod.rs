@@ -68,7 +68,7 @@ const STEP_PATIENCE: Duration = Duration::from_secs(1);
 /// * **Trust.** A value of another key, version or length is no answer. With [`RedisConfig::mac_key`] neither is one that
 ///   somebody else wrote. Keys are `ti:{kind}:{tenant hash}:{key hash}`; answers lie in Redis as JSON.
 /// * **Size.** Values over 4 MiB are not kept, and not read.
-/// * **Jitter.** Redis drops a value up to a tenth of its time early, at random; it is never served past its time.
+/// * **Jitter.** A value is kept for thirty years at most. Redis drops a value up to a tenth of its time early, at random; it is never served past its time.
 /// * **Rights.** An ACL user needs `+ping +getrange +set +unlink +scan` on `~ti:*`; in a cluster `+cluster|slots` and behind
 ///   sentinels `+role` too.
 ///
@@ -245,7 +245,7 @@ impl Inner {
             None => bytes,
             Some(mac) => mac.open(name, bytes).ok_or_else(|| {
                 self.counters.forged.fetch_add(1, Relaxed);
-                CacheError::new("a stored value is not signed with the MAC key: somebody else writes to this Redis")
+                CacheError::forged("a stored value is not signed with the MAC key: somebody else writes to this Redis")
             })?,
         };
         match CacheEntry::decode(key, envelope, self.clock.now()) {
@@ -334,9 +334,14 @@ impl CacheLayer for RedisCache {
         }
         let pages: Vec<_> = asked.chunks(PAGE).map(|page| self.0.read_page(page.to_vec())).collect();
         let read: Vec<_> = stream::iter(pages).buffered(PAGES_IN_FLIGHT).collect().await;
-        let mut failure = None;
+        let mut failure: Option<CacheError> = None;
         for (place, read) in places.into_iter().zip(read.into_iter().flatten()) {
-            *place = read.map_err(|error| failure = Some(error)).ok().flatten();
+            match read {
+                Ok(found) => *place = found,
+                // A forged one must be heard of, whatever failed beside it.
+                Err(error) if failure.as_ref().is_some_and(CacheError::is_forged) => drop(error),
+                Err(error) => failure = Some(error),
+            }
         }
         // What was found is worth more than what could not be.
         if let Some(error) = failure

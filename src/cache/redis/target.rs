@@ -14,6 +14,8 @@ use redis::{
 };
 use tokio::time::timeout;
 
+use crate::types::FOREVER;
+
 /// The most bytes that are read of a value: an envelope of the largest value, its tag and one too many. What is longer
 /// was not kept by us, and is cut at the server rather than carried here.
 const MOST: usize = (4 << 20) + 1_024;
@@ -79,7 +81,8 @@ impl Write {
     fn command(&self) -> Cmd {
         match self {
             Self::Set { name, bytes, expires } => {
-                let millis = u64::try_from(expires.as_millis()).unwrap_or(u64::MAX).max(1);
+                // More is an error to Redis, which counts in milliseconds since 1970 with 63 bits.
+                let millis = u64::try_from((*expires).min(FOREVER).as_millis()).unwrap_or(u64::MAX).max(1);
                 let mut set = Cmd::with_capacity(5, bytes.len() + name.len() + 64);
                 set.arg("SET").arg(name).arg(&**bytes).arg("PX").arg(millis);
                 set

@@ -60,20 +60,35 @@ mod tests {
 
     use super::*;
     use crate::{
-        client::{Fold, Message, ToolCall},
+        client::{Fold, Logprobs, Message, ToolCall},
         types::FinishReason,
     };
+
+    fn logprobs() -> impl Strategy<Value = Logprobs> {
+        let token = (prop::option::of(any::<u64>()), prop::option::of(".{0,9}"), prop::option::of(-99.0..0.0_f64));
+        let alternatives = prop::option::of(prop::collection::vec(Just(serde_json::json!({"a": -1.5})), 0..3));
+        (prop::collection::vec(token, 0..5), alternatives).prop_map(|(tokens, alternatives)| Logprobs {
+            token_ids: tokens.iter().map(|token| token.0).collect(),
+            tokens: tokens.iter().map(|token| token.1.clone()).collect(),
+            token_logprobs: tokens.iter().map(|token| token.2).collect(),
+            top_logprobs: alternatives.map(Into::into),
+        })
+    }
 
     proptest! {
         #[test]
         fn the_pieces_fold_into_the_same_answer(
-            texts in prop::collection::vec((".{0,200}", prop::option::of(".{1,100}"), 0_usize..3), 1..4),
+            texts in prop::collection::vec(
+                (".{0,200}", prop::option::of(".{1,100}"), any::<bool>(), 0_usize..3, prop::option::of(logprobs())),
+                1..4,
+            ),
         ) {
-            let choices: Vec<Choice> = (0_u32..).zip(&texts).map(|(index, (text, reasoning, calls))| {
+            let choices: Vec<Choice> = (0_u32..).zip(&texts).map(|(index, (text, thought, by_content, calls, logprobs))| {
                 let mut message = Message::assistant(text.clone());
-                message.reasoning.clone_from(reasoning);
+                let field = if *by_content { &mut message.reasoning_content } else { &mut message.reasoning };
+                field.clone_from(thought);
                 message.tool_calls = (0..*calls).map(|n| ToolCall::new(format!("id{n}"), "f", "{\"a\":1}")).collect();
-                Choice { index, message, finish_reason: Some(FinishReason::Stop), seed: Some(u64::MAX), logprobs: None }
+                Choice { index, message, finish_reason: Some(FinishReason::Stop), seed: Some(u64::MAX), logprobs: logprobs.clone() }
             }).collect();
             let usage = Usage { prompt: 7, completion: 9, ..Usage::default() };
             let mut fold = Fold::new("m".into());
@@ -83,6 +98,8 @@ mod tests {
             for (folded, choice) in folded.choices.iter().zip(&choices) {
                 prop_assert_eq!(folded.text(), choice.text());
                 prop_assert_eq!(&folded.message.reasoning, &choice.message.reasoning);
+                prop_assert_eq!(&folded.message.reasoning_content, &choice.message.reasoning_content);
+                prop_assert_eq!(&folded.logprobs, &choice.logprobs);
                 prop_assert_eq!(&folded.message.tool_calls, &choice.message.tool_calls);
                 prop_assert_eq!((&folded.finish_reason, folded.seed), (&choice.finish_reason, choice.seed));
             }
