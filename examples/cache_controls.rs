@@ -36,7 +36,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     say("asked again", ask()).await?;
     say("by another tenant", ask().tenant("acme")).await?;
     let shared = CacheControl::new().shared();
-    say("by another tenant that shares", ask().tenant("umbrella").cache(shared)).await?;
+    say("by a tenant that shares", ask().tenant("umbrella").cache(shared)).await?;
+    say("by another one that shares", ask().tenant("hooli").cache(shared)).await?;
     say("asked anew, and kept for everybody", ask().cache(CacheControl::refresh())).await?;
     say("read without the cache", ask().cache(CacheControl::off())).await?;
     say("at random: not kept", InferenceRequest::chat("A joke?")).await?;
