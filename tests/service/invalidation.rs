@@ -162,7 +162,7 @@ async fn vectors_on_their_way_into_the_cache_are_taken_out_of_it_again() {
     let vector = || InferenceRequest::embedding(["sky"]).tenant("acme");
     let early = world.spawn(vector());
     sleep(ms(50)).await;
-    assert_eq!((world.calls(), early.is_finished()), (1, false), "it is being kept");
+    assert_eq!(world.calls(), 1, "it is being kept");
     world.service.invalidate_tenant(&"acme".into()).await.unwrap();
     early.await.unwrap().unwrap();
     settle().await;
