@@ -9,7 +9,7 @@ use together_inference::{
 
 use crate::{
     server::Server,
-    support::{connected, key, note, text},
+    support::{key, note, patient, text},
 };
 
 const CANCELLATIONS: usize = 100_000;
@@ -28,7 +28,7 @@ async fn turns(count: u64) {
 #[tokio::test]
 async fn no_reply_reaches_another_one_than_who_asked() {
     let server = Server::start(&[]).await;
-    let (writer, cache) = (connected(server.url()).await, connected(server.url()).await);
+    let (writer, cache) = (patient(server.url()).await, patient(server.url()).await);
     let page = (0..KEYS).map(|n| (key(n.to_le_bytes()), note(n.to_string()))).collect();
     writer.set_many(page).await.unwrap();
     writer.flush().await.unwrap();

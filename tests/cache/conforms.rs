@@ -9,7 +9,7 @@ use together_inference::{
 
 use crate::{
     server::{Cluster, Server},
-    support::{connected, is_up},
+    support::{SOON, is_up, patient},
 };
 
 async fn conforms(layer: &dyn CacheLayer) {
@@ -18,7 +18,7 @@ async fn conforms(layer: &dyn CacheLayer) {
 }
 
 async fn signed(server: &Server) -> RedisCache {
-    let cache = RedisConfig::new(server.url()).mac_key([7; 32]).connect().await.unwrap();
+    let cache = RedisConfig::new(server.url()).mac_key([7; 32]).operation_timeout(SOON).connect().await.unwrap();
     is_up(&cache).await;
     cache
 }
@@ -31,7 +31,7 @@ async fn memory_keeps_every_promise_in_real_time() {
 #[tokio::test]
 async fn one_server_keeps_every_promise() {
     let server = Server::start(&[]).await;
-    let cache: Arc<dyn CacheLayer> = Arc::new(connected(server.url()).await);
+    let cache: Arc<dyn CacheLayer> = Arc::new(patient(server.url()).await);
     conforms(&cache).await;
 }
 
@@ -44,7 +44,7 @@ async fn one_server_with_signatures_keeps_every_promise() {
 #[tokio::test]
 async fn tiers_before_a_server_keep_every_promise() {
     let server = Server::start(&[]).await;
-    let redis = connected(server.url()).await;
+    let redis = patient(server.url()).await;
     conforms(&TieredCache::new(MemoryCache::default(), redis.clone())).await;
     // Without the near layer's help.
     redis.flush().await.unwrap();
@@ -54,7 +54,7 @@ async fn tiers_before_a_server_keep_every_promise() {
 #[tokio::test]
 async fn a_cluster_keeps_every_promise() {
     let cluster = Cluster::start(0).await;
-    let cache = RedisConfig::cluster(cluster.urls()).connect().await.unwrap();
+    let cache = RedisConfig::cluster(cluster.urls()).operation_timeout(SOON).connect().await.unwrap();
     is_up(&cache).await;
     conforms(&cache).await;
 }

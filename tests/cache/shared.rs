@@ -12,13 +12,13 @@ use together_inference::{
 
 use crate::{
     server::Server,
-    support::{MINUTE, SOON, connected, is_up, keep, key, key_of, note, note_for, text},
+    support::{MINUTE, SOON, is_up, keep, key, key_of, note, note_for, patient, text},
 };
 
 #[tokio::test]
 async fn what_one_process_keeps_another_one_finds() {
     let server = Server::start(&[]).await;
-    let (one, other) = (connected(server.url()).await, connected(server.url()).await);
+    let (one, other) = (patient(server.url()).await, patient(server.url()).await);
     keep(&one, &key("a"), note("a").delta(Duration::from_millis(7))).await;
     let found = other.get(&key("a")).await.unwrap().unwrap();
     assert_eq!((text(&found).as_str(), found.origin, found.ttl), ("a", Origin::Redis, MINUTE));
@@ -36,7 +36,7 @@ async fn services_of_two_processes_pay_once() {
     let server = Server::start(&[]).await;
     let together = Together::new();
     let ask = async || {
-        let cache = connected(server.url()).await;
+        let cache = patient(server.url()).await;
         let service = InferenceService::builder(together.client()).cache(cache.clone()).build().unwrap();
         let reply = service.complete(InferenceRequest::chat("hello").temperature(0.0)).await.unwrap();
         // The answer is kept after it is given.
@@ -61,7 +61,7 @@ async fn what_one_process_paid_of_any_kind_another_one_finds() {
         InferenceRequest::embedding(["the sky", "the sea"]),
     ];
     let ask = async |request: &InferenceRequest| {
-        let cache = connected(server.url()).await;
+        let cache = patient(server.url()).await;
         let service = InferenceService::builder(together.client()).cache(cache.clone()).build().unwrap();
         let reply = service.complete(request).await.unwrap();
         service.shutdown(MINUTE).await;
@@ -100,7 +100,7 @@ async fn ten_thousand_vectors_are_found_by_a_service() {
 #[tokio::test]
 async fn a_value_may_be_kept_for_ever() {
     let server = Server::start(&[]).await;
-    let cache = connected(server.url()).await;
+    let cache = patient(server.url()).await;
     for (n, ttl) in
         [Duration::MAX, Duration::from_millis(i64::MAX as u64), MINUTE * 60 * 24 * 365 * 100].iter().enumerate()
     {
@@ -112,7 +112,7 @@ async fn a_value_may_be_kept_for_ever() {
 #[tokio::test]
 async fn a_page_of_vectors_is_kept_and_found_whole_and_in_order() {
     let server = Server::start(&[]).await;
-    let (one, other) = (connected(server.url()).await, connected(server.url()).await);
+    let (one, other) = (patient(server.url()).await, patient(server.url()).await);
     let vector = |n: u16| CacheValue::Embedding((0..1_024_u16).map(|at| f32::from(n) + f32::from(at)).collect());
     let of = |n: u16| CacheKey::of_bytes(Kind::Embedding, None, &n.to_le_bytes());
     let page = (0..1_000).map(|n| (of(n), CacheEntry::new(vector(n), MINUTE))).collect();
@@ -131,7 +131,7 @@ async fn a_page_of_vectors_is_kept_and_found_whole_and_in_order() {
 #[tokio::test]
 async fn redis_drops_a_value_up_to_a_tenth_of_its_time_early() {
     let server = Server::start(&[]).await;
-    let cache = connected(server.url()).await;
+    let cache = patient(server.url()).await;
     let mut left = Vec::new();
     for n in 0..50_u8 {
         keep(&cache, &key([n]), note_for(MINUTE * 100, "x")).await;
@@ -149,7 +149,7 @@ async fn redis_drops_a_value_up_to_a_tenth_of_its_time_early() {
 #[tokio::test]
 async fn a_value_that_is_too_large_is_refused_at_once() {
     let server = Server::start(&[]).await;
-    let cache = connected(server.url()).await;
+    let cache = patient(server.url()).await;
     let error = cache.set(&key("a"), note("x".repeat(4 << 20) + "x")).await.unwrap_err();
     assert!(error.to_string().contains("over 4194304 bytes"), "{error}");
     keep(&cache, &key("a"), note("x".repeat(4 << 20))).await;
@@ -177,7 +177,7 @@ async fn what_does_not_fit_into_the_queue_is_counted_and_not_kept() {
 #[tokio::test]
 async fn only_the_forgotten_tenants_values_are_gone() {
     let server = Server::start(&[]).await;
-    let (one, other) = (connected(server.url()).await, connected(server.url()).await);
+    let (one, other) = (patient(server.url()).await, patient(server.url()).await);
     let (acme, rest) = (Tenant::from("acme"), Tenant::from("rest"));
     let entries = |tenant: &Tenant| (0..3_000_u16).map(|n| (key_of(tenant, n.to_le_bytes()), note("x"))).collect();
     one.set_many(entries(&acme)).await.unwrap();
@@ -203,7 +203,7 @@ async fn a_user_with_the_documented_rights_is_enough() {
     assert_eq!(server.cli(&rights), "OK");
     // The last thing that the default user may do.
     assert_eq!(server.cli(&["ACL", "SETUSER", "default", "off"]), "OK");
-    let cache = connected(format!("redis://app:pass%3Aw%40rd@127.0.0.1:{}", server.port)).await;
+    let cache = patient(format!("redis://app:pass%3Aw%40rd@127.0.0.1:{}", server.port)).await;
     keep(&cache, &key("a"), note("a")).await;
     assert_eq!(cache.get_many(&[key("a"), key("b")]).await.unwrap().iter().flatten().count(), 1);
     cache.forget_tenant(&Tenant::from("acme")).await.unwrap();

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use together_inference::{
     Tenant,
-    cache::{CacheEntry, CacheLayer, CacheValue, RedisCache},
+    cache::{CacheEntry, CacheLayer, CacheValue, RedisCache, RedisConfig},
     inference::{CacheKey, Kind},
 };
 
@@ -55,6 +55,13 @@ pub async fn keep(cache: &RedisCache, key: &CacheKey, entry: CacheEntry) {
     cache.set(key, entry).await.unwrap();
     cache.flush().await.unwrap();
     assert_eq!(cache.stats().written, before + 1, "{:?}", cache.stats());
+}
+
+/// A cache that waits for its server also on a machine that is busy, where time is not what a test is about.
+pub async fn patient(url: impl Into<String>) -> RedisCache {
+    let cache = RedisConfig::new(url).operation_timeout(SOON).connect().await.unwrap();
+    is_up(&cache).await;
+    cache
 }
 
 pub async fn connected(url: impl Into<String>) -> RedisCache {

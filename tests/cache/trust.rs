@@ -15,7 +15,7 @@ use together_inference::{
 
 use crate::{
     server::Server,
-    support::{MINUTE, SOON, connected, eventually, is_up, keep, key, note, text},
+    support::{MINUTE, SOON, eventually, is_up, keep, key, note, patient, text},
 };
 
 async fn signed(server: &Server, key: [u8; 32]) -> RedisCache {
@@ -54,7 +54,7 @@ async fn a_forged_value_is_a_miss_and_counted() {
     assert_eq!(other_kind.hash(), key("a").hash(), "the name alone tells them apart");
     server.put(&other_kind.to_string(), &good);
     assert!(cache.get(&other_kind).await.is_err());
-    let unsigned = connected(server.url()).await;
+    let unsigned = patient(server.url()).await;
     assert!(unsigned.get(&key("a")).await.is_err(), "without the key it is no value either");
 }
 
@@ -128,7 +128,7 @@ async fn somebody_hears_that_values_are_forged_and_once() {
 async fn tenants_share_nothing() {
     let server = Server::start(&[]).await;
     let together = Together::new();
-    let cache = connected(server.url()).await;
+    let cache = patient(server.url()).await;
     let service = InferenceService::builder(together.client()).cache(cache.clone()).build().unwrap();
     let ask = async |request: InferenceRequest| service.complete(request.temperature(0.0)).await.unwrap().source;
     // The last two would be one, were tenant and prompt only joined.
