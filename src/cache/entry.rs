@@ -170,7 +170,8 @@ impl CacheEntry {
     }
 
     /// Reads an envelope, and refuses what is not this key's: another version, another key, cut or grown bytes; and what a
-    /// clock wrote that is over 2 s ahead of this one. It may be past its time: [`is_fresh`](Self::is_fresh) and [`is_kept`](Self::is_kept) tell. Its origin is
+    /// clock wrote that is over 2 s ahead of this one. It may be past its time:
+    /// [`is_fresh`](Self::is_fresh) and [`is_kept`](Self::is_kept) tell. Its origin is
     /// [`Other`](Origin::Other).
     ///
     /// # Errors

@@ -32,8 +32,11 @@ const ATTEMPTS: usize = 4;
 /// | `policy`, `settings`, `catalogue` | who decided, by which settings, knowing which routes |
 /// | `needs`, `tokens` | what was demanded; the most tokens of the prompt |
 /// | `why`, `propensity` | why the first is first, and how likely it was to be |
-/// | `candidates` | best first: `state`, `price` (picodollars a token: in, out), expected `cost` in nanodollars and seconds `s`, chance of an answer `p` known from `n` results, the `terms` of quality, cost, latency and success, and their sum `score` |
-/// | `attempts` | in order: `start`, `ttft` and `took` in milliseconds, `end`, `usage` (prompt, cached, completion, reasoning), `cost`, `served` if by another name, `probe`, `passed` candidates that took no call |
+/// | `candidates` | best first, each with its `state` and `price` (picodollars a token: in, out) and what follows |
+/// | `terms`, `score` | quality, cost, latency and success as they were weighed, and their sum |
+/// | `cost`, `s`, `p`, `n` | nanodollars and seconds expected; the chance of an answer, known from so many results |
+/// | `attempts` | in order: `start`, `ttft`, `took` in milliseconds, `end`, `cost`, `served` if by another name, `probe`, |
+/// | | `usage` (prompt, cached, completion, reasoning), `passed`: how many candidates before it took no call |
 /// | `end`, `route`, `cost` | where the answer came from or the kind of the error, who answered, what all of it cost |
 ///
 /// ```

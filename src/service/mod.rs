@@ -137,7 +137,8 @@ impl InferenceService {
     }
 
     /// Answers a request in pieces. Resolves at the first piece, so that every refusal and fallback is over before a
-    /// response header need be sent. A cached answer comes in pieces too, and a whole one is kept. A `deadline` that the request does not set bounds the time
+    /// response header need be sent. A cached answer comes in pieces too, and a whole one is kept.
+    /// A `deadline` that the request does not set bounds the time
     /// to the first piece; one that it sets bounds the whole stream.
     ///
     /// # Errors

@@ -230,7 +230,7 @@ fn each_question_is_paid_once_whatever_the_threads_do() {
     const QUESTIONS: u64 = 3_000;
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(8).enable_time().build().unwrap();
-    for run in 0..6 {
+    for run in 0..20 {
         let sim = Together::new();
         let service = InferenceService::builder(sim.client()).build().unwrap();
         runtime.block_on(async {
