@@ -4,8 +4,10 @@ use std::time::{Duration, SystemTime};
 
 use crate::{
     client::ErrorKind,
+    inference::Source,
     types::{
-        AttemptId, Cost, ModelId, Price, Priority, RequestId, RouteId, SessionId, Task, Tenant, Usage, UsageSource, Usd,
+        AttemptId, Cost, ModelId, Price, Priority, RequestId, RouteId, SessionId, Task, Tenant, TraceId, Usage,
+        UsageSource, Usd,
     },
 };
 
@@ -13,16 +15,8 @@ use crate::{
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Intent {
-    /// The attempt.
-    pub attempt: AttemptId,
-    /// Where it goes.
-    pub route: RouteId,
-    /// Whose it is.
-    pub tenant: Option<Tenant>,
-    /// The most that it can cost.
-    pub at_most: Cost,
-    /// When.
-    pub at: SystemTime,
+    /// The record of the attempt if nothing more is ever heard of it: [`Ending::Lost`], at its upper bound.
+    pub record: CostRecord,
 }
 
 /// One attempt, settled. Holds no prompt and no answer.
@@ -60,6 +54,16 @@ pub struct CostRecord {
     pub saved: Cost,
     /// The price at dispatch: later changes do not touch this record.
     pub price: Option<Price>,
+    /// The version of that price in the service's price book, from 1.
+    pub price_version: Option<u64>,
+    /// Where the answer came from; why the cache was not asked, where it was not.
+    pub source: Source,
+    /// The batch that it was a line of, by the provider's id.
+    pub batch: Option<Box<str>>,
+    /// The side of an experiment that it was on.
+    pub arm: Option<Box<str>>,
+    /// The trace that the call belongs to.
+    pub trace_id: Option<TraceId>,
     /// How it ended.
     pub ending: Ending,
     /// What the provider took, from dispatch to the end. The time in which a stream was not asked for more is its
@@ -94,23 +98,28 @@ pub enum Ending {
     Stale,
     /// It was answered by another caller's attempt.
     Follower,
+    /// Nobody knows: the process that made the attempt ended before it did.
+    Lost,
 }
 
 impl Intent {
-    /// An attempt that nobody in particular is about to make.
+    /// The intent of the attempt that this will be the record of, which costs at most this.
     ///
     /// ```
     /// use std::time::SystemTime;
-    /// use together_inference::{Cost, RouteId, cost::Intent, types::RequestId, usd};
+    /// use together_inference::{Cost, RouteId, cost::{CostRecord, Ending, Intent}, types::RequestId, usd};
     ///
-    /// let attempt = RequestId::new(7).attempt(0);
-    /// let at_most = Cost::Unknown { at_most: usd!("0.02") };
-    /// let intent = Intent::new(attempt, RouteId::new("together", "m"), at_most, SystemTime::now());
-    /// assert_eq!(intent.at_most.charge(), usd!("0.02"));
+    /// let call = RequestId::new(7);
+    /// let record = CostRecord::new(call.attempt(0), call, RouteId::new("together", "m"), SystemTime::now());
+    /// let intent = Intent::new(record, Cost::Unknown { at_most: usd!("0.02") });
+    /// assert_eq!(intent.record.cost.charge(), usd!("0.02"));
+    /// assert_eq!(intent.record.ending, Ending::Lost);
     /// ```
     #[must_use]
-    pub const fn new(attempt: AttemptId, route: RouteId, at_most: Cost, at: SystemTime) -> Self {
-        Self { attempt, route, tenant: None, at_most, at }
+    pub fn new(record: CostRecord, at_most: Cost) -> Self {
+        Self {
+            record: CostRecord { cost: at_most, usage_source: UsageSource::UpperBound, ending: Ending::Lost, ..record },
+        }
     }
 }
 
@@ -146,6 +155,11 @@ impl CostRecord {
             cost: Cost::Known(Usd::ZERO),
             saved: Cost::Known(Usd::ZERO),
             price: None,
+            price_version: None,
+            source: Source::Miss,
+            batch: None,
+            arm: None,
+            trace_id: None,
             ending: Ending::Cancelled,
             latency: Duration::ZERO,
             first_token: None,
@@ -205,6 +219,19 @@ impl Ending {
             Self::Hit => "hit",
             Self::Stale => "stale",
             Self::Follower => "follower",
+            Self::Lost => "lost",
         }
+    }
+
+    /// Whether a provider was called: not for hits and followers.
+    ///
+    /// ```
+    /// use together_inference::cost::Ending;
+    ///
+    /// assert!(Ending::Cancelled.is_attempt() && !Ending::Follower.is_attempt());
+    /// ```
+    #[must_use]
+    pub const fn is_attempt(self) -> bool {
+        !matches!(self, Self::Hit | Self::Stale | Self::Follower)
     }
 }

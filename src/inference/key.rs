@@ -92,6 +92,7 @@ impl CacheKey {
             cache: _,
             tier: _,
             session: _,
+            trace_id: _,
             deadline: _,
             first_token: _,
             deferrable: _,

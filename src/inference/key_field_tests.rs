@@ -123,6 +123,7 @@ fn full(task: Task, input: Input) -> InferenceRequest {
     let mut request = InferenceRequest::new(task)
         .tenant("acme")
         .session("s")
+        .trace_id(crate::types::TraceId::new(7))
         .tag("a", "b")
         .models(["m", "n"])
         .upstream("together")
@@ -186,8 +187,18 @@ fn changes(value: &Value, path: &str, out: &mut Vec<(String, Value)>) {
 }
 
 /// How a request is served and not what is answered.
-const SERVING: [&str; 9] =
-    [".task", ".priority", ".cache", ".tier", ".session", ".deadline", ".first_token", ".deferrable", ".tags"];
+const SERVING: [&str; 10] = [
+    ".task",
+    ".priority",
+    ".cache",
+    ".tier",
+    ".session",
+    ".trace_id",
+    ".deadline",
+    ".first_token",
+    ".deferrable",
+    ".tags",
+];
 
 #[test]
 fn every_field_of_every_request_is_in_the_key_unless_it_only_says_how_it_is_served() {

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     client::{ChatInput, Content, Document, EmbeddingInput, Message, PromptInput, ResponseFormat, Tool},
-    types::{ModelId, Priority, SessionId, Task, Tenant, Tier, UpstreamId, Usage, Usd},
+    types::{ModelId, Priority, SessionId, Task, Tenant, Tier, TraceId, UpstreamId, Usage, Usd},
 };
 
 /// Tokens around a message: its role and separators.
@@ -110,6 +110,12 @@ impl InferenceRequest {
     #[must_use]
     pub const fn session_of(&self) -> Option<&SessionId> {
         self.session.as_ref()
+    }
+
+    /// The trace that it is a part of.
+    #[must_use]
+    pub const fn trace_id_of(&self) -> Option<TraceId> {
+        self.trace_id
     }
 
     /// Its labels.
@@ -321,6 +327,7 @@ impl InferenceRequest {
             model: self.model.clone(),
             tenant: self.tenant.clone(),
             session: self.session.clone(),
+            trace_id: self.trace_id,
             deadline: self.deadline,
             max_cost: self.max_cost,
             upstream: self.upstream.clone(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{CacheControl, Input, ModelRef, Needs, Selection};
-use crate::types::{Priority, SessionId, Task, Tenant, Tier, UpstreamId, Usd};
+use crate::types::{Priority, SessionId, Task, Tenant, Tier, TraceId, UpstreamId, Usd};
 
 /// What is asked of the service: an input, and how to serve it. Serialisable, so that it can be queued, journalled and
 /// replayed.
@@ -42,6 +42,8 @@ pub struct InferenceRequest {
     pub(super) tenant: Option<Tenant>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) session: Option<SessionId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) trace_id: Option<TraceId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) deadline: Option<Duration>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -81,6 +83,7 @@ impl InferenceRequest {
             tier: None,
             tenant: None,
             session: None,
+            trace_id: None,
             deadline: None,
             first_token: None,
             deferrable: false,
@@ -255,6 +258,22 @@ impl InferenceRequest {
     #[must_use]
     pub fn session(mut self, session: impl Into<SessionId>) -> Self {
         self.session = Some(session.into());
+        self
+    }
+
+    /// The trace that it is a part of: a label of its cost records.
+    ///
+    /// ```
+    /// use together_inference::InferenceRequest;
+    ///
+    /// let trace = "4bf92f3577b34da6a3ce929d0e0e4736".parse()?;
+    /// let request = InferenceRequest::chat("Why is the sky blue?").trace_id(trace);
+    /// assert_eq!(request.trace_id_of(), Some(trace));
+    /// # Ok::<(), std::num::ParseIntError>(())
+    /// ```
+    #[must_use]
+    pub const fn trace_id(mut self, trace: TraceId) -> Self {
+        self.trace_id = Some(trace);
         self
     }
 

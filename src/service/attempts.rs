@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     client::{self, Blame, TogetherClient},
-    cost::{BudgetError, Intent, Scope},
+    cost::{BudgetError, Scope},
     inference::{Answer, Attempt, Origin, Selection},
     limit::{self, Refused},
     router::{Ability, Candidate},
@@ -251,7 +251,7 @@ impl State {
         };
         settlement.admitted(permit);
         if self.wants_intents {
-            self.intend(plan, &settlement, candidate, attempt).await?;
+            self.intend(plan, &settlement).await?;
         }
         // Whatever was waited for above: nothing starts that nobody waits for any more.
         if Instant::now() >= plan.deadline {
@@ -296,20 +296,8 @@ impl State {
         }
     }
 
-    async fn intend(
-        &self,
-        plan: &Plan,
-        settlement: &Settlement,
-        candidate: &Candidate,
-        attempt: AttemptId,
-    ) -> Result<(), Error> {
-        let intent = Intent {
-            attempt,
-            route: candidate.route.clone(),
-            tenant: plan.request.tenant_of().cloned(),
-            at_most: settlement.at_most(),
-            at: self.clock.now(),
-        };
+    async fn intend(&self, plan: &Plan, settlement: &Settlement) -> Result<(), Error> {
+        let Some(intent) = settlement.intent() else { return Ok(()) };
         let told = AssertUnwindSafe(crate::cost::CostSink::intend(&self.sinks, &intent)).catch_unwind();
         match timeout_at(plan.deadline, told).await {
             Ok(Ok(Ok(()))) => Ok(()),

@@ -176,6 +176,11 @@ impl State {
         let mut record = plan.record(plan.id.attempt(u16::MAX - 1), &done.route, self.clock.now());
         record.served = Some(done.answer.served.clone());
         record.saved = done.worth;
+        record.source = match (ending, done.from_cache) {
+            (Ending::Follower, _) => Source::Coalesced,
+            (Ending::Stale, origin) => Source::Stale(origin.unwrap_or_default()),
+            (_, origin) => Source::Cache(origin.unwrap_or_default()),
+        };
         record.ending = ending;
         record.latency = plan.started.elapsed();
         self.totals.add(&record);

@@ -246,6 +246,8 @@ impl Plan {
             tags: request.tags_of().map(|(name, value)| (name.into(), value.into())).collect(),
             task: request.task_of(),
             priority: request.priority_of(),
+            source: request.caching().map_or_else(Source::Upstream, |_| Source::Miss),
+            trace_id: request.trace_id_of(),
             ..CostRecord::new(attempt, self.id, route.clone(), at)
         }
     }

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     client::{self, Blame, RateLimits},
-    cost::{CostRecord, Ending, PriceStamp},
+    cost::{CostRecord, Ending, Intent},
     inference::Attempt,
     limit::Permit,
     notify::AlertKind,
@@ -86,8 +86,11 @@ impl Settlement {
     ) -> Self {
         let (state, route) = (Arc::clone(&passage.state), Arc::clone(&passage.route));
         let price = state.price(candidate);
-        let price_now = price.map(|stamp| stamp.price);
-        let record = CostRecord { price: price_now, ..plan.record(attempt, &candidate.route, state.clock.now()) };
+        let record = CostRecord {
+            price: price.map(|stamp| stamp.price),
+            price_version: price.map(|stamp| stamp.version),
+            ..plan.record(attempt, &candidate.route, state.clock.now())
+        };
         let (probe, passed_over) = (passage.is_probe(), passage.passed_over);
         Self {
             passage: Some(passage),
@@ -133,6 +136,11 @@ impl Settlement {
     /// The most that the attempt can cost.
     pub(super) const fn at_most(&self) -> Cost {
         self.at_most
+    }
+
+    /// What the ledger is told before the attempt is dispatched.
+    pub(super) fn intent(&self) -> Option<Intent> {
+        self.record.as_ref().map(|settled| Intent::new(settled.record.clone(), self.at_most))
     }
 
     pub(super) const fn reserved(&mut self, amount: Usd) {
@@ -264,7 +272,9 @@ impl Settlement {
             let title = || format!("{asked} is answered by {served}, by whose price it counts where that is known");
             self.state.tell_once(AlertKind::ModelRedirected, &format!("{asked} {served}"), title);
             let route = RouteId::new(self.route.id.upstream().clone(), served.clone());
-            record.price = self.state.prices.get(&route).map(|stamp: PriceStamp| stamp.price).or(record.price);
+            if let Some(stamp) = self.state.prices.get(&route) {
+                (record.price, record.price_version) = (Some(stamp.price), Some(stamp.version));
+            }
         }
         record.price
     }

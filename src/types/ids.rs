@@ -1,6 +1,6 @@
 //! Names of things. Cloning one is a reference count.
 
-use std::{borrow::Borrow, fmt, sync::Arc};
+use std::{borrow::Borrow, fmt, num::ParseIntError, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -241,6 +241,53 @@ impl RequestId {
     #[must_use]
     pub const fn value(self) -> u128 {
         self.0
+    }
+}
+
+/// Identifies a trace of the application's, as the W3C's `traceparent` header does.
+///
+/// ```
+/// use together_inference::types::TraceId;
+///
+/// let trace: TraceId = "4bf92f3577b34da6a3ce929d0e0e4736".parse()?;
+/// assert_eq!(trace.to_string(), "4bf92f3577b34da6a3ce929d0e0e4736");
+/// # Ok::<(), std::num::ParseIntError>(())
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct TraceId(u128);
+
+impl TraceId {
+    /// The id with this value.
+    #[must_use]
+    pub const fn new(value: u128) -> Self {
+        Self(value)
+    }
+
+    /// The id as a number.
+    #[must_use]
+    pub const fn value(self) -> u128 {
+        self.0
+    }
+}
+
+impl FromStr for TraceId {
+    type Err = ParseIntError;
+
+    /// Reads hexadecimal digits.
+    fn from_str(text: &str) -> Result<Self, ParseIntError> {
+        u128::from_str_radix(text, 16).map(Self)
+    }
+}
+
+impl fmt::Display for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -14,7 +14,7 @@ mod usage;
 pub use chance::{Rng, SeededRng, SystemRng};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub(crate) use clock::{FOREVER, later, rfc3339};
-pub use ids::{AttemptId, ModelId, RequestId, RouteId, SessionId, Tenant, UpstreamId};
+pub use ids::{AttemptId, ModelId, RequestId, RouteId, SessionId, Tenant, TraceId, UpstreamId};
 pub use money::{ParseUsdError, Usd, parse_usd};
 pub(crate) use open::Text;
 pub use open::{FinishReason, Role, Unknown};

@@ -11,7 +11,8 @@ use super::{Failure, Promise, begin_and_drop};
 use crate::{
     client::ErrorKind,
     cost::{CostRecord, CostSink, Ending, Intent},
-    types::{AttemptId, Cost, Price, Priority, Rate, RequestId, RouteId, Task, Usage, UsageSource, Usd},
+    inference::{Bypass, Source},
+    types::{AttemptId, Cost, Price, Priority, Rate, RequestId, RouteId, Task, TraceId, Usage, UsageSource, Usd},
 };
 
 /// Checks what [`CostSink`] promises, on a sink that has taken nothing yet.
@@ -132,6 +133,11 @@ fn varied(on: &mut On<'_>) -> Vec<CostRecord> {
         record.usage_source = UsageSource::Counted;
         record.saved = Cost::Known(Usd::from_nanos(7));
         record.price = Some(Price::from_rates(Rate::from_picos(1), Some(Rate::FREE), Rate::from_picos(2)));
+        record.price_version = Some(3);
+        record.source = Source::Upstream(Bypass::Stochastic);
+        record.batch = Some("batch-1".into());
+        record.arm = Some("b".into());
+        record.trace_id = Some(TraceId::new(u128::MAX - 1));
         record.latency = Duration::from_millis(86_400_001);
         record.first_token = Some(Duration::from_millis(1));
         record.cost = cost;
@@ -188,7 +194,7 @@ async fn intents_are_no_records(on: &mut On<'_>) -> Result<(), Failure> {
     let (made, never) = (on.fresh(), on.fresh());
     for record in [&made, &never] {
         let at_most = Cost::Unknown { at_most: Usd::from_nanos(9) };
-        let intent = Intent::new(record.attempt, record.route.clone(), at_most, record.at);
+        let intent = Intent::new(record.clone(), at_most);
         on.promise.done("intend", on.sink.intend(&intent)).await?;
         on.promise.done("intend again", on.sink.intend(&intent)).await?;
     }

@@ -102,11 +102,7 @@ impl CostSink for Broken {
     async fn intend(&self, intent: &Intent) -> Result<(), SinkError> {
         match self.fault {
             Fault::RefusesIntents => Err(SinkError::new("not here")),
-            Fault::RecordsIntents => {
-                let request = RequestId::new(0);
-                let record = CostRecord::new(intent.attempt, request, intent.route.clone(), intent.at);
-                self.record(&[record]).await
-            }
+            Fault::RecordsIntents => self.record(std::slice::from_ref(&intent.record)).await,
             _ => Ok(()),
         }
     }
