@@ -96,6 +96,8 @@ pub mod limit;
 pub mod notify;
 pub mod router;
 pub mod service;
+#[cfg(feature = "sqlite")]
+pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod types;

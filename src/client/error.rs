@@ -94,6 +94,30 @@ pub enum Sent {
 }
 
 impl ErrorKind {
+    /// Every kind, to find one by its name.
+    #[cfg(feature = "sqlite")]
+    pub(crate) const ALL: [Self; 19] = [
+        Self::Config,
+        Self::Connect,
+        Self::Timeout,
+        Self::Interrupted,
+        Self::InvalidRequest,
+        Self::Moderated,
+        Self::ContextLength,
+        Self::Authentication,
+        Self::PaymentRequired,
+        Self::PermissionDenied,
+        Self::NotFound,
+        Self::ModelNotAvailable,
+        Self::Conflict,
+        Self::RateLimited,
+        Self::Overloaded,
+        Self::Server,
+        Self::Malformed,
+        Self::TooLarge,
+        Self::Redirected,
+    ];
+
     /// The kind that an HTTP status means by itself.
     pub(crate) const fn of_status(status: u16) -> Self {
         match status {

@@ -28,6 +28,8 @@
 //! ```
 
 mod budget;
+#[cfg(feature = "sqlite")]
+mod ledger;
 mod memory;
 mod prices;
 mod record;
@@ -37,6 +39,8 @@ use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 
+#[cfg(feature = "sqlite")]
+pub use self::ledger::{Basis, By, Durability, Format, Ledger, Report, ReportQuery, ReportRow, Sums};
 pub(crate) use self::sinks::{PATIENCE, offer};
 pub use self::{
     budget::{BudgetError, BudgetStore, MemoryBudgets, OverBudget, Scope},
@@ -84,8 +88,23 @@ pub trait CostSink: Send + Sync + fmt::Debug {
     /// [`SinkError`]; answers do not wait for it.
     async fn record(&self, page: &[CostRecord]) -> Result<(), SinkError>;
 
+    /// Waits until what it took is as safe as it will be; called when the service shuts down. The default does nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`SinkError`], which is logged.
+    async fn flush(&self) -> Result<(), SinkError> {
+        Ok(())
+    }
+
     /// Whether [`intend`](Self::intend) does anything: the service skips it otherwise.
     fn wants_intents(&self) -> bool {
+        false
+    }
+
+    /// Whether an attempt without a place for its record must not be made. Unless one of a service's sinks says so, such
+    /// an attempt is made, and the gap is counted and alerted.
+    fn is_strict(&self) -> bool {
         false
     }
 }
@@ -119,7 +138,15 @@ impl<T: CostSink + ?Sized> CostSink for Arc<T> {
         (**self).record(page).await
     }
 
+    async fn flush(&self) -> Result<(), SinkError> {
+        (**self).flush().await
+    }
+
     fn wants_intents(&self) -> bool {
         (**self).wants_intents()
+    }
+
+    fn is_strict(&self) -> bool {
+        (**self).is_strict()
     }
 }

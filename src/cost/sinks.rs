@@ -72,8 +72,16 @@ impl CostSink for FanOut {
         join_all(offered).await.into_iter().collect()
     }
 
+    async fn flush(&self) -> Result<(), SinkError> {
+        join_all(self.0.iter().map(CostSink::flush)).await.into_iter().collect()
+    }
+
     fn wants_intents(&self) -> bool {
         self.0.iter().any(CostSink::wants_intents)
+    }
+
+    fn is_strict(&self) -> bool {
+        self.0.iter().any(CostSink::is_strict)
     }
 }
 

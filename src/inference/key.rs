@@ -487,7 +487,7 @@ mod tests {
     fn what_changes_the_answer_changes_the_key() {
         let base = || InferenceRequest::chat("x");
         let tool = |name: &str| Tool::function(name, "", json!({}));
-        let variants = [
+        let variants = vec![
             base(),
             base().system("s"),
             base().user("x"),

@@ -233,6 +233,10 @@ impl State {
             return Err(Error::new(ErrorKind::DeadlineExceeded, "the deadline passed before an attempt could start"));
         }
         let slot = self.recorder.slot(plan.deadline).await;
+        if slot.is_none() && self.recorder.is_strict() {
+            let message = "the ledger is strict and does not keep up: no record could be kept of an attempt";
+            return Err(Error::new(ErrorKind::DeadlineExceeded, message));
+        }
         let mut settlement = Settlement::new(passage, plan, candidate, attempt, slot);
         check_cost(plan, candidate, settlement.at_most())?;
         if self.budget.is_some() {

@@ -185,6 +185,16 @@ impl ServiceBuilder {
         self
     }
 
+    /// Keeps what must not be lost in a store: a [`Ledger`](crate::cost::Ledger) of costs, with its defaults.
+    ///
+    /// Several services may share one. For a ledger of another [durability](crate::cost::Durability), give it to
+    /// [`cost_sink`](Self::cost_sink) instead.
+    #[cfg(feature = "sqlite")]
+    #[must_use]
+    pub fn store(self, store: &crate::store::Store) -> Self {
+        self.cost_sink(crate::cost::Ledger::new(store))
+    }
+
     /// Sets budgets; none unless set.
     #[must_use]
     pub fn budget(mut self, store: impl BudgetStore + 'static) -> Self {

@@ -29,7 +29,7 @@ use tokio::{
 use self::desk::{Desk, Entry, Mark, Page};
 use super::state::State;
 use crate::{
-    cost::{BudgetStore, CostRecord, FanOut, PATIENCE},
+    cost::{BudgetStore, CostRecord, CostSink, FanOut, PATIENCE},
     notify::AlertKind,
     types::{AttemptId, Usd},
 };
@@ -65,6 +65,8 @@ pub(super) struct Settled {
 pub(super) struct Recorder {
     queue: mpsc::Sender<Item>,
     shared: Arc<Shared>,
+    /// Whether nothing is sent without a place for its record.
+    is_strict: bool,
 }
 
 struct Shared {
@@ -113,7 +115,7 @@ impl Recorder {
             running: AtomicBool::new(false),
             losses: Arc::default(),
         };
-        Self { queue, shared: Arc::new(shared) }
+        Self { queue, shared: Arc::new(shared), is_strict: sinks.is_strict() }
     }
 
     /// Starts the task on this runtime unless one runs.
@@ -129,13 +131,18 @@ impl Recorder {
         drop(tokio::spawn(task));
     }
 
-    /// Takes a slot, waiting at most 100 ms and never beyond `by`. `None`: the call goes on without a record, which is
-    /// counted, or it is too late for an attempt anyway.
+    /// Whether an attempt without a slot must not be made.
+    pub(super) const fn is_strict(&self) -> bool {
+        self.is_strict
+    }
+
+    /// Takes a slot, waiting at most 100 ms (until `by` where a sink is strict) and never beyond `by`. `None`: the call
+    /// goes on without a record, which is counted, or it is too late for an attempt anyway.
     pub(super) async fn slot(&self, by: Instant) -> Option<RecordSlot> {
         if let Ok(slot) = self.queue.clone().try_reserve_owned() {
             return Some(slot);
         }
-        let until = by.min(Instant::now() + SLOT_WAIT);
+        let until = if self.is_strict { by } else { by.min(Instant::now() + SLOT_WAIT) };
         let slot = timeout_at(until, self.queue.clone().reserve_owned()).await.ok().and_then(Result::ok);
         if slot.is_none() && until < by {
             self.shared.losses.add(1);

@@ -5,8 +5,9 @@
 //! starts what is needed on its own, and no record is lost. If it is kept but not driven, what runs on it waits, and so
 //! does whoever waits for it: a follower until its deadline, a flush or a shutdown until theirs.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::atomic::Ordering, time::Duration};
 
+use futures_util::FutureExt;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
@@ -14,7 +15,7 @@ use super::{
     layer::ask,
     state::{State, in_runtime},
 };
-use crate::types::later;
+use crate::{cost::CostSink, types::later};
 
 /// How long cancelled calls may take to settle, and the sinks to take what is left.
 const GRACE: Duration = Duration::from_secs(5);
@@ -107,7 +108,19 @@ impl State {
     async fn flush(&self) -> bool {
         let by = Instant::now() + GRACE;
         let cache = ask(GRACE, async { self.cache.flush().await });
-        let (records, cached) = tokio::join!(self.recorder.flush(by), cache);
+        let records = async {
+            let taken = self.recorder.flush(by).await;
+            let flush = AssertUnwindSafe(CostSink::flush(&self.sinks)).catch_unwind();
+            match timeout_at(by, flush).await {
+                Ok(Ok(Ok(()))) => taken,
+                Ok(Ok(Err(error))) => {
+                    tracing::warn!(%error, "a cost sink could not be flushed");
+                    taken
+                }
+                _ => false,
+            }
+        };
+        let (records, cached) = tokio::join!(records, cache);
         if let Err(error) = cached {
             tracing::warn!(%error, "the cache could not keep everything");
         }

@@ -13,6 +13,8 @@ mod coalescing;
 mod doubles;
 mod invalidation;
 mod keys;
+#[cfg(feature = "sqlite")]
+mod ledger;
 mod live;
 mod money;
 mod money_edges;

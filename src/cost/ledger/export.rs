@@ -1,0 +1,198 @@
+//! The ledger as a file: a line a record.
+
+use std::{io, ops::Range, sync::Arc, time::SystemTime};
+
+use serde::Serialize;
+
+use super::{
+    Ledger,
+    row::Row,
+    sqlite::{self, Order},
+    zone::micros_of,
+};
+use crate::{
+    cost::CostRecord,
+    store::{StoreError, StoreErrorKind},
+    types::{Cost, Usd, rfc3339},
+};
+
+/// How records are written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Format {
+    /// Comma-separated values with a line of names, quoted as RFC 4180 says.
+    Csv,
+    /// An object of JSON a line.
+    JsonLines,
+}
+
+/// A record as it is written down. Amounts are dollars with nine decimals, so that nothing is rounded.
+#[derive(Debug, Serialize)]
+struct Line<'a> {
+    at: String,
+    attempt: String,
+    request: String,
+    tenant: Option<&'a str>,
+    session: Option<&'a str>,
+    tags: Option<&'a str>,
+    task: &'a str,
+    priority: &'a str,
+    upstream: &'a str,
+    asked: &'a str,
+    model: &'a str,
+    prompt_tokens: i64,
+    cached_tokens: i64,
+    completion_tokens: i64,
+    reasoning_tokens: i64,
+    images: i64,
+    usage_source: &'a str,
+    cost_usd: Option<String>,
+    cost: &'static str,
+    saved_usd: Option<String>,
+    price_version: Option<i64>,
+    source: &'a str,
+    ending: &'a str,
+    error: Option<&'a str>,
+    latency_ms: u64,
+    first_token_ms: Option<u64>,
+    batch: Option<&'a str>,
+    arm: Option<&'a str>,
+    trace_id: Option<String>,
+}
+
+impl Ledger {
+    /// Writes every record of that time that has ended, oldest first, and tells how many. Only one record is in memory at
+    /// a time. Dropping the future does not stop the writing.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] where the store cannot be read or the writer fails.
+    pub async fn export(
+        &self,
+        range: Range<SystemTime>,
+        format: Format,
+        to: impl io::Write + Send + 'static,
+    ) -> Result<u64, StoreError> {
+        let sqlite = Arc::clone(self.sqlite());
+        let range = (micros_of(range.start), micros_of(range.end));
+        self.sqlite()
+            .read(move |connection| {
+                let mut writer = Writer::new(format, to);
+                let mut count = 0;
+                let written = sqlite::each(connection, Order::Oldest, range, |record| {
+                    count += 1;
+                    writer.write(&record)
+                });
+                let done = written.and_then(|()| writer.end()).map(|()| count);
+                done.map_err(|failed| match failed {
+                    Failed::Store(error) => sqlite.error(error),
+                    Failed::Writer(error) => StoreError::caused(StoreErrorKind::Other, sqlite.name(), error),
+                })
+            })
+            .await
+    }
+}
+
+enum Failed {
+    Store(rusqlite::Error),
+    Writer(io::Error),
+}
+
+impl From<rusqlite::Error> for Failed {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        Self::Writer(error)
+    }
+}
+
+enum Writer<W: io::Write> {
+    Csv(Box<csv::Writer<W>>),
+    JsonLines(io::BufWriter<W>),
+}
+
+impl<W: io::Write> Writer<W> {
+    fn new(format: Format, to: W) -> Self {
+        match format {
+            Format::Csv => Self::Csv(Box::new(csv::Writer::from_writer(to))),
+            Format::JsonLines => Self::JsonLines(io::BufWriter::new(to)),
+        }
+    }
+
+    fn write(&mut self, record: &CostRecord) -> Result<(), Failed> {
+        let row = Row::of(record);
+        let line = line(record, &row);
+        match self {
+            Self::Csv(writer) => writer.serialize(line).map_err(io::Error::other)?,
+            Self::JsonLines(writer) => {
+                serde_json::to_writer(&mut *writer, &line).map_err(io::Error::other)?;
+                io::Write::write_all(writer, b"\n")?;
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), Failed> {
+        match self {
+            Self::Csv(writer) => writer.flush()?,
+            Self::JsonLines(writer) => io::Write::flush(writer)?,
+        }
+        Ok(())
+    }
+}
+
+fn line<'a>(record: &'a CostRecord, row: &'a Row<'a>) -> Line<'a> {
+    let [prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens, images, _] = row.usage;
+    let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    Line {
+        at: rfc3339(record.at),
+        attempt: record.attempt.to_string(),
+        request: record.request.to_string(),
+        tenant: row.tenant.as_deref(),
+        session: row.session.as_deref(),
+        tags: row.tags.as_deref(),
+        task: &row.task,
+        priority: &row.priority,
+        upstream: &row.upstream,
+        asked: &row.model,
+        model: record.model().as_str(),
+        prompt_tokens,
+        cached_tokens,
+        completion_tokens,
+        reasoning_tokens,
+        images,
+        usage_source: &row.usage_source,
+        cost_usd: dollars(record.cost),
+        cost: match record.cost {
+            Cost::Known(_) => "known",
+            Cost::Unknown { .. } => "at most",
+            Cost::Unpriced => "unpriced",
+        },
+        saved_usd: dollars(record.saved),
+        price_version: row.price_version,
+        source: &row.source,
+        ending: &row.ending,
+        error: row.error.as_deref(),
+        latency_ms: millis(record.latency),
+        first_token_ms: record.first_token.map(millis),
+        batch: row.batch.as_deref(),
+        arm: row.arm.as_deref(),
+        trace_id: record.trace_id.map(|trace| trace.to_string()),
+    }
+}
+
+/// `0.000213000`; nothing where there is no price.
+fn dollars(cost: Cost) -> Option<String> {
+    let amount = |usd: Usd| {
+        let (sign, nanos) = (if usd.nanos() < 0 { "-" } else { "" }, usd.nanos().unsigned_abs());
+        format!("{sign}{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000)
+    };
+    match cost {
+        Cost::Known(usd) | Cost::Unknown { at_most: usd } => Some(amount(usd)),
+        Cost::Unpriced => None,
+    }
+}

@@ -1,0 +1,258 @@
+//! What records come to, from the quickest source that is exact.
+
+use std::{collections::BTreeMap, fmt, time::SystemTime};
+
+use rusqlite::{Connection, Row as SqlRow, params};
+
+use super::{
+    By, ReportQuery,
+    row::time_of,
+    sqlite::{self, HOURS_PRUNED, Order, PRUNED, ZONE, setting},
+    sums::{COLUMNS, NAMES, Sums},
+    zone::{Zone, date_of, hour_begins, hour_of, is_whole_hour, micros_of},
+};
+use crate::{
+    cost::CostRecord,
+    store::{StoreError, StoreErrorKind},
+    types::{SessionId, Tenant, Usd},
+};
+
+/// What records come to.
+///
+/// Its `Display` is a table for people.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Report {
+    /// What the rows are by.
+    pub by: Vec<By>,
+    /// In the order of their labels.
+    pub rows: Vec<ReportRow>,
+    /// All rows together.
+    pub total: Sums,
+    /// What it was added up from.
+    pub basis: Basis,
+    /// Where the range begins earlier than what the basis still has: what is before is missing. A query that asks for
+    /// days alone, in the ledger's own zone, has everything.
+    pub complete_since: Option<SystemTime>,
+}
+
+/// A row of a report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReportRow {
+    /// A label for each of [`Report::by`].
+    pub labels: Vec<Box<str>>,
+    /// What its records come to.
+    pub sums: Sums,
+}
+
+/// What a report was added up from: each is exact, the first is the quickest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Basis {
+    /// The sums of days.
+    Days,
+    /// The sums of hours.
+    Hours,
+    /// The records themselves.
+    Records,
+}
+
+pub(super) fn no_such_zone(store: &str, zone: &str) -> StoreError {
+    StoreError::new(
+        StoreErrorKind::Other,
+        store,
+        format!("there is no time zone {zone:?}; name one such as Europe/Berlin"),
+    )
+}
+
+/// Adds up.
+pub(super) fn of(connection: &Connection, query: &ReportQuery, store: &str) -> Result<Report, StoreError> {
+    let own = setting(connection, ZONE).map_err(|error| sqlite::error_of(store, error))?;
+    let own = own.as_deref().unwrap_or("UTC");
+    let name = query.zone.as_deref().unwrap_or(own);
+    let zone = Zone::named(name).ok_or_else(|| no_such_zone(store, name))?;
+    let range = (micros_of(query.range.start), micros_of(query.range.end));
+    let basis = basis(query, &zone, own, range);
+    let mut fold = Fold { query, zone: &zone, rows: BTreeMap::new() };
+    let read = match basis {
+        Basis::Days => fold.days(connection, range),
+        Basis::Hours => fold.hours(connection, range),
+        Basis::Records => fold.records(connection, range),
+    };
+    let gone = read.and_then(|()| match basis {
+        Basis::Days => Ok(None),
+        Basis::Hours => setting(connection, HOURS_PRUNED),
+        Basis::Records => setting(connection, PRUNED),
+    });
+    let gone = gone.map_err(|error| sqlite::error_of(store, error))?.and_then(|gone| gone.parse::<i64>().ok());
+    let rows: Vec<ReportRow> = fold.rows.into_iter().map(|(labels, sums)| ReportRow { labels, sums }).collect();
+    let total = rows.iter().fold(Sums::default(), |total, row| total.plus(&row.sums));
+    let complete_since = gone.filter(|gone| range.0 < *gone).map(time_of);
+    Ok(Report { by: query.by.clone(), rows, total, basis, complete_since })
+}
+
+/// The quickest source that is exact.
+fn basis(query: &ReportQuery, zone: &Zone, own: &str, (from, until): (i64, i64)) -> Basis {
+    if query.by.iter().any(|by| matches!(by, By::Session | By::Tag(_))) {
+        return Basis::Records;
+    }
+    let begins_a_day = |at: i64| zone.beginning(zone.day(at)) == at;
+    if zone.name() == own && begins_a_day(from) && begins_a_day(until) && !query.by.contains(&By::Hour) {
+        return Basis::Days;
+    }
+    let by_days = query.by.iter().any(|by| matches!(by, By::Day | By::Month));
+    let fits = !by_days || zone.has_whole_hours(from, until);
+    if is_whole_hour(from) && is_whole_hour(until) && fits { Basis::Hours } else { Basis::Records }
+}
+
+/// Rows as they come together.
+struct Fold<'a> {
+    query: &'a ReportQuery,
+    zone: &'a Zone,
+    rows: BTreeMap<Vec<Box<str>>, Sums>,
+}
+
+impl Fold<'_> {
+    fn days(&mut self, connection: &Connection, (from, until): (i64, i64)) -> Result<(), rusqlite::Error> {
+        let buckets = (self.zone.day(from), self.zone.day(until));
+        self.sums(connection, "cost_day", buckets, |zone, by, day| match by {
+            By::Month => date_of(day).strftime("%Y-%m").to_string(),
+            By::Hour => zone.hour(zone.beginning(day)),
+            _ => date_of(day).to_string(),
+        })
+    }
+
+    fn hours(&mut self, connection: &Connection, (from, until): (i64, i64)) -> Result<(), rusqlite::Error> {
+        self.sums(connection, "cost_hour", (hour_of(from), hour_of(until)), |zone, by, hour| {
+            moment(zone, by, hour_begins(hour))
+        })
+    }
+
+    /// Reads sums of a table; `label` tells what a bucket is called by time.
+    fn sums(
+        &mut self,
+        connection: &Connection,
+        table: &str,
+        (from, until): (i64, i64),
+        label: impl Fn(&Zone, &By, i64) -> String,
+    ) -> Result<(), rusqlite::Error> {
+        let names = NAMES.join(", ");
+        let sql = format!(
+            "SELECT bucket, upstream, model, tenant, task, priority, {names} FROM {table}
+             WHERE bucket >= ?1 AND bucket < ?2 AND (?3 IS NULL OR tenant = ?3)"
+        );
+        let tenant = self.query.tenant.as_ref().map(Tenant::as_str);
+        let mut statement = connection.prepare(&sql)?;
+        let mut rows = statement.query(params![from, until, tenant])?;
+        while let Some(row) = rows.next()? {
+            let labels = self.query.by.iter().map(|by| {
+                let column = match by {
+                    By::Upstream => 1,
+                    By::Model => 2,
+                    By::Tenant => 3,
+                    By::Task => 4,
+                    By::Priority => 5,
+                    _ => return Ok(label(self.zone, by, row.get(0)?).into()),
+                };
+                row.get_ref(column)?.as_str().map(named).map_err(Into::into)
+            });
+            let labels = labels.collect::<Result<Vec<Box<str>>, rusqlite::Error>>()?;
+            self.add(labels, &sums_of(row)?);
+        }
+        Ok(())
+    }
+
+    fn records(&mut self, connection: &Connection, range: (i64, i64)) -> Result<(), rusqlite::Error> {
+        sqlite::each(connection, Order::Written, range, |record| {
+            if self.query.tenant.is_none() || self.query.tenant == record.tenant {
+                let labels = self.query.by.iter().map(|by| self.label(by, &record)).collect();
+                let mut sums = Sums::default();
+                sums.add(&record);
+                self.add(labels, &sums);
+            }
+            Ok(())
+        })
+    }
+
+    fn label(&self, by: &By, record: &CostRecord) -> Box<str> {
+        let or_none = |name: Option<&str>| named(name.unwrap_or_default());
+        match by {
+            By::Hour | By::Day | By::Month => moment(self.zone, by, micros_of(record.at)).into(),
+            By::Upstream => record.route.upstream().as_str().into(),
+            By::Model => record.model().as_str().into(),
+            By::Tenant => or_none(record.tenant.as_ref().map(Tenant::as_str)),
+            By::Task => record.task.as_str().into(),
+            By::Priority => record.priority.as_str().into(),
+            By::Session => or_none(record.session.as_ref().map(SessionId::as_str)),
+            By::Tag(name) => or_none(record.tags.iter().find(|(tag, _)| tag == name).map(|(_, value)| &**value)),
+        }
+    }
+
+    fn add(&mut self, labels: Vec<Box<str>>, sums: &Sums) {
+        let row = self.rows.entry(labels).or_default();
+        *row = row.plus(sums);
+    }
+}
+
+fn sums_of(row: &SqlRow<'_>) -> Result<Sums, rusqlite::Error> {
+    let mut sums = [0; COLUMNS];
+    for (at, sum) in sums.iter_mut().enumerate() {
+        *sum = row.get(6 + at)?;
+    }
+    Ok(Sums::from_columns(sums))
+}
+
+fn named(name: &str) -> Box<str> {
+    if name.is_empty() { "-".into() } else { name.into() }
+}
+
+/// What a moment is called by time.
+fn moment(zone: &Zone, by: &By, micros: i64) -> String {
+    match by {
+        By::Month => zone.date(micros).strftime("%Y-%m").to_string(),
+        By::Day => zone.date(micros).to_string(),
+        _ => zone.hour(micros),
+    }
+}
+
+impl fmt::Display for Report {
+    /// A table, with a line for all rows together where there are several.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = ["attempts", "failed", "hits", "tokens", "cost", "at most more", "saved", "unpriced"];
+        let header = self.by.iter().map(|by| by.name().to_owned()).chain(names.map(str::to_owned)).collect();
+        let mut lines: Vec<Vec<String>> = vec![header];
+        let rows = self.rows.iter().map(|row| (row.labels.clone(), &row.sums));
+        let total = (self.rows.len() > 1).then(|| {
+            let labels = (0..self.by.len()).map(|at| if at == 0 { "total" } else { "" }.into());
+            (labels.collect(), &self.total)
+        });
+        for (labels, sums) in rows.chain(total) {
+            lines.push(labels.iter().map(ToString::to_string).chain(numbers(sums)).collect());
+        }
+        let width = |at: usize| lines.iter().filter_map(|line| line.get(at)).map(|cell| cell.chars().count()).max();
+        let widths: Vec<usize> = (0..self.by.len() + names.len()).map(|at| width(at).unwrap_or(0)).collect();
+        for line in &lines {
+            let cells = line.iter().zip(&widths).enumerate().map(|(at, (cell, width))| {
+                // Names stand to the left, numbers to the right.
+                if at < self.by.len() { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
+            });
+            writeln!(f, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+fn numbers(sums: &Sums) -> [String; 8] {
+    let some = |usd: Usd| if usd.is_zero() { "-".to_owned() } else { usd.to_string() };
+    [
+        sums.attempts.to_string(),
+        sums.failed.to_string(),
+        (sums.hits + sums.followers).to_string(),
+        sums.usage.total().to_string(),
+        sums.known.to_string(),
+        some(sums.unknown),
+        some(sums.saved + sums.batch_saved),
+        sums.unpriced.to_string(),
+    ]
+}

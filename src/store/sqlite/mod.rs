@@ -1,0 +1,104 @@
+//! SQLite: one thread writes, for all; each reader has a connection of its own.
+//!
+//! # Why one thread
+//!
+//! SQLite lets one write at a time. Threads that take turns pay for each turn; one thread takes whatever waits and
+//! commits it at once, so that a hundred writes cost one flush of the disk.
+
+mod open;
+mod process;
+mod writer;
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+
+pub(crate) use self::open::error_of;
+pub(crate) use self::writer::{Chore, Durable};
+use self::{
+    open::open_to_read,
+    writer::{Command, Writer},
+};
+use super::{StoreError, StoreErrorKind};
+
+/// A file, open.
+#[derive(Debug)]
+pub(crate) struct Sqlite {
+    path: PathBuf,
+    name: Box<str>,
+    writer: Writer,
+    process: i64,
+}
+
+impl Sqlite {
+    pub(crate) async fn open(path: PathBuf, max_bytes: Option<u64>) -> Result<Self, StoreError> {
+        let name: Box<str> = path.to_string_lossy().into();
+        let (writer, opened) = Writer::start(path.clone(), max_bytes, &name)?;
+        let process = opened.await.map_err(|_| StoreError::new(StoreErrorKind::Other, &name, "it panicked"))??;
+        Ok(Self { path, name, writer, process })
+    }
+
+    /// What this process is called in the store.
+    pub(crate) const fn process(&self) -> i64 {
+        self.process
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Writes in a transaction that others may share: what this job does is undone if it fails, and theirs is not.
+    /// Answers once it is committed. Dropping the future does not stop it.
+    pub(crate) async fn write<T: Send + 'static>(
+        &self,
+        durable: Durable,
+        job: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.writer.send(durable, job, answer).await?;
+        answered.await.map_err(|_| StoreError::new(StoreErrorKind::Closed, &self.name, ""))?
+    }
+
+    /// Hands a job over without waiting; `false` if too many wait already.
+    pub(crate) fn write_later(
+        &self,
+        durable: Durable,
+        job: impl FnOnce(&Connection) -> Result<(), rusqlite::Error> + Send + 'static,
+    ) -> bool {
+        self.writer.try_send(durable, job)
+    }
+
+    /// Has this done now and about every ten seconds, until the store is closed.
+    pub(crate) fn every_ten_seconds(&self, chore: Chore) {
+        self.writer.command(Command::Chore(chore));
+    }
+
+    /// Waits until everything so far is beyond a loss of power.
+    pub(crate) async fn sync(&self) -> Result<(), StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.writer.command(Command::Sync(answer));
+        answered.await.map_err(|_| StoreError::new(StoreErrorKind::Closed, &self.name, ""))?
+    }
+
+    /// Reads on a thread for blocking work: what was committed when it began.
+    pub(crate) async fn read<T: Send + 'static, E: From<StoreError> + Send + 'static>(
+        &self,
+        job: impl FnOnce(&Connection) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E> {
+        let (path, name) = (self.path.clone(), self.name.clone());
+        let reading = tokio::task::spawn_blocking(move || job(&open_to_read(&path, &name)?));
+        let gone = |error| StoreError::caused(StoreErrorKind::Other, &self.name, error);
+        reading.await.map_err(gone)?
+    }
+
+    /// The same failure, as the store's.
+    pub(crate) fn error(&self, error: rusqlite::Error) -> StoreError {
+        error_of(&self.name, error)
+    }
+}
+
+/// Whether SQLite takes it for a URI and not for a path.
+fn is_uri(path: &Path) -> bool {
+    path.to_string_lossy().starts_with("file:")
+}

@@ -1,0 +1,119 @@
+//! Opening a file: whose it is, which version, what is missing.
+
+use std::{fs::OpenOptions, path::Path, time::Duration};
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+
+use super::{StoreError, StoreErrorKind, is_uri};
+
+/// Tells a store of this crate from other SQLite files: "TGIS".
+const APPLICATION: i32 = 0x5447_4953;
+
+/// What brings a store up to date, oldest first; the number of those that were done is kept in the file.
+const MIGRATIONS: [&str; 2] =
+    [include_str!("../migrations/sqlite/001_processes.sql"), include_str!("../migrations/sqlite/002_ledger.sql")];
+
+/// How many there are.
+#[expect(clippy::cast_possible_truncation, reason = "a handful")]
+const KNOWN: u32 = MIGRATIONS.len() as u32;
+
+/// How long a writer waits for another process's.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// Opens a file to write it, made and brought up to date where necessary.
+pub(super) fn open_to_write(path: &Path, max_bytes: Option<u64>, name: &str) -> Result<Connection, StoreError> {
+    make(path).map_err(|error| StoreError::caused(StoreErrorKind::Unreachable, name, error))?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut connection = Connection::open_with_flags(path, flags).map_err(|error| error_of(name, error))?;
+    let failed = |error| error_of(name, error);
+    connection.busy_timeout(BUSY).map_err(failed)?;
+    if connection.is_readonly("main").map_err(failed)? {
+        return Err(StoreError::new(StoreErrorKind::ReadOnly, name, ""));
+    }
+    let version = version(&connection, name)?;
+    connection.pragma_update(None, "journal_mode", "wal").map_err(failed)?;
+    connection.pragma_update(None, "foreign_keys", true).map_err(failed)?;
+    if let Some(bytes) = max_bytes {
+        let page: u32 = connection.pragma_query_value(None, "page_size", |row| row.get(0)).map_err(failed)?;
+        let pages = u32::try_from(bytes / u64::from(page.max(1))).unwrap_or(u32::MAX - 1);
+        // The pragma answers a row, with what it is now.
+        connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).map_err(failed)?;
+    }
+    if version < MIGRATIONS.len() {
+        migrate(&mut connection, name)?;
+    }
+    Ok(connection)
+}
+
+/// Opens a file that is a store to read it.
+pub(super) fn open_to_read(path: &Path, name: &str) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(|error| error_of(name, error))?;
+    connection.busy_timeout(BUSY).map_err(|error| error_of(name, error))?;
+    Ok(connection)
+}
+
+/// Makes the file, for its owner alone; SQLite gives the files beside it the same permissions.
+fn make(path: &Path) -> std::io::Result<()> {
+    if is_uri(path) {
+        return Ok(());
+    }
+    let mut options = OpenOptions::new();
+    options.create(true).append(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(path) {
+        // It may be read-only: SQLite says so better.
+        Err(_) if path.exists() => Ok(()),
+        made => made.map(drop),
+    }
+}
+
+/// How many migrations the file has seen; refuses what is not a store or not for this version of the crate.
+fn version(connection: &Connection, name: &str) -> Result<usize, StoreError> {
+    let failed = |error| error_of(name, error);
+    let application: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(failed)?;
+    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
+    let tables: i64 =
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
+    if application != APPLICATION && (application != 0 || version != 0 || tables != 0) {
+        return Err(StoreError::new(StoreErrorKind::Foreign, name, format!("it has {tables} tables of its own")));
+    }
+    let known = MIGRATIONS.len();
+    match usize::try_from(version) {
+        Ok(version) if version <= known => Ok(version),
+        _ => Err(StoreError::new(StoreErrorKind::Newer, name, format!("its version is {version}, {known} is known"))),
+    }
+}
+
+/// Brings the file up to date: all of it or nothing. Another process may have been quicker.
+fn migrate(connection: &mut Connection, name: &str) -> Result<(), StoreError> {
+    let failed = |error| error_of(name, error);
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+    for migration in MIGRATIONS.iter().skip(version(&transaction, name)?) {
+        transaction.execute_batch(migration).map_err(failed)?;
+    }
+    transaction.pragma_update(None, "application_id", APPLICATION).map_err(failed)?;
+    transaction.pragma_update(None, "user_version", KNOWN).map_err(failed)?;
+    transaction.commit().map_err(failed)
+}
+
+/// Whether the file is still of the version that this process knows.
+pub(super) fn is_current(connection: &Connection) -> Result<bool, rusqlite::Error> {
+    let version: u32 = connection.prepare_cached("PRAGMA user_version")?.query_row([], |row| row.get(0))?;
+    Ok(version == KNOWN)
+}
+
+/// A failure of the database, as the store's.
+pub(crate) fn error_of(name: &str, error: rusqlite::Error) -> StoreError {
+    let kind = match error.sqlite_error_code() {
+        Some(ErrorCode::ReadOnly) => StoreErrorKind::ReadOnly,
+        Some(ErrorCode::DiskFull) => StoreErrorKind::Full,
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreErrorKind::Busy,
+        Some(ErrorCode::DatabaseCorrupt) => StoreErrorKind::Corrupt,
+        Some(ErrorCode::NotADatabase) => StoreErrorKind::Foreign,
+        Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => StoreErrorKind::Unreachable,
+        _ => StoreErrorKind::Other,
+    };
+    StoreError::caused(kind, name, error)
+}

@@ -1,0 +1,135 @@
+//! What a file may be instead of a store, and a disk that refuses.
+
+use std::fs;
+
+use together_inference::{
+    cost::{CostSink, Durability, Ledger},
+    notify::AlertKind,
+    service::ErrorKind,
+    store::{Store, StoreErrorKind, StoreOptions},
+    testing::Together,
+};
+
+use super::{super::doubles::Alerts, Folder, audit, muse, open, secs, service};
+
+async fn refused(path: impl Into<std::path::PathBuf>) -> (StoreErrorKind, String) {
+    let error = Store::open(path).await.unwrap_err();
+    (error.kind(), error.to_string())
+}
+
+#[tokio::test]
+async fn what_is_not_a_store_is_refused_by_name() {
+    let folder = Folder::new();
+    fs::write(
+        folder.path(),
+        "this is a letter, and long enough to be taken for a database, or so one might think ....",
+    )
+    .unwrap();
+    let (kind, message) = refused(folder.path()).await;
+    assert_eq!(kind, StoreErrorKind::Foreign, "{message}");
+    assert!(fs::read_to_string(folder.path()).unwrap().starts_with("this is a letter"), "and left as it is");
+
+    let folder = Folder::new();
+    let other = rusqlite::Connection::open(folder.path()).unwrap();
+    other.execute_batch("CREATE TABLE cost_record (mine TEXT)").unwrap();
+    let (kind, message) = refused(folder.path()).await;
+    assert_eq!(kind, StoreErrorKind::Foreign, "{message}");
+
+    assert_eq!(refused("/proc/none/inference.db").await.0, StoreErrorKind::Unreachable);
+}
+
+#[tokio::test]
+async fn a_store_of_a_newer_crate_is_refused_and_one_of_an_older_crate_is_brought_up_to_date() {
+    let folder = Folder::new();
+    drop(open(&folder.path()).await);
+    let file = rusqlite::Connection::open(folder.path()).unwrap();
+    file.pragma_update(None, "user_version", 99).unwrap();
+    let (kind, message) = refused(folder.path()).await;
+    assert_eq!(kind, StoreErrorKind::Newer);
+    assert!(message.contains("its version is 99"), "{message}");
+
+    // As the first version left it: without a ledger.
+    let folder = Folder::new();
+    let file = rusqlite::Connection::open(folder.path()).unwrap();
+    file.execute_batch(include_str!("../../../src/store/migrations/sqlite/001_processes.sql")).unwrap();
+    file.pragma_update(None, "user_version", 1).unwrap();
+    file.pragma_update(None, "application_id", 0x5447_4953).unwrap();
+    drop(file);
+    assert!(audit(&open(&folder.path()).await).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_process_stops_writing_when_a_newer_one_changes_the_store() {
+    let folder = Folder::new();
+    let ledger = open(&folder.path()).await;
+    let file = rusqlite::Connection::open(folder.path()).unwrap();
+    file.pragma_update(None, "user_version", 99).unwrap();
+    let error = CostSink::record(&ledger, &[super::sums::record(1)]).await.unwrap_err();
+    assert!(error.to_string().contains("newer version of this crate"), "{error}");
+}
+
+#[tokio::test]
+async fn a_store_that_can_only_be_read_says_so() {
+    let folder = Folder::new();
+    drop(open(&folder.path()).await);
+    let (kind, message) = refused(format!("file:{}?mode=ro", folder.path().display())).await;
+    assert_eq!(kind, StoreErrorKind::ReadOnly);
+    assert!(message.contains("cannot be written"), "{message}");
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn only_its_owner_may_read_it() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = Folder::new();
+    let ledger = open(&folder.path()).await;
+    CostSink::record(&ledger, &[super::sums::record(1)]).await.unwrap();
+    for file in fs::read_dir(folder.path().parent().unwrap()).unwrap() {
+        let file = file.unwrap();
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", file.path());
+    }
+}
+
+/// A store that has room for little more than its tables.
+async fn nearly_full(folder: &Folder, durability: Durability) -> Ledger {
+    let options = StoreOptions::default().max_bytes(160 << 10);
+    Ledger::new(&Store::open_with(folder.path(), options).await.unwrap()).durability(durability)
+}
+
+#[tokio::test]
+async fn a_full_disk_stops_paid_calls_where_the_ledger_is_strict() {
+    let (folder, together) = (Folder::new(), Together::new());
+    let ledger = nearly_full(&folder, Durability::Strict).await;
+    let service = service(&together, |builder| builder.cost_sink(ledger.clone()));
+    let refused = loop {
+        match service.complete(muse("why?")).await {
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(refused.kind(), ErrorKind::Policy, "{refused}");
+    assert!(refused.to_string().contains("is full"), "{refused}");
+    let billed = together.bill();
+    for _ in 0..5 {
+        service.complete(muse("why?")).await.unwrap_err();
+    }
+    assert_eq!(together.bill().calls, billed.calls, "nothing is bought that cannot be written down");
+    service.shutdown(secs(10)).await;
+}
+
+#[tokio::test]
+async fn a_full_disk_does_not_stop_calls_otherwise_and_the_gap_is_counted_and_told() {
+    let (folder, together) = (Folder::new(), Together::new());
+    let ledger = nearly_full(&folder, Durability::Standard).await;
+    let told = Alerts::default();
+    let service = service(&together, |builder| builder.cost_sink(ledger.clone()).notifier(told.clone()));
+    for _ in 0..600 {
+        service.complete(muse("why?")).await.unwrap();
+    }
+    service.shutdown(secs(10)).await;
+    let (health, records) = (service.health(), audit(&ledger).await);
+    assert!(health.records_lost > 0, "{health:?}");
+    assert!(records.len() < 600);
+    assert!(told.kinds().contains(&AlertKind::LedgerGap), "{:?}", told.kinds());
+}
