@@ -1,10 +1,11 @@
 //! The figures of what need not be paid twice: followers, a full cache, vectors of which most are there.
 
-use std::hint::black_box;
+use std::{collections::HashMap, hint::black_box, sync::Arc};
 
 use bytes::Bytes;
 use cpu_time::ThreadTime;
 use futures_util::future::join_all;
+use moka::future::Cache;
 use together_inference::{
     InferenceRequest, InferenceService, Price, RouteId, TogetherClient, async_trait,
     cache::{CacheEntry, CacheLayer, CacheValue, MemoryCache},
@@ -14,7 +15,7 @@ use together_inference::{
 };
 use tokio::runtime::Runtime;
 
-use crate::{MODEL, PAIRS, Pass, pass};
+use crate::{MODEL, PAIRS, pass};
 
 /// A thousand callers of one question: what each costs but the one that pays.
 pub fn followers(runtime: &Runtime) {
@@ -60,21 +61,8 @@ pub fn questions(runtime: &Runtime) {
 /// A memory cache that gets a million entries: its weight against its bound, and what a hit costs in a small and a large.
 pub fn memory(runtime: &Runtime) {
     const BOUND: u64 = 256 << 20;
-    let key = |n: u32| CacheKey::of_bytes(Kind::Inference, None, &n.to_le_bytes());
-    let entry = |n: u32| {
-        let json = Bytes::from(vec![b'x'; 200 + (n % 400) as usize]);
-        CacheEntry::new(CacheValue::Json(json), Kind::Inference.ttl())
-    };
-    let filled = |entries: u32, bound: u64| {
-        let cache = MemoryCache::new(bound);
-        runtime.block_on(async {
-            for n in 0..entries {
-                cache.set(&key(n), entry(n)).await.expect("set");
-            }
-        });
-        cache
-    };
-    let full = filled(1_000_000, BOUND);
+    let full = MemoryCache::new(BOUND);
+    runtime.block_on(fill(&full, 1_000_000));
     let weight = runtime.block_on(full.weight()) as f64 / BOUND as f64;
     println!(
         "{:<44} {weight:>7.3}x  {}",
@@ -83,25 +71,88 @@ pub fn memory(runtime: &Runtime) {
     );
     drop(full);
 
-    let hit = |cache: &MemoryCache, entries: u32| {
+    let [small, large] = [1_000, 1_000_000].map(|entries| Filled::new(runtime, entries));
+    let [few, many] = [small.hits(runtime), large.hits(runtime)];
+    for (name, of) in [("ours", 0), ("a bare moka", 1), ("a bare HashMap", 2)] {
+        let (few, many) = (few[of], many[of]);
+        println!(
+            "{:<44} {:>7.3}x  {few:.0} ns of 1,000, {many:.0} ns of 1,000,000",
+            format!("a hit in a large cache, {name}"),
+            many / few
+        );
+    }
+    let more = (many[0] / few[0]) / (many[1] / few[1]);
+    println!("{:<44} {more:>7.3}x  {}", "its growth against that of a bare moka", verdict(more <= 1.1, "1.10x"));
+}
+
+fn key(n: u32) -> CacheKey {
+    CacheKey::of_bytes(Kind::Inference, None, &n.to_le_bytes())
+}
+
+fn value(n: u32) -> Vec<u8> {
+    vec![b'x'; 200 + (n % 400) as usize]
+}
+
+async fn fill(cache: &MemoryCache, entries: u32) {
+    for n in 0..entries {
+        let entry = CacheEntry::new(CacheValue::Json(Bytes::from(value(n))), Kind::Inference.ttl());
+        cache.set(&key(n), entry).await.expect("set");
+    }
+}
+
+/// The memory cache and what it is made of, each with the same entries.
+struct Filled {
+    ours: MemoryCache,
+    moka: Cache<[u8; 32], Arc<[u8]>>,
+    map: HashMap<[u8; 32], Arc<[u8]>>,
+    entries: u32,
+}
+
+impl Filled {
+    fn new(runtime: &Runtime, entries: u32) -> Self {
+        let ours = MemoryCache::new(4 << 30);
+        runtime.block_on(fill(&ours, entries));
+        let weigher = |_: &[u8; 32], value: &Arc<[u8]>| value.len() as u32;
+        let moka = Cache::builder().max_capacity(4 << 30).weigher(weigher).time_to_live(Kind::Inference.ttl()).build();
+        runtime.block_on(async {
+            for n in 0..entries {
+                moka.insert(*key(n).hash(), Arc::from(value(n))).await;
+            }
+        });
+        let map = (0..entries).map(|n| (*key(n).hash(), Arc::from(value(n)))).collect();
+        Self { ours, moka, map, entries }
+    }
+
+    /// Nanoseconds of a hit in each, in interleaved passes.
+    fn hits(&self, runtime: &Runtime) -> [f64; 3] {
+        const HITS: usize = 100_000;
         // The same few keys of each, so that the processor's own caches are as warm.
-        let keys: Vec<_> = (0..1_000).map(|n| key(n * (entries / 1_000))).collect();
-        let mut passes: Vec<Pass> = (0..PAIRS)
-            .map(|_| {
-                pass(runtime, async {
-                    for key in keys.iter().cycle().take(100_000) {
-                        black_box(cache.get(key).await.expect("a look-up"));
-                    }
-                })
-            })
-            .collect();
-        passes.sort_by_key(|pass| pass.cpu);
-        passes[PAIRS / 2].cpu.as_secs_f64() * 1e9 / 1e5
-    };
-    let (small, large) = (filled(1_000, 4 << 30), filled(1_000_000, 4 << 30));
-    let (few, many) = (hit(&small, 1_000), hit(&large, 1_000_000));
-    let text = format!("{few:.0} ns of 1,000, {many:.0} ns of 1,000,000");
-    println!("{:<44} {:>7.3}x  {text}", "a hit in a large cache", many / few);
+        let keys: Vec<_> = (0..1_000).map(|n| key(n * (self.entries / 1_000))).collect();
+        let asked = || keys.iter().cycle().take(HITS);
+        let mut passes: [Vec<f64>; 3] = Default::default();
+        for _ in 0..PAIRS {
+            let ours = pass(runtime, async {
+                for key in asked() {
+                    black_box(self.ours.get(key).await.expect("a look-up").expect("a hit"));
+                }
+            });
+            let moka = pass(runtime, async {
+                for key in asked() {
+                    black_box(self.moka.get(key.hash()).await.expect("a hit"));
+                }
+            });
+            let map = pass(runtime, async {
+                for key in asked() {
+                    black_box(self.map.get(key.hash()).cloned().expect("a hit"));
+                }
+            });
+            passes.iter_mut().zip([ours, moka, map]).for_each(|(all, pass)| all.push(pass.cpu.as_secs_f64()));
+        }
+        passes.map(|mut all| {
+            all.sort_by(f64::total_cmp);
+            all[PAIRS / 2] * 1e9 / HITS as f64
+        })
+    }
 }
 
 /// Ten thousand texts of which nine tenths are there, against all of them anew.

@@ -99,12 +99,14 @@ pub fn stream_as() {
     for (at, piece) in pieces.iter().enumerate() {
         let finish = if at + 1 == pieces.len() { r#""stop""# } else { "null" };
         let content = serde_json::to_string(piece).expect("text");
-        writeln!(
-            events,
-            r#"data: {{"id":"o-1","object":"chat.completion.chunk","created":1790000000,"choices":[{{"index":0,"text":{content},"logprobs":null,"finish_reason":{finish},"seed":null,"delta":{{"token_id":7,"role":"assistant","content":{content}}}}}],"model":"{MODEL}","usage":null}}"#
-        )
-        .and_then(|()| writeln!(events))
-        .expect("memory");
+        let delta = format!(r#"{{"token_id":7,"role":"assistant","content":{content}}}"#);
+        let choice = format!(
+            r#"{{"index":0,"text":{content},"logprobs":null,"finish_reason":{finish},"seed":null,"delta":{delta}}}"#
+        );
+        let head = r#""id":"o-1","object":"chat.completion.chunk","created":1790000000"#;
+        writeln!(events, r#"data: {{{head},"choices":[{choice}],"model":"{MODEL}","usage":null}}"#)
+            .and_then(|()| writeln!(events))
+            .expect("memory");
     }
     events.push_str("data: [DONE]\n\n");
     let service = InferenceService::builder(canned(events.into())).build().expect("a service");

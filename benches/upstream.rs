@@ -47,9 +47,14 @@ impl Answers {
     fn new() -> Self {
         let text = "Air scatters short waves more than long ones, so that blue light reaches the eye from everywhere. "
             .repeat(3);
-        let body = format!(
-            r#"{{"id":"oabc-123","object":"chat.completion","created":1790000000,"model":"deepseek-ai/DeepSeek-V4.1-Flash","prompt":[],"choices":[{{"finish_reason":"stop","seed":15924764223251450000,"index":0,"logprobs":null,"message":{{"role":"assistant","content":"{text}","tool_calls":[]}}}}],"usage":{{"prompt_tokens":25,"completion_tokens":75,"total_tokens":100,"cached_tokens":0}}}}"#
-        );
+        let message = format!(r#"{{"role":"assistant","content":"{text}","tool_calls":[]}}"#);
+        let seed = 15_924_764_223_251_450_000_u64;
+        let choice =
+            format!(r#"{{"finish_reason":"stop","seed":{seed},"index":0,"logprobs":null,"message":{message}}}"#);
+        let usage = r#"{"prompt_tokens":25,"completion_tokens":75,"total_tokens":100,"cached_tokens":0}"#;
+        let head = r#""id":"oabc-123","object":"chat.completion","created":1790000000"#;
+        let model = r#""model":"deepseek-ai/DeepSeek-V4.1-Flash""#;
+        let body = format!(r#"{{{head},{model},"prompt":[],"choices":[{choice}],"usage":{usage}}}"#);
         let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nx-request-id: bench-1\r\n";
         let json = format!("{head}content-length: {}\r\n\r\n{body}", body.len()).into_bytes();
         let head =
@@ -66,9 +71,12 @@ impl Answers {
             } else {
                 "null"
             };
-            chunk(&format!(
-                r#"{{"id":"oabc-123","object":"chat.completion.chunk","created":1790000000,"choices":[{{"index":0,"text":" blue","logprobs":null,"finish_reason":{finish},"seed":null,"delta":{{"token_id":{n},"role":"assistant","content":" blue"}}}}],"model":"deepseek-ai/DeepSeek-V4.1-Flash","usage":{usage}}}"#
-            ));
+            let delta = format!(r#"{{"token_id":{n},"role":"assistant","content":" blue"}}"#);
+            let choice = format!(
+                r#"{{"index":0,"text":" blue","logprobs":null,"finish_reason":{finish},"seed":null,"delta":{delta}}}"#
+            );
+            let head = r#""id":"oabc-123","object":"chat.completion.chunk","created":1790000000"#;
+            chunk(&format!(r#"{{{head},"choices":[{choice}],{model},"usage":{usage}}}"#));
         }
         chunk("[DONE]");
         stream.push_str("0\r\n\r\n");

@@ -29,9 +29,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let (url, key) = (server.base_url(), key.unwrap_or_else(|| "any".to_owned()));
 
     println!("export TOGETHER_BASE_URL={url} TOGETHER_API_KEY={key}");
-    println!(
-        r#"curl {url}/chat/completions -H "authorization: Bearer {key}" -H "content-type: application/json" -d '{{"model":"zai-org/GLM-5.3","messages":[{{"role":"user","content":"Why is the sky blue?"}}]}}'"#
-    );
+    let body = r#"{"model":"zai-org/GLM-5.3","messages":[{"role":"user","content":"Why is the sky blue?"}]}"#;
+    let headers = format!(r#"-H "authorization: Bearer {key}" -H "content-type: application/json""#);
+    println!("curl {url}/chat/completions {headers} -d '{body}'");
     println!("Ctrl-C ends it.");
     tokio::signal::ctrl_c().await?;
     server.shutdown().await;

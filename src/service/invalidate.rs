@@ -50,11 +50,11 @@ impl InferenceService {
         let keys = state.keys_of_all(&plan);
         // All at once and first, so that none is kept while others are taken out.
         keys.iter().for_each(|key| state.invalidations.note_key(key));
-        state.slots.forget(|key| keys.contains(key));
-        state.text_slots.forget(|text| keys.contains(text));
+        state.join_no_more(|key| keys.contains(key));
         for key in &keys {
             ask(LONGEST, async { state.cache.remove(key).await }).await.map_err(|error| failed(&error))?;
         }
+        state.join_no_more(|key| keys.contains(key));
         Ok(())
     }
 
@@ -69,14 +69,22 @@ impl InferenceService {
         let state = &self.state;
         let _in_flight = state.begin()?;
         state.invalidations.note_tenant(tenant);
-        state.slots.forget(|key| key.is_of(tenant));
-        state.text_slots.forget(|text| text.is_of(tenant));
+        state.join_no_more(|key| key.is_of(tenant));
         let forgotten = ask(LONGEST_OF_TENANT, async { state.cache.forget_tenant(tenant).await });
-        forgotten.await.map_err(|error| failed(&error))
+        forgotten.await.map_err(|error| failed(&error))?;
+        state.join_no_more(|key| key.is_of(tenant));
+        Ok(())
     }
 }
 
 impl State {
+    /// Nobody joins the calls for these any more. Asked for before something is taken out of the cache, and once more after:
+    /// a leader that came in between may have found there what is gone now.
+    fn join_no_more(&self, which: impl Fn(&CacheKey) -> bool) {
+        self.slots.forget(&which);
+        self.text_slots.forget(&which);
+    }
+
     /// What an answer to this call may be cached under: the first choice may have been another one then.
     fn keys_of_all(&self, plan: &Plan) -> HashSet<CacheKey> {
         let routes = plan.ranking.candidates.iter().map(|candidate| &candidate.route);

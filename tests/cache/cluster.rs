@@ -48,6 +48,16 @@ async fn keys_of_all_nodes_are_found_together_and_a_tenants_are_forgotten_on_all
     assert!(one.get_many(&keys).await.unwrap().iter().all(Option::is_some));
 }
 
+/// What a look-up brings that takes 100 ms at most. This timer begins after the look-up's own: a machine that is too busy
+/// for this test holds up both, and the look-up, which is asked first, is over first.
+async fn in_time<T>(look_up: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        answer = look_up => Some(answer),
+        () = async { tokio::time::sleep(Duration::from_millis(100)).await } => None,
+    }
+}
+
 /// What the end of a master costs, however it comes about.
 async fn costs_misses_and_no_waiting(end: impl FnOnce(&mut Server)) {
     let mut cluster = Cluster::start(1).await;
@@ -65,8 +75,9 @@ async fn costs_misses_and_no_waiting(end: impl FnOnce(&mut Server)) {
         let mut found = 0;
         for key in &keys {
             let begun = Instant::now();
-            found += usize::from(cache.get(key).await.is_ok_and(|found| found.is_some()));
+            let answer = in_time(cache.get(key)).await;
             slowest = slowest.max(begun.elapsed());
+            found += usize::from(answer.unwrap_or_else(|| panic!("{slowest:?}")).is_ok_and(|found| found.is_some()));
             asked += 1;
         }
         found == keys.len()
@@ -76,8 +87,6 @@ async fn costs_misses_and_no_waiting(end: impl FnOnce(&mut Server)) {
     assert!(back, "{stats:?}");
     assert_eq!(stats.hits + stats.misses + stats.skipped + stats.failed, asked, "{stats:?}");
     println!("all back after {:?}, the slowest look-up took {slowest:?}; {stats:?}", ended.elapsed());
-    // Twice the operation's 50 ms, and some more on a busy machine.
-    assert!(slowest < Duration::from_millis(300), "{slowest:?}");
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ mod cancelled;
 mod cluster;
 mod conforms;
 mod down;
+mod failover;
 mod fake;
 mod garbage;
 mod sentinel;

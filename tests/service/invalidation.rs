@@ -169,6 +169,68 @@ async fn vectors_on_their_way_into_the_cache_are_taken_out_of_it_again() {
     assert_eq!(world.service.complete(vector()).await.unwrap().source, Source::Miss);
 }
 
+/// Misses where it is told to, and takes its time for what it finds and what it forgets.
+#[derive(Debug, Default)]
+struct Late {
+    values: MemoryCache,
+    misses: AtomicBool,
+}
+
+#[async_trait]
+impl CacheLayer for Late {
+    async fn get(&self, key: &CacheKey) -> Result<Option<CacheEntry>, CacheError> {
+        if self.misses.swap(false, Ordering::SeqCst) {
+            return Ok(None);
+        }
+        let found = self.values.get(key).await?;
+        if found.is_some() {
+            sleep(ms(100)).await;
+        }
+        Ok(found)
+    }
+
+    async fn set(&self, key: &CacheKey, entry: CacheEntry) -> Result<(), CacheError> {
+        self.values.set(key, entry).await
+    }
+
+    async fn remove(&self, key: &CacheKey) -> Result<(), CacheError> {
+        sleep(ms(50)).await;
+        self.values.remove(key).await
+    }
+
+    async fn forget_tenant(&self, tenant: &Tenant) -> Result<(), CacheError> {
+        sleep(ms(50)).await;
+        self.values.forget_tenant(tenant).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_joins_a_leader_that_found_what_was_then_taken_out() {
+    // Scenario: while an answer is being taken out, a call misses, leads, looks again inside its slot and is about to find
+    // the old one; the answer is out; the next call comes before the leader has found it.
+    // Expected: the next call does not wait for the leader.
+    for of_tenant in [false, true] {
+        let layer = Arc::new(Late::default());
+        let world = market(|builder| builder.cache(Arc::clone(&layer)));
+        let price = || ask("price").tenant("acme");
+        world.service.complete(price()).await.unwrap();
+        settle().await;
+        let service = world.service.clone();
+        let invalidated = spawn(async move {
+            if of_tenant { service.invalidate_tenant(&"acme".into()).await } else { service.invalidate(&price()).await }
+        });
+        sleep(ms(10)).await;
+        layer.misses.store(true, Ordering::SeqCst);
+        let leader = world.spawn(price());
+        sleep(ms(20)).await;
+        assert!(!invalidated.is_finished() && !leader.is_finished());
+        invalidated.await.unwrap().unwrap();
+        let next = world.service.complete(price()).await.unwrap();
+        assert_eq!((next.text(), next.source), ("new", Source::Miss));
+        assert_eq!(leader.await.unwrap().unwrap().text(), "old", "it was asked before");
+    }
+}
+
 /// Turns the ranking round while it is told to.
 #[derive(Debug)]
 struct Turns(CatalogRouter, Arc<AtomicBool>);

@@ -68,7 +68,8 @@ const STEP_PATIENCE: Duration = Duration::from_secs(1);
 /// * **Trust.** A value of another key, version or length is no answer. With [`RedisConfig::mac_key`] neither is one that
 ///   somebody else wrote. Keys are `ti:{kind}:{tenant hash}:{key hash}`; answers lie in Redis as JSON.
 /// * **Size.** Values over 4 MiB are not kept, and not read.
-/// * **Jitter.** A value is kept for thirty years at most. Redis drops a value up to a tenth of its time early, at random; it is never served past its time.
+/// * **Jitter.** A value is kept for thirty years at most. Redis drops a value up to a tenth of its time early, at random;
+///   it is never served past its time.
 /// * **Rights.** An ACL user needs `+ping +getrange +set +unlink +scan` on `~ti:*`; in a cluster `+cluster|slots` and behind
 ///   sentinels `+role` too.
 ///

@@ -145,18 +145,24 @@ impl Queue {
     fn drop_queued(&self, tenant: &Tenant) {
         let mut waiting = self.lock();
         let Waiting { jobs, order, bytes } = &mut *waiting;
-        order.retain(|key| !key.is_of(tenant));
         jobs.retain(|key, job| {
             if !key.is_of(tenant) {
                 return true;
             }
+            if job.is_queued && !job.acks.is_empty() {
+                // Somebody waits for the removal, and is to know whether it was done.
+                *bytes -= job.what.weight();
+                job.what = What::Remove;
+                *bytes += job.what.weight();
+                return true;
+            }
             job.is_queued = false;
-            job.acks.drain(..).for_each(|ack| _ = ack.send(Ok(())));
             if !job.is_under_way {
                 *bytes -= job.what.weight();
             }
             job.is_under_way
         });
+        order.retain(|key| jobs.get(key).is_some_and(|job| job.is_queued));
         drop(waiting);
         self.moved.notify_waiters();
     }
@@ -280,5 +286,45 @@ impl Queue {
                 order.push_back(*key);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot::error::TryRecvError;
+
+    use super::*;
+    use crate::{cache::CacheValue, inference::Kind, types::SystemRng};
+
+    const ROOM: usize = 1 << 20;
+
+    fn keep(text: &str) -> What {
+        let value = bytes::Bytes::copy_from_slice(text.as_bytes());
+        let entry = CacheEntry::new(CacheValue::Json(value.clone()), Kind::Inference.ttl());
+        What::Keep(entry, value)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_removal_is_not_told_that_it_was_done_where_its_tenant_is_only_being_forgotten() {
+        let (tenant, other) = (Tenant::from("acme"), Tenant::from("umbrella"));
+        let key = |tenant, text: &str| CacheKey::of_bytes(Kind::Inference, Some(tenant), text.as_bytes());
+        let queue = Queue::new(ROOM, Arc::default());
+        let (ack, mut done) = oneshot::channel();
+        assert!(queue.push(key(&tenant, "a"), What::Remove, Some(ack)));
+        assert!(queue.push(key(&tenant, "a"), keep("kept anew since"), None));
+        assert!(queue.push(key(&tenant, "b"), keep("b"), None));
+        assert!(queue.push(key(&other, "a"), keep("another tenant's"), None));
+
+        queue.forget(&tenant).await;
+        assert_eq!(done.try_recv().unwrap_err(), TryRecvError::Empty);
+        assert!(matches!(queue.pending(&key(&tenant, "a")), Some(None)), "it is not to be there any more");
+        assert!(queue.pending(&key(&tenant, "b")).is_none());
+        let (keys, writes) = queue.take(&SystemRng::default());
+        assert_eq!(keys, [key(&tenant, "a"), key(&other, "a")]);
+        assert!(matches!(writes.as_slice(), [Write::Remove { .. }, Write::Set { .. }]), "{writes:?}");
+
+        queue.done(keys.into_iter().map(|key| (key, Err(CacheError::new("out of reach")))));
+        assert!(done.try_recv().unwrap().is_err());
+        assert_eq!((queue.len(), queue.lock().bytes), (0, 0));
     }
 }
