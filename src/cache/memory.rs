@@ -33,6 +33,15 @@ impl MemoryCache {
         Self(cache.build())
     }
 
+    async fn kept(&self, key: &CacheKey) -> Option<CacheEntry> {
+        let entry = self.0.get(key).await?;
+        if entry.is_kept(Instant::now()) {
+            return Some(entry);
+        }
+        self.0.invalidate(key).await;
+        None
+    }
+
     /// The bytes that the values weigh now, after pending evictions.
     pub async fn weight(&self) -> u64 {
         self.0.run_pending_tasks().await;
@@ -50,17 +59,11 @@ impl Default for MemoryCache {
 #[async_trait]
 impl CacheLayer for MemoryCache {
     async fn get(&self, key: &CacheKey) -> Result<Option<CacheEntry>, CacheError> {
-        let kept = self.get_kept(key).await?;
-        Ok(kept.filter(|entry| entry.is_fresh(Instant::now())))
+        Ok(self.kept(key).await.filter(|entry| entry.is_fresh(Instant::now())))
     }
 
     async fn get_kept(&self, key: &CacheKey) -> Result<Option<CacheEntry>, CacheError> {
-        let Some(entry) = self.0.get(key).await else { return Ok(None) };
-        if entry.is_kept(Instant::now()) {
-            return Ok(Some(entry));
-        }
-        self.0.invalidate(key).await;
-        Ok(None)
+        Ok(self.kept(key).await)
     }
 
     async fn set(&self, key: &CacheKey, entry: CacheEntry) -> Result<(), CacheError> {
