@@ -1,5 +1,6 @@
 //! What the crate costs beside doing the same by hand: `cargo bench --bench overhead`, or `-- hit` for some of it. With
-//! `--features redis` that of the cache in Redis as well; it needs `redis-server`.
+//! `--features redis` that of the cache in Redis as well; it needs `redis-server`. With `--features sqlite` that of the
+//! ledger.
 //!
 //! Every figure is a ratio of two things measured in one run, in interleaved pairs: ours, then by hand, then ours… The
 //! upstream is a fixed response from another thread. CPU is that of the measuring thread alone, which runs everything of
@@ -7,6 +8,8 @@
 
 mod by_hand;
 mod caching;
+#[cfg(feature = "sqlite")]
+mod ledger;
 mod plane;
 #[cfg(feature = "redis")]
 mod shared;
@@ -98,6 +101,14 @@ fn main() {
     }
     if runs("repair") {
         plane::repair();
+    }
+    #[cfg(feature = "sqlite")]
+    if runs("ledger") {
+        ledger::ledger(&runtime);
+    }
+    #[cfg(feature = "sqlite")]
+    if runs("service with a ledger") {
+        ledger::calls(&runtime, &client, &hand);
     }
     #[cfg(feature = "redis")]
     if runs("redis") {

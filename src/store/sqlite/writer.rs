@@ -1,7 +1,7 @@
 //! The thread that writes: takes what waits, commits it at once, answers.
 //!
-//! A group waits up to two milliseconds for more where the one before held more than one job: writers that come alone are
-//! not held up, and many together share a flush. A job that fails is undone alone.
+//! A group that somebody waits for waits for as many jobs as the one before held, two milliseconds at most: writers that
+//! come alone are not held up, and many together share a flush. One that nobody waits for stays open for five. A job that fails is undone alone.
 //!
 //! # What is guaranteed
 //!
@@ -33,8 +33,10 @@ use crate::types::{Clock, Rng, SystemClock, SystemRng};
 const QUEUE: usize = 4_096;
 /// Jobs that are committed together, at most.
 const GROUP: usize = 1_024;
-/// How long a group waits for more.
+/// How long a group waits for more that somebody waits for.
 const WINDOW: Duration = Duration::from_millis(2);
+/// How long one waits that nobody waits for: each commit writes whole pages.
+const LULL: Duration = Duration::from_millis(5);
 /// When what was written is flushed, at the latest.
 const SOON: Duration = Duration::from_millis(500);
 /// How often a process says that it lives, and chores are done.
@@ -111,6 +113,7 @@ where
 pub(super) struct Writer {
     commands: Sender<Command>,
     places: Arc<Semaphore>,
+    thread: thread::Thread,
     name: Box<str>,
     /// Closed when the thread has ended.
     ended: Mutex<Receiver<()>>,
@@ -128,12 +131,12 @@ impl Writer {
         let (ends, ended) = sync_channel::<()>(0);
         let named: Box<str> = name.into();
         let run = move || Thread::run(&path, max_bytes, named, &inbox, opened, ends);
-        thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("inference-store".into())
             .spawn(run)
             .map_err(|error| StoreError::caused(StoreErrorKind::Other, name, error))?;
-        let places = Arc::new(Semaphore::new(QUEUE));
-        Ok((Self { commands, places, name: name.into(), ended: Mutex::new(ended) }, opens))
+        let (places, thread) = (Arc::new(Semaphore::new(QUEUE)), thread.thread().clone());
+        Ok((Self { commands, places, thread, name: name.into(), ended: Mutex::new(ended) }, opens))
     }
 
     pub(super) async fn send<T: Send + 'static>(
@@ -161,8 +164,12 @@ impl Writer {
     }
 
     pub(super) fn command(&self, command: Command) {
+        let may_wait = matches!(&command, Command::Job(Job { durable: Durable::Soon, .. }));
         // If the thread is gone, so is the answer's sender: whoever waits for it learns it there.
         let _ = self.commands.send(command);
+        if !may_wait {
+            self.thread.unpark();
+        }
     }
 }
 
@@ -171,9 +178,18 @@ impl Drop for Writer {
     fn drop(&mut self) {
         let (unconnected, _) = mpsc::channel();
         drop(std::mem::replace(&mut self.commands, unconnected));
+        self.thread.unpark();
         let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
         let _ = ended.recv_timeout(Duration::from_secs(5));
     }
+}
+
+/// What is committed together.
+#[derive(Default)]
+struct Group {
+    jobs: Vec<Job>,
+    /// Whether somebody waits for the disk.
+    is_urgent: bool,
 }
 
 /// What the thread knows.
@@ -182,7 +198,7 @@ struct Thread {
     name: Box<str>,
     process: Process,
     chores: Vec<Chore>,
-    /// The size of the group before.
+    /// The size of the group before that somebody waited for.
     before: usize,
     /// Whether commits wait for the disk.
     flushes: Option<bool>,
@@ -222,24 +238,16 @@ impl Thread {
     /// One group, or what is due; `false` when nobody can send any more.
     fn serve(&mut self, inbox: &Receiver<Command>) -> bool {
         let until = self.flush_by.map_or(self.next_turn, |flush| flush.min(self.next_turn));
-        let mut group = Vec::new();
-        let mut goes_on = match inbox.recv_timeout(until.saturating_duration_since(now())) {
+        let mut group = Group::default();
+        let goes_on = match inbox.recv_timeout(until.saturating_duration_since(now())) {
             Ok(command) => self.take(command, &mut group),
             Err(RecvTimeoutError::Timeout) => true,
             Err(RecvTimeoutError::Disconnected) => return false,
         };
-        let closes = now() + WINDOW;
-        while goes_on && !group.is_empty() && group.len() < GROUP {
-            let patience = if self.before > 1 { closes.saturating_duration_since(now()) } else { Duration::ZERO };
-            match inbox.recv_timeout(patience) {
-                Ok(command) => goes_on = self.take(command, &mut group),
-                Err(_) => break,
-            }
+        if goes_on && !group.jobs.is_empty() {
+            self.gather(inbox, &mut group);
         }
-        if !group.is_empty() {
-            self.before = group.len();
-            self.commit(group);
-        }
+        self.commit(group);
         let now = now();
         if self.flush_by.is_some_and(|flush| flush <= now)
             && let Err(error) = self.flush()
@@ -256,11 +264,40 @@ impl Thread {
         true
     }
 
+    /// Waits for what is to be committed with the jobs that are there.
+    fn gather(&mut self, inbox: &Receiver<Command>, group: &mut Group) {
+        let begun = now();
+        loop {
+            while group.jobs.len() < GROUP {
+                let Ok(command) = inbox.try_recv() else { break };
+                if !self.take(command, group) {
+                    return;
+                }
+            }
+            // Whoever came together comes together again.
+            let is_enough = group.is_urgent && group.jobs.len() >= self.before;
+            let patience = if group.is_urgent { WINDOW } else { LULL }.saturating_sub(begun.elapsed());
+            if is_enough || patience.is_zero() || group.jobs.len() >= GROUP {
+                return;
+            }
+            if group.is_urgent {
+                let Ok(command) = inbox.recv_timeout(patience) else { return };
+                if !self.take(command, group) {
+                    return;
+                }
+            } else {
+                // Whoever hands something over does not pay for waking this thread; what is urgent wakes it.
+                thread::park_timeout(patience);
+            }
+        }
+    }
+
     /// A command: a job joins the group; anything else is done after it, so that it sees what came before.
-    fn take(&mut self, command: Command, group: &mut Vec<Job>) -> bool {
+    fn take(&mut self, command: Command, group: &mut Group) -> bool {
         match command {
             Command::Job(job) => {
-                group.push(job);
+                group.is_urgent |= job.durable == Durable::Now;
+                group.jobs.push(job);
                 return true;
             }
             Command::Chore(chore) => {
@@ -276,13 +313,16 @@ impl Thread {
     }
 
     /// Commits a group and answers: what a job did that fails is undone alone.
-    fn commit(&mut self, group: Vec<Job>) {
-        if group.is_empty() {
+    fn commit(&mut self, group: Group) {
+        if group.jobs.is_empty() {
             return;
         }
         reach("store: a group is taken");
-        let durable = if group.iter().any(|job| job.durable == Durable::Now) { Durable::Now } else { Durable::Soon };
-        let mut jobs: Vec<(Job, Option<StoreError>)> = group.into_iter().map(|job| (job, None)).collect();
+        let durable = if group.is_urgent { Durable::Now } else { Durable::Soon };
+        if group.is_urgent {
+            self.before = group.jobs.len();
+        }
+        let mut jobs: Vec<(Job, Option<StoreError>)> = group.jobs.into_iter().map(|job| (job, None)).collect();
         let committed = self.transact(durable, &mut jobs);
         match (&committed, durable) {
             (Ok(()), Durable::Now) => self.flush_by = None,
