@@ -28,6 +28,7 @@
 //! ```
 
 mod budget;
+mod estimate;
 mod memory;
 mod prices;
 mod record;
@@ -40,8 +41,9 @@ use async_trait::async_trait;
 pub(crate) use self::sinks::{PATIENCE, offer};
 pub use self::{
     budget::{BudgetError, BudgetStore, MemoryBudgets, OverBudget, Scope},
+    estimate::{Estimate, Estimates, TooDear},
     memory::MemoryCosts,
-    prices::{PriceBook, PriceSource, PriceStamp},
+    prices::{PriceBook, PriceChange, PriceSource, PriceStamp},
     record::{CostRecord, Ending, Intent},
     sinks::{FanOut, TracingCosts},
 };

@@ -52,6 +52,7 @@ mod route;
 mod score;
 mod snapshot;
 mod table;
+mod thrift;
 
 use std::{
     fmt,
@@ -64,7 +65,7 @@ use tokio::time::Instant;
 
 pub(crate) use self::ejection::{Ejection, End, Pass, Turn, Verdict};
 pub use self::{
-    ask::{Prices, RouteAsk, RouteLimits},
+    ask::{Health, Prices, RouteAsk, RouteLimits},
     catalog::{CatalogRouter, Seen},
     ejection::{Availability, Override},
     expectation::Expectation,
@@ -209,6 +210,22 @@ pub trait ModelRouter: Send + Sync + fmt::Debug {
         self.inner().map_or_else(Heard::default, |inner| inner.hear(listings, at))
     }
 
+    /// Is told what routes cost from now on: the next ranking goes by it. A route that it does not know stays so.
+    ///
+    /// ```
+    /// use together_inference::{Price, router::{CatalogRouter, ModelRoute, ModelRouter}, usd};
+    ///
+    /// let router = CatalogRouter::empty().with(ModelRoute::new("local", "m").price(Price::FREE));
+    /// let (route, price) = (router.routes()[0].id().clone(), Price::per_million(usd!("1"), usd!("2")));
+    /// router.reprice(&[(route, price)]);
+    /// assert_eq!(router.routes()[0].price, Some(price));
+    /// ```
+    fn reprice(&self, prices: &[(RouteId, Price)]) {
+        if let Some(inner) = self.inner() {
+            inner.reprice(prices);
+        }
+    }
+
     /// What it expects of a route now, where it learns.
     fn expects(&self, route: &RouteId, now: Instant) -> Option<Expectation> {
         self.inner().and_then(|inner| inner.expects(route, now))
@@ -269,6 +286,10 @@ impl<T: ModelRouter + ?Sized> ModelRouter for Arc<T> {
 
     fn hear(&self, listings: &[Listing], at: SystemTime) -> Heard {
         (**self).hear(listings, at)
+    }
+
+    fn reprice(&self, prices: &[(RouteId, Price)]) {
+        (**self).reprice(prices);
     }
 
     fn expects(&self, route: &RouteId, now: Instant) -> Option<Expectation> {

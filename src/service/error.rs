@@ -9,10 +9,10 @@ use std::{
 use super::plan::Plan;
 use crate::{
     client,
-    cost::OverBudget,
-    inference::{Attempt, Decision, InvalidRequest, Trace},
+    cost::{OverBudget, TooDear},
+    inference::{Attempt, Decision, InvalidRequest, Rejection, Trace},
     router::NoRoute,
-    types::{Cost, RequestId},
+    types::{Cost, RequestId, Usd},
 };
 
 /// A failed call of the service. Cheap to clone. Calls that joined one that failed get errors of their own with its
@@ -80,6 +80,8 @@ pub(super) enum Cause {
     Invalid(InvalidRequest),
     NoRoute(NoRoute),
     Budget(OverBudget),
+    /// A request's own ceiling; where it was the router that found nobody under it, with what it said.
+    TooDear(TooDear, Option<NoRoute>),
     Client(client::Error),
 }
 
@@ -162,7 +164,7 @@ impl Error {
             message: message.into(),
             cause: None,
             attempts: Arc::new([]),
-            cost: Cost::Known(crate::types::Usd::ZERO),
+            cost: Cost::Known(Usd::ZERO),
             call: None,
             text: None,
             truncated: None,
@@ -395,7 +397,16 @@ impl Error {
     #[must_use]
     pub fn no_route(&self) -> Option<&NoRoute> {
         match self.0.cause.as_deref() {
-            Some(Cause::NoRoute(no_route)) => Some(no_route),
+            Some(Cause::NoRoute(no_route) | Cause::TooDear(_, Some(no_route))) => Some(no_route),
+            _ => None,
+        }
+    }
+
+    /// What each candidate may cost, where that is more than the request's `max_cost`.
+    #[must_use]
+    pub fn too_dear(&self) -> Option<&TooDear> {
+        match self.0.cause.as_deref() {
+            Some(Cause::TooDear(too_dear, _)) => Some(too_dear),
             _ => None,
         }
     }
@@ -418,7 +429,33 @@ impl Error {
 
 /// What attempts cost together.
 pub(super) fn total_cost(attempts: &[Attempt]) -> Cost {
-    attempts.iter().map(|attempt| attempt.cost).reduce(Cost::plus).unwrap_or(Cost::Known(crate::types::Usd::ZERO))
+    attempts.iter().map(|attempt| attempt.cost).reduce(Cost::plus).unwrap_or(Cost::Known(Usd::ZERO))
+}
+
+impl Error {
+    /// The error of a request that no route serves; of one with a ceiling, what it would have to be.
+    pub(super) fn from_no_route(nobody: NoRoute, ceiling: Option<Usd>) -> Self {
+        let candidates = nobody.rejected.iter().filter_map(|(route, why)| match why {
+            Rejection::Cost { at_most } => Some((route.clone(), Cost::Unknown { at_most: *at_most })),
+            Rejection::Unpriced => Some((route.clone(), Cost::Unpriced)),
+            _ => None,
+        });
+        let candidates: Vec<_> = candidates.collect();
+        match ceiling.filter(|_| !candidates.is_empty()) {
+            Some(ceiling) => {
+                let too_dear = TooDear::new(ceiling, candidates);
+                let message = format!("{nobody}; {too_dear}");
+                Self::caused(ErrorKind::NoRoute, message, Cause::TooDear(too_dear, Some(nobody)))
+            }
+            None => nobody.into(),
+        }
+    }
+
+    /// The error of a request whose candidates may all cost more than is left of its ceiling.
+    pub(super) fn of_too_dear(too_dear: TooDear) -> Self {
+        let kind = if too_dear.least().is_some() { ErrorKind::OverBudget } else { ErrorKind::Unpriced };
+        Self::caused(kind, too_dear.to_string(), Cause::TooDear(too_dear, None))
+    }
 }
 
 impl From<InvalidRequest> for Error {
@@ -473,6 +510,7 @@ impl std::error::Error for Error {
             Cause::Invalid(error) => error,
             Cause::NoRoute(error) => error,
             Cause::Budget(error) => error,
+            Cause::TooDear(error, _) => error,
             Cause::Client(error) => error,
         })
     }

@@ -14,18 +14,19 @@ use tokio::time::Instant;
 
 use super::{
     choice::Passage,
+    counter::Counter,
     plan::Plan,
     recorder::{Item, RecordSlot, Settled},
     state::{RouteState, State},
 };
 use crate::{
     client::{self, Blame, RateLimits},
-    cost::{CostRecord, Ending, PriceStamp},
+    cost::{CostRecord, Ending},
     inference::Attempt,
     limit::Permit,
     notify::AlertKind,
     router::{Candidate, Observation, Outcome, Turn, Verdict},
-    types::{AttemptId, Cost, ModelId, Price, RouteId, Usage, UsageSource, Usd},
+    types::{AttemptId, Cost, ModelId, Price, Usage, UsageSource, Usd},
 };
 
 /// A caller who waits for less says nothing about a route that did not answer in time.
@@ -89,13 +90,14 @@ impl Settlement {
         let price_now = price.map(|stamp| stamp.price);
         let record = CostRecord { price: price_now, ..plan.record(attempt, &candidate.route, state.clock.now()) };
         let (probe, passed_over) = (passage.is_probe(), passage.passed_over);
+        let at_most = plan.at_most(candidate, price, &state.counter);
         Self {
             passage: Some(passage),
             turn: None,
             state,
             route,
             slot,
-            at_most: plan.at_most(candidate, price),
+            at_most,
             deadline: plan.deadline,
             first_by: plan.request.first_token_of(),
             record: Some(Box::new(Settled { record, budget: None })),
@@ -128,6 +130,11 @@ impl Settlement {
             passed_over: self.passed_over,
             cost,
         }
+    }
+
+    /// What counts tokens where the provider does not.
+    pub(super) fn counter(&self) -> &Counter {
+        &self.state.counter
     }
 
     /// The most that the attempt can cost.
@@ -263,8 +270,8 @@ impl Settlement {
             let asked = &self.route.id;
             let title = || format!("{asked} is answered by {served}, by whose price it counts where that is known");
             self.state.tell_once(AlertKind::ModelRedirected, &format!("{asked} {served}"), title);
-            let route = RouteId::new(self.route.id.upstream().clone(), served.clone());
-            record.price = self.state.prices.get(&route).map(|stamp: PriceStamp| stamp.price).or(record.price);
+            let stamp = self.state.price_of_served(asked, served, record.at);
+            record.price = stamp.map(|stamp| stamp.price).or(record.price);
         }
         record.price
     }
@@ -296,6 +303,9 @@ impl Settlement {
             Some(Ended { took: record.latency, first_token: record.first_token, usage, served: served.cloned() });
         self.observe(usage, ending, record.latency, record.first_token);
         self.state.totals.add(record);
+        if cost == Cost::Unpriced {
+            self.state.tell_unpriced(&record.route);
+        }
         settled.budget = budget;
         if let Some(slot) = self.slot.take() {
             slot.send(Item::Record(settled));
