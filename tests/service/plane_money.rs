@@ -15,8 +15,10 @@ use together_inference::{
     usd,
 };
 
-use crate::doubles::Quarters;
-use crate::world::{LARGE, MID, SMALL, World, in_turn, route};
+use crate::{
+    doubles::Quarters,
+    world::{LARGE, MID, SMALL, World, in_turn, route},
+};
 
 const E5: &str = "intfloat/multilingual-e5-large-instruct";
 const FLUX: &str = "black-forest-labs/FLUX.1-schnell";
