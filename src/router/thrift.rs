@@ -88,18 +88,16 @@ mod tests {
     }
 
     #[test]
-    fn little_money_steps_down_a_tier_and_next_to_none_to_the_cheapest() {
+    fn little_money_steps_down_a_tier_and_next_to_none_to_the_small_one() {
         let router = router().downgrade_below(20);
         let urgent = InferenceRequest::chat("hi").priority(Priority::Realtime);
         let models = [None, Some(1_000), Some(200), Some(199), Some(100), Some(99), Some(0)];
         let firsts = models.map(|left| first(&router, &urgent, left));
-        assert_eq!(firsts, ["large", "large", "large", "mid", "mid", "small", "small"]);
-        // With money a little more is worth a better answer; without, it is not.
-        let batch = InferenceRequest::chat("hi").priority(Priority::Batch).tier(Tier::Small);
-        assert_eq!(
-            [Some(999), Some(150), Some(50)].map(|left| first(&router, &batch, left)),
-            ["fine", "small", "small"]
-        );
+        assert_eq!(firsts, ["large", "large", "large", "mid", "mid", "fine", "fine"]);
+        // With money, twice the quality is worth half as much again in price; without, it is not.
+        let small = InferenceRequest::chat("hi").tier(Tier::Small);
+        let firsts = [Some(999), Some(150), Some(50)].map(|left| first(&router, &small, left));
+        assert_eq!(firsts, ["fine", "small", "small"]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::plan::Plan;
 use crate::{
     client,
     cost::{OverBudget, TooDear},
-    inference::{Attempt, Decision, InvalidRequest, Rejection, Trace},
+    inference::{Attempt, Decision, InvalidRequest, Trace},
     router::NoRoute,
     types::{Cost, RequestId, Usd},
 };
@@ -430,32 +430,6 @@ impl Error {
 /// What attempts cost together.
 pub(super) fn total_cost(attempts: &[Attempt]) -> Cost {
     attempts.iter().map(|attempt| attempt.cost).reduce(Cost::plus).unwrap_or(Cost::Known(Usd::ZERO))
-}
-
-impl Error {
-    /// The error of a request that no route serves; of one with a ceiling, what it would have to be.
-    pub(super) fn from_no_route(nobody: NoRoute, ceiling: Option<Usd>) -> Self {
-        let candidates = nobody.rejected.iter().filter_map(|(route, why)| match why {
-            Rejection::Cost { at_most } => Some((route.clone(), Cost::Unknown { at_most: *at_most })),
-            Rejection::Unpriced => Some((route.clone(), Cost::Unpriced)),
-            _ => None,
-        });
-        let candidates: Vec<_> = candidates.collect();
-        match ceiling.filter(|_| !candidates.is_empty()) {
-            Some(ceiling) => {
-                let too_dear = TooDear::new(ceiling, candidates);
-                let message = format!("{nobody}; {too_dear}");
-                Self::caused(ErrorKind::NoRoute, message, Cause::TooDear(too_dear, Some(nobody)))
-            }
-            None => nobody.into(),
-        }
-    }
-
-    /// The error of a request whose candidates may all cost more than is left of its ceiling.
-    pub(super) fn of_too_dear(too_dear: TooDear) -> Self {
-        let kind = if too_dear.least().is_some() { ErrorKind::OverBudget } else { ErrorKind::Unpriced };
-        Self::caused(kind, too_dear.to_string(), Cause::TooDear(too_dear, None))
-    }
 }
 
 impl From<InvalidRequest> for Error {

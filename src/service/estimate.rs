@@ -1,17 +1,18 @@
-//! What a call would cost, by the same sums as one that is made.
+//! What a call would cost, by the same sums as one that is made, and the error of one that would cost too much.
 
 use std::sync::{Arc, atomic::Ordering};
 
 use super::{
     Error, InferenceService, TenantService,
     embed::MAX_TEXTS,
+    error::{Cause, ErrorKind},
     plan::Plan,
     state::{Counts, State, in_runtime},
 };
 use crate::{
-    cost::{Estimate, Estimates},
-    inference::{InferenceRequest, Input},
-    router::{Candidate, Expectation},
+    cost::{Estimate, Estimates, TooDear},
+    inference::{InferenceRequest, Input, Rejection},
+    router::{Candidate, Expectation, NoRoute},
     types::{Cost, Usd},
 };
 
@@ -90,5 +91,31 @@ impl Counts {
     fn completion(&self) -> Option<u64> {
         let answered = self.answered.load(Ordering::Relaxed);
         (answered >= ENOUGH).then(|| self.completion.load(Ordering::Relaxed).div_ceil(answered).max(1))
+    }
+}
+
+impl Error {
+    /// The error of a request that no route serves; of one with a ceiling, what it would have to be.
+    pub(super) fn from_no_route(nobody: NoRoute, ceiling: Option<Usd>) -> Self {
+        let candidates = nobody.rejected.iter().filter_map(|(route, why)| match why {
+            Rejection::Cost { at_most } => Some((route.clone(), Cost::Unknown { at_most: *at_most })),
+            Rejection::Unpriced => Some((route.clone(), Cost::Unpriced)),
+            _ => None,
+        });
+        let candidates: Vec<_> = candidates.collect();
+        match ceiling.filter(|_| !candidates.is_empty()) {
+            Some(ceiling) => {
+                let too_dear = TooDear::new(ceiling, candidates);
+                let message = format!("{nobody}; {too_dear}");
+                Self::caused(ErrorKind::NoRoute, message, Cause::TooDear(too_dear, Some(nobody)))
+            }
+            None => nobody.into(),
+        }
+    }
+
+    /// The error of a request whose candidates may all cost more than is left of its ceiling.
+    pub(super) fn of_too_dear(too_dear: TooDear) -> Self {
+        let kind = if too_dear.least().is_some() { ErrorKind::OverBudget } else { ErrorKind::Unpriced };
+        Self::caused(kind, too_dear.to_string(), Cause::TooDear(too_dear, None))
     }
 }

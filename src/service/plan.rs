@@ -242,8 +242,8 @@ impl Plan {
     /// tokenizer finds in it.
     pub(super) fn usage_at_most(&self, candidate: &Candidate, counter: &Counter) -> Usage {
         let max_output = u64::from(candidate.max_output.unwrap_or(self.default_max_tokens));
-        let counted = counter.prompt_at_most(candidate.route.model(), &self.request);
-        let prompt = counted.map_or(self.prompt_tokens_at_most, |counted| counted.min(self.prompt_tokens_at_most));
+        let exact = counter.prompt_at_most(candidate.route.model(), &self.request);
+        let prompt = exact.map_or(self.prompt_tokens_at_most, |exact| exact.min(self.prompt_tokens_at_most));
         self.request.usage_at_most(prompt, max_output)
     }
 

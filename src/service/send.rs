@@ -39,12 +39,12 @@ impl Arrival {
 
     /// What was used: as reported, as counted where nothing is, and flagged as counted where half of it is.
     pub(super) fn used(&self, request: &InferenceRequest, route: &RouteId, counter: &Counter) -> (Usage, UsageSource) {
-        let counted = || self.counted(request, route.model(), counter);
-        let Some(told) = self.usage else { return (counted(), UsageSource::Counted) };
+        let by_us = || self.counted(request, route.model(), counter);
+        let Some(told) = self.usage else { return (by_us(), UsageSource::Counted) };
         if told.prompt > 0 && told.completion > 0 {
             return (told, UsageSource::Reported);
         }
-        let usage = told.or_counted(counted());
+        let usage = told.or_counted(by_us());
         (usage, if usage == told { UsageSource::Reported } else { UsageSource::Counted })
     }
 

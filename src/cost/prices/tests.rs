@@ -3,7 +3,7 @@ use std::time::Duration;
 use super::*;
 use crate::{
     Usage, Usd,
-    types::{ManualClock, Rng, SeededRng},
+    types::{ManualClock, Rate, Rng, SeededRng},
 };
 
 fn route() -> RouteId {
@@ -23,14 +23,15 @@ fn book() -> (PriceBook, Arc<ManualClock>) {
 #[test]
 fn the_strongest_word_counts_in_whatever_order_they_are_spoken() {
     let words = [PriceSource::Catalogue, PriceSource::ModelList, PriceSource::SupportedModels, PriceSource::User];
+    let of = |at: usize| price(i64::try_from(at).unwrap() + 1);
     for order in [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]] {
         let (book, _) = book();
         for at in order {
-            book.set(&route(), price(at as i64 + 1), words[at]);
+            book.set(&route(), of(at), words[at]);
         }
         for at in (0..4).rev() {
             let stamp = book.get(&route()).unwrap();
-            assert_eq!((stamp.price, stamp.source), (price(at as i64 + 1), words[at]), "{order:?}");
+            assert_eq!((stamp.price, stamp.source), (of(at), words[at]), "{order:?}");
             book.withdraw(&route(), words[at]);
         }
         let last = book.get(&route()).unwrap();
@@ -111,7 +112,7 @@ fn only_the_providers_own_models_have_its_discount() {
 /// What the usage costs, by whole numbers of 128 bits and nothing else.
 fn reference(price: &Price, usage: &Usage) -> i128 {
     let cached = usage.cached.min(usage.prompt);
-    let of = |rate: crate::types::Rate, count: u64| i128::from(rate.picos()) * i128::from(count);
+    let of = |rate: Rate, count: u64| i128::from(rate.picos()) * i128::from(count);
     let tokens = of(price.input, usage.prompt - cached)
         + of(price.cached_input.unwrap_or(price.input), cached)
         + of(price.output, usage.completion)
@@ -130,19 +131,19 @@ fn a_million_random_usages_cost_what_the_reference_says_and_add_up() {
     let (mut sum, mut expected) = (Usd::ZERO, 0_i128);
     for number in 0..1_000_000_u32 {
         let mut price = Price::from_rates(
-            crate::types::Rate::from_picos(draw(20_000_000)),
-            (draw(2) == 0).then(|| crate::types::Rate::from_picos(draw(5_000_000))),
-            crate::types::Rate::from_picos(draw(60_000_000)),
+            Rate::from_picos(draw(20_000_000)),
+            (draw(2) == 0).then(|| Rate::from_picos(draw(5_000_000))),
+            Rate::from_picos(draw(60_000_000)),
         );
         let mut usage = Usage { prompt: draw(200_000), cached: draw(250_000), completion: draw(40_000), ..Usage::ZERO };
         if number % 3 == 0 {
             (price.image, price.pixel) =
-                (Usd::from_nanos(draw(50_000_000) as i64), crate::types::Rate::from_picos(draw(5_000)));
+                (Usd::from_nanos(draw(50_000_000).cast_signed()), Rate::from_picos(draw(5_000)));
             (usage.images, usage.pixels) = (draw(9), draw(9 << 20));
         }
         if number % 5 == 0 {
             (price.audio_minute, price.hour) =
-                (Usd::from_nanos(draw(10_000_000) as i64), Usd::from_nanos(draw(9_000_000_000) as i64));
+                (Usd::from_nanos(draw(10_000_000).cast_signed()), Usd::from_nanos(draw(9_000_000_000).cast_signed()));
             usage.seconds = draw(100_000);
         }
         let cost = price.cost(&usage);

@@ -7,7 +7,7 @@ use super::*;
 struct Known {
     kind: String,
     text: String,
-    tokens: std::collections::BTreeMap<String, u64>,
+    tokens: std::collections::BTreeMap<String, u32>,
 }
 
 fn known() -> Vec<Known> {
@@ -18,19 +18,19 @@ fn known() -> Vec<Known> {
 fn errors(kind: &str, count: impl Fn(&str) -> u64) -> Vec<f64> {
     let texts = known().into_iter().filter(|known| known.kind == kind);
     let of = |known: Known| {
-        let counted = count(&known.text) as f64;
-        known.tokens.into_values().map(move |tokens| (counted / tokens as f64 - 1.0).abs()).collect::<Vec<_>>()
+        let counted = f64::from(u32::try_from(count(&known.text)).unwrap());
+        known.tokens.into_values().map(move |tokens| (counted / f64::from(tokens) - 1.0).abs()).collect::<Vec<_>>()
     };
     texts.flat_map(of).collect()
 }
 
 fn mean(errors: &[f64]) -> f64 {
-    errors.iter().sum::<f64>() / errors.len() as f64
+    errors.iter().sum::<f64>() / f64::from(u32::try_from(errors.len()).unwrap())
 }
 
 #[test]
 fn the_count_is_as_close_to_real_tokenizers_as_is_said() {
-    for (kind, said, most) in [("english", 0.05, 0.12), ("code", 0.07, 0.14), ("chinese", 0.20, 0.40)] {
+    for (kind, said, most) in [("english", 0.05, 0.12), ("code", 0.07, 0.14), ("chinese", 0.15, 0.38)] {
         let errors = errors(kind, count_tokens);
         assert!(errors.len() >= 24, "{kind}");
         assert!(mean(&errors) <= said, "{kind}: {} on average", mean(&errors));
@@ -41,9 +41,9 @@ fn the_count_is_as_close_to_real_tokenizers_as_is_said() {
 
 #[test]
 fn it_is_closer_than_a_quarter_of_the_bytes() {
-    for kind in ["english", "code"] {
+    for kind in ["english", "code", "chinese"] {
         let by_bytes = mean(&errors(kind, |text| (text.len() as u64).div_ceil(4)));
-        assert!(mean(&errors(kind, count_tokens)) < 0.8 * by_bytes, "{kind}: {by_bytes} by bytes");
+        assert!(mean(&errors(kind, count_tokens)) < 0.85 * by_bytes, "{kind}: {by_bytes} by bytes");
     }
 }
 
