@@ -22,7 +22,7 @@ use crate::{
 /// let estimates = service.estimate(&request).await?;
 /// assert_eq!(
 ///     estimates.to_string(),
-///     "together/zai-org/GLM-5.3: about $0.0004554, at most $0.0004904 (11 tokens in, 100 out)"
+///     "together/zai-org/GLM-5.3: about $0.000454, at most $0.0004904 (10 tokens in, 100 out)"
 /// );
 /// assert_eq!(together.calls(), 0);
 /// # Ok(())
@@ -84,8 +84,8 @@ pub struct Estimate {
     pub usage: Usage,
     /// What it can use at most.
     pub usage_at_most: Usage,
-    /// Whether the answer is sure to end there: the request says `max_tokens`, the model's limit is known, or there is no
-    /// answer to end.
+    /// Whether the answer is sure to end there: the request says `max_tokens`, the model's limit is known, or there
+    /// is no answer to end.
     pub is_bounded: bool,
     /// What it is expected to cost: known as far as the price is.
     pub expected: Cost,

@@ -20,8 +20,9 @@ impl InferenceRequest {
     /// The most tokens that the prompt can have: a UTF-8 byte is at least a token's share, 16 more a message, text or
     /// document, and the tools' schemas in full.
     ///
-    /// A picture counts as 4,096 to 16,384 by its size, where that can be read out of a `data:` URL, else as 16,384; sound
-    /// and film by their length or more than they can have. Of a real tokenizer's count it is about four times as much for English text.
+    /// A picture counts as 4,096 to 16,384 by its size, where that can be read out of a `data:` URL, else as 16,384;
+    /// sound and film by their length or more than they can have. Of a real tokenizer's count it is about four times
+    /// as much for English text.
     ///
     /// ```
     /// use together_inference::InferenceRequest;
@@ -48,8 +49,8 @@ impl InferenceRequest {
         }
     }
 
-    /// The tokens that the prompt has, at a glance: four bytes a token. For a limiter, which asks at every attempt and is
-    /// told the truth soon.
+    /// The tokens that the prompt has, at a glance: four bytes a token. For a limiter, which asks at every attempt
+    /// and is told the truth soon.
     pub(crate) fn prompt_tokens_roughly(&self) -> u64 {
         let quarter = |bytes: usize| (bytes as u64).div_ceil(4);
         match &self.input {
@@ -93,8 +94,8 @@ impl InferenceRequest {
         }
     }
 
-    /// The tokens that the prompt is expected to have, by this count of a text: 4 more a message, an eighth of their bound
-    /// for pictures and sounds, and a quarter of their bytes for schemas and fields.
+    /// The tokens that the prompt is expected to have, by this count of a text: 4 more a message, an eighth of their
+    /// bound for pictures and sounds, and a quarter of their bytes for schemas and fields.
     pub(crate) fn prompt_tokens_expected(&self, count: &dyn Fn(&str) -> u64) -> u64 {
         match &self.input {
             Input::Chat(input) => {

@@ -210,13 +210,16 @@ impl CatalogRouter {
 
     /// Saves while less than this part of the tightest budget is left, in percent; it never does unless this is set.
     ///
-    /// The cost then counts twice as much as usual beside quality, latency and success, and a request that names neither a
-    /// model nor a tier is served one tier below its own. With less than half of that part left the cost counts four times
-    /// as much, and it is served by the small tier. The dearer routes stay behind as fallbacks. Embeddings are never
-    /// downgraded.
+    /// The cost then counts twice as much as usual beside quality, latency and success, and a request that names
+    /// neither a model nor a tier is served one tier below its own. With less than half of that part left the cost
+    /// counts four times as much, and it is served by the small tier. The dearer routes stay behind as fallbacks.
+    /// Embeddings are never downgraded.
     ///
     /// ```
-    /// use together_inference::{InferenceRequest, Priority, Tier, router::{CatalogRouter, Health, ModelRouter, RouteAsk}};
+    /// use together_inference::{
+    ///     InferenceRequest, Priority, Tier,
+    ///     router::{CatalogRouter, Health, ModelRouter, RouteAsk},
+    /// };
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), together_inference::router::NoRoute> {

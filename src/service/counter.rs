@@ -30,8 +30,8 @@ impl Counter {
         request.prompt_tokens_expected(&|text| self.text(model, text))
     }
 
-    /// The most tokens that a request's prompt can have there, if the tokenizer is exact for the model; the bound of bytes
-    /// is the caller's.
+    /// The most tokens that a request's prompt can have there, if the tokenizer is exact for the model; the bound of
+    /// bytes is the caller's.
     pub(super) fn prompt_at_most(&self, model: &ModelId, request: &InferenceRequest) -> Option<u64> {
         let tokenizer = self.0.as_ref()?;
         let is_exact = catch_unwind(AssertUnwindSafe(|| tokenizer.is_exact(model))).unwrap_or(false);
@@ -88,8 +88,8 @@ impl Brought {
         }
     }
 
-    /// The tokens so far. A piece is a token with most servers; those that send several at a time are counted by what they
-    /// say.
+    /// The tokens so far. A piece is a token with most servers; those that send several at a time are counted by what
+    /// they say.
     pub(super) fn tokens(&self) -> u64 {
         if self.is_own { self.own } else { self.pieces.max(self.tally.tokens()) }
     }

@@ -23,8 +23,8 @@ impl InferenceService {
     /// What a request would cost: at the route that it would go to, and at each that it would fall back to. Nothing is
     /// sent.
     ///
-    /// For what an answer from the cache costs, which is nothing, it does not look there; nor does it hold the request to
-    /// its own `max_cost`, since what it would have to be is the answer.
+    /// For what an answer from the cache costs, which is nothing, it does not look there; nor does it hold the
+    /// request to its own `max_cost`, since what it would have to be is the answer.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread", start_paused = true)]

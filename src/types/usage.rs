@@ -78,9 +78,9 @@ pub enum UsageSource {
     /// The provider reported them.
     Reported,
     /// Counted by us, because the provider reported none, or only half of them: by
-    /// [`count_tokens`](crate::inference::count_tokens), which is within about 5 % of a real tokenizer for English, 7 % for code
-    /// and 14 % for Chinese, or by the application's own [`CountTokens`](crate::inference::CountTokens), and four tokens a message.
-    /// Pictures are counted exactly.
+    /// [`count_tokens`](crate::inference::count_tokens), which is within about 5 % of a real tokenizer for English, 7
+    /// % for code and 14 % for Chinese, or by the application's own [`CountTokens`](crate::inference::CountTokens),
+    /// and four tokens a message. Pictures are counted exactly.
     Counted,
     /// Not known; the record carries the upper bound.
     UpperBound,

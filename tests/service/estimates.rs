@@ -143,9 +143,9 @@ async fn a_tokenizer_of_ones_own_counts_and_bounds_only_if_it_is_exact() {
     }
 }
 
-/// Scenario: the first choice may cost more than a request allows, the next one does not; a text, a picture and vectors.
-/// Expected: what is affordable answers without anything being sent to the dear one; where nothing is, the error says what each
-/// would cost and what to change.
+/// Scenario: the first choice may cost more than a request allows, the next one does not; a text, a picture and
+/// vectors. Expected: what is affordable answers without anything being sent to the dear one; where nothing is, the
+/// error says what each would cost and what to change.
 #[tokio::test(start_paused = true)]
 async fn a_ceiling_goes_to_a_cheaper_model_or_says_what_it_would_have_to_be() {
     let world = world();

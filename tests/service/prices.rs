@@ -47,7 +47,8 @@ fn told(alerts: &Alerts, kind: AlertKind) -> Vec<String> {
 }
 
 /// Scenario: the cheaper of two models becomes ten times as dear by the provider's lists, which are read three times.
-/// Expected: one alert that says from what to what; the next request goes to the other one, and each record keeps its price.
+/// Expected: one alert that says from what to what; the next request goes to the other one, and each record keeps its
+/// price.
 #[tokio::test(start_paused = true)]
 async fn a_change_of_price_is_told_once_and_moves_the_next_request() {
     let (together, _, alerts, service) = two();
@@ -77,8 +78,8 @@ async fn a_change_of_price_is_told_once_and_moves_the_next_request() {
     }
 }
 
-/// Scenario: prices change by the provider and by the application while calls are out, the clock going on.
-/// Expected: each record has the price at its dispatch and finds its version again; the bill agrees where it was the provider.
+/// Scenario: prices change by the provider and by the application while calls are out, the clock going on. Expected:
+/// each record has the price at its dispatch and finds its version again; the bill agrees where it was the provider.
 #[tokio::test(start_paused = true)]
 async fn an_attempt_is_priced_by_the_version_at_its_dispatch() {
     let (sim, costs) = (Together::new(), MemoryCosts::default());
