@@ -40,7 +40,7 @@ use crate::{
 };
 
 /// The most texts of one call; more go in several, one after the other.
-pub(super) const MAX_TEXTS: usize = 256;
+const MAX_TEXTS: usize = 256;
 
 /// A call for vectors.
 struct Call<'a> {

@@ -4,14 +4,13 @@ use std::sync::{Arc, atomic::Ordering};
 
 use super::{
     Error, InferenceService, TenantService,
-    embed::MAX_TEXTS,
     error::{Cause, ErrorKind},
     plan::Plan,
     state::{Counts, State, in_runtime},
 };
 use crate::{
     cost::{Estimate, Estimates, TooDear},
-    inference::{InferenceRequest, Input, Rejection},
+    inference::{InferenceRequest, Rejection},
     router::{Candidate, Expectation, NoRoute},
     types::{Cost, Usd},
 };
@@ -74,14 +73,10 @@ impl State {
         let average = self.with_route(route, |route| route.counts.completion()).flatten();
         usage.completion = usage.completion.min(average.unwrap_or(Expectation::TOKENS).saturating_mul(answers));
         let price = self.price(candidate).map(|stamp| stamp.price);
+        // Many texts go in several calls, each rounded up by itself: the tokens that the bound adds to each text are more.
         let mut estimate = Estimate::new(route.clone(), price, usage, usage_at_most);
         estimate.is_bounded =
             usage_at_most.completion == 0 || request.max_tokens_of().is_some() || candidate.max_output.is_some();
-        if let (Cost::Unknown { at_most }, Input::Embedding(input)) = (estimate.at_most, request.input()) {
-            // Each call is rounded up by itself.
-            let calls = i64::try_from(input.texts.len().div_ceil(MAX_TEXTS)).unwrap_or(i64::MAX);
-            estimate.at_most = Cost::Unknown { at_most: at_most + Usd::from_nanos(calls.max(1) - 1) };
-        }
         estimate
     }
 }
