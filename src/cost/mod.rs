@@ -28,6 +28,7 @@
 //! ```
 
 mod budget;
+mod estimate;
 #[cfg(feature = "sqlite")]
 mod ledger;
 mod memory;
@@ -44,8 +45,9 @@ pub use self::ledger::{Basis, By, Durability, Format, Ledger, Report, ReportQuer
 pub(crate) use self::sinks::{PATIENCE, offer};
 pub use self::{
     budget::{BudgetError, BudgetStore, MemoryBudgets, OverBudget, Scope},
+    estimate::{Estimate, Estimates, TooDear},
     memory::MemoryCosts,
-    prices::{PriceBook, PriceSource, PriceStamp},
+    prices::{PriceBook, PriceChange, PriceSource, PriceStamp},
     record::{CostRecord, Ending, Intent},
     sinks::{FanOut, TracingCosts},
 };

@@ -150,7 +150,7 @@ impl CostRecord {
             priority: Priority::Standard,
             route,
             served: None,
-            usage: Usage { prompt: 0, cached: 0, completion: 0, reasoning: 0, images: 0, pixels: 0 },
+            usage: Usage::ZERO,
             usage_source: UsageSource::None,
             cost: Cost::Known(Usd::ZERO),
             saved: Cost::Known(Usd::ZERO),

@@ -5,6 +5,7 @@
 mod answer;
 mod cache_control;
 mod content;
+mod counting;
 mod decision;
 mod forms;
 mod hash;
@@ -20,6 +21,7 @@ mod response;
 mod selection;
 mod stored;
 mod structured;
+mod tokens;
 mod trace;
 mod validate;
 
@@ -33,6 +35,7 @@ use async_trait::async_trait;
 
 #[cfg(feature = "schema")]
 pub(crate) use self::structured::{Parsed, Start, parse_value, start_of};
+pub(crate) use self::tokens::TokenTally;
 pub use self::{
     answer::{Answer, Output},
     cache_control::{CacheControl, CacheScope},
@@ -45,6 +48,7 @@ pub use self::{
     response::{Attempt, Bypass, InferenceResponse, Origin, Source, Timings},
     selection::{ModelRef, Selection},
     structured::{Partial, Repaired, repair_json},
+    tokens::{CountTokens, count_tokens},
     trace::{MAX_TRACE_BYTES, Trace},
     validate::InvalidRequest,
 };

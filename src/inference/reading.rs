@@ -2,18 +2,15 @@
 
 use std::time::Duration;
 
-use serde_json::{Map, Value};
+use serde_json::Map;
 
 use super::{
-    Bypass, CacheControl, CacheScope, InferenceRequest, Input, JsonNeed, Needs, Selection, cache_control::Owner, media,
+    Bypass, CacheControl, CacheScope, InferenceRequest, Input, JsonNeed, Needs, Selection, cache_control::Owner,
 };
 use crate::{
-    client::{ChatInput, Content, Document, EmbeddingInput, Message, PromptInput, ResponseFormat, Tool},
-    types::{ModelId, Priority, SessionId, Task, Tenant, Tier, TraceId, UpstreamId, Usage, Usd},
+    client::{ChatInput, EmbeddingInput, Message, PromptInput, ResponseFormat},
+    types::{ModelId, Priority, SessionId, Task, Tenant, Tier, TraceId, UpstreamId, Usd},
 };
-
-/// Tokens around a message: its role and separators.
-const MESSAGE_TOKENS: u64 = 16;
 
 /// What policies read.
 impl InferenceRequest {
@@ -232,72 +229,6 @@ impl InferenceRequest {
         self.needs.and(shown)
     }
 
-    /// The most tokens that the prompt can have: a UTF-8 byte is at least a token's share, 16 more a message, text or
-    /// document, and the tools' schemas in full.
-    ///
-    /// A picture counts as 4,096 to 16,384 by its size, where that can be read out of a `data:` URL, else as 16,384; sound
-    /// and film by their length or more than they can have. Of a real tokenizer's count it is about four times as much for English text.
-    ///
-    /// ```
-    /// use together_inference::InferenceRequest;
-    ///
-    /// assert_eq!(InferenceRequest::chat("hello").prompt_tokens_at_most(), 5 + 16);
-    /// assert_eq!(InferenceRequest::chat("hello").system("é").prompt_tokens_at_most(), 5 + 16 + 2 + 16);
-    /// assert_eq!(InferenceRequest::embedding(["sky", "sea"]).prompt_tokens_at_most(), 2 * (3 + 16));
-    /// ```
-    #[must_use]
-    pub fn prompt_tokens_at_most(&self) -> u64 {
-        let text = |bytes: usize| bytes as u64 + MESSAGE_TOKENS;
-        match &self.input {
-            Input::Chat(input) => {
-                let tools: usize = input.tools.iter().map(tool_bytes).sum();
-                input.messages.iter().map(message_tokens).sum::<u64>() + tools as u64
-            }
-            Input::Prompt(input) => text(input.prompt.len()),
-            Input::Embedding(input) => input.texts.iter().map(|one| text(one.len())).sum(),
-            Input::Image(input) => text(input.prompt.len() + input.negative_prompt.as_ref().map_or(0, String::len)),
-            // Each document is read together with the query.
-            Input::Rerank(input) => {
-                input.documents.iter().map(|one| text(document_bytes(one) + input.query.len())).sum()
-            }
-        }
-    }
-
-    /// The tokens that the prompt has, estimated: four bytes a token.
-    pub(crate) fn prompt_tokens_counted(&self) -> u64 {
-        let quarter = |bytes: usize| (bytes as u64).div_ceil(4);
-        match &self.input {
-            Input::Chat(input) => {
-                let bytes: usize = input.messages.iter().map(Message::text_bytes).sum();
-                quarter(bytes) + 4 * input.messages.len() as u64
-            }
-            Input::Prompt(input) => quarter(input.prompt.len()),
-            Input::Embedding(input) => input.texts.iter().map(|text| quarter(text.len())).sum(),
-            // Pictures are priced by what is made.
-            Input::Image(_) => 0,
-            Input::Rerank(input) => {
-                let query = input.query.len();
-                input.documents.iter().map(|document| quarter(document_bytes(document) + query)).sum()
-            }
-        }
-    }
-
-    /// The most that an answer may use, where each of its answers has at most so many tokens unless the request says
-    /// otherwise.
-    pub(crate) fn usage_at_most(&self, prompt: u64, max_output: u64) -> Usage {
-        let of_answers = |n: Option<u32>, most: Option<u32>| Usage {
-            prompt,
-            completion: most.map_or(max_output, u64::from).saturating_mul(u64::from(n.unwrap_or(1).max(1))),
-            ..Usage::default()
-        };
-        match &self.input {
-            Input::Chat(input) => of_answers(input.n, input.max_tokens),
-            Input::Prompt(input) => of_answers(input.n, input.max_tokens),
-            Input::Image(input) => Usage { prompt, images: input.images(), pixels: input.pixels(), ..Usage::default() },
-            Input::Embedding(_) | Input::Rerank(_) => Usage { prompt, ..Usage::default() },
-        }
-    }
-
     /// Fills in what the request leaves to the service: temperature 0.7, and where its schema stands.
     pub(crate) fn set_defaults(&mut self) {
         self.move_schema_into_prompt();
@@ -312,6 +243,12 @@ impl InferenceRequest {
     /// Names the model where the request leaves it open.
     pub(crate) fn pin(&mut self, model: &ModelId) {
         self.model = Selection::Pin(model.into());
+    }
+
+    /// The same request, whatever it may cost.
+    pub(crate) const fn without_max_cost(mut self) -> Self {
+        self.max_cost = None;
+        self
     }
 
     /// The same request for these texts.
@@ -351,36 +288,5 @@ impl InferenceRequest {
                 Ok(self)
             }
         }
-    }
-}
-
-fn message_tokens(message: &Message) -> u64 {
-    let media: u64 = match &message.content {
-        Some(Content::Parts(parts)) => parts.iter().map(media::tokens_at_most).sum(),
-        _ => 0,
-    };
-    message.text_bytes() as u64 + MESSAGE_TOKENS + media
-}
-
-fn document_bytes(document: &Document) -> usize {
-    match document {
-        Document::Text(text) => text.len(),
-        Document::Fields(fields) => fields.iter().map(|(name, value)| name.len() + 4 + json_bytes(value)).sum(),
-    }
-}
-
-fn tool_bytes(tool: &Tool) -> usize {
-    let parameters = tool.function.parameters.as_ref().map_or(0, json_bytes);
-    tool.function.name.len() + tool.function.description.as_ref().map_or(0, String::len) + parameters
-}
-
-/// About the bytes of a value as JSON, without writing it.
-fn json_bytes(value: &Value) -> usize {
-    match value {
-        Value::Null | Value::Bool(_) => 5,
-        Value::Number(_) => 24,
-        Value::String(text) => text.len() + 2,
-        Value::Array(items) => items.iter().map(|item| json_bytes(item) + 1).sum::<usize>() + 2,
-        Value::Object(map) => map.iter().map(|(name, value)| name.len() + 4 + json_bytes(value)).sum::<usize>() + 2,
     }
 }

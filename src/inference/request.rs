@@ -324,7 +324,9 @@ impl InferenceRequest {
         self
     }
 
-    /// The most that the answer may cost. Models whose upper bound is over it are left out.
+    /// The most that the answer may cost, all attempts at it together. Models whose upper bound is over it are left out
+    /// before anything is sent, and the next one that is not is asked; where none is left the error says what each would
+    /// cost ([`too_dear`](crate::service::Error::too_dear)).
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread", start_paused = true)]

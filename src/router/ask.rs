@@ -4,6 +4,7 @@ use std::fmt;
 
 use tokio::time::Instant;
 
+use super::thrift::Thrift;
 use crate::{
     inference::{InferenceRequest, Needs},
     types::{ModelId, Price, Priority, RouteId, Task, Tenant, Tier, Usd},
@@ -32,10 +33,40 @@ pub struct RouteAsk<'a> {
     pub limits: RouteLimits,
     /// What the asker knows of prices: the application's own and the provider's current ones.
     pub prices: Option<&'a dyn Prices>,
+    /// How the asker stands.
+    pub health: Health,
     /// When it is asked.
     pub now: Instant,
     /// Whether nothing comes of it: no probe's turn is taken.
     pub rehearsal: bool,
+    /// What the router makes of the budget.
+    pub(super) thrift: Thrift,
+}
+
+/// How the asker stands, as far as it bears on who is chosen.
+///
+/// ```
+/// use together_inference::{InferenceRequest, router::{Health, RouteAsk}};
+///
+/// let request = InferenceRequest::chat("hi");
+/// let ask = RouteAsk::new(&request).with_health(Health::default().budget_left(80));
+/// assert_eq!(ask.health.budget_left, Some(80), "8 % of the tightest budget");
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Health {
+    /// What is left of the tightest budget that the request counts against, in thousandths; `None` without a budget, or
+    /// where that is not known.
+    pub budget_left: Option<u16>,
+}
+
+impl Health {
+    /// Sets what is left of the tightest budget, in thousandths; more than 1,000 is all of it.
+    #[must_use]
+    pub const fn budget_left(mut self, permille: u16) -> Self {
+        self.budget_left = Some(if permille > 1_000 { 1_000 } else { permille });
+        self
+    }
 }
 
 /// Prices from outside the router, which win over its own.
@@ -54,8 +85,10 @@ impl<'a> RouteAsk<'a> {
             prompt_tokens_at_most: request.prompt_tokens_at_most(),
             limits: RouteLimits { max_cost: request.max_cost_of(), ..RouteLimits::default() },
             prices: None,
+            health: Health::default(),
             now: Instant::now(),
             rehearsal: false,
+            thrift: Thrift::None,
         }
     }
 
@@ -63,6 +96,13 @@ impl<'a> RouteAsk<'a> {
     #[must_use]
     pub const fn with_prices(mut self, prices: &'a dyn Prices) -> Self {
         self.prices = Some(prices);
+        self
+    }
+
+    /// The same question by an asker who stands like this.
+    #[must_use]
+    pub const fn with_health(mut self, health: Health) -> Self {
+        self.health = health;
         self
     }
 
@@ -99,10 +139,11 @@ impl<'a> RouteAsk<'a> {
         self.request.priority_of()
     }
 
-    /// The tier that it asks for, within the limits.
+    /// The tier that it asks for, within the limits and what a router makes of the budget.
     #[must_use]
     pub fn tier(&self) -> Tier {
         let asked = self.request.tier_of();
+        let asked = if self.request.names_tier() { asked } else { self.thrift.tier(asked) };
         self.limits.tier.map_or(asked, |most| asked.min(most))
     }
 

@@ -22,11 +22,12 @@ use super::{
     lessons::{Lack, Lessons},
     rank, score, snapshot,
     table::{Entry, Table},
+    thrift::Thrift,
 };
 use crate::{
     client::ErrorKind,
     inference::Selection,
-    types::{RouteId, later},
+    types::{Price, RouteId, later},
 };
 
 /// Ranks the routes of a catalogue.
@@ -86,6 +87,8 @@ pub struct CatalogRouter {
     turns: AtomicU64,
     /// Odd while the next call that a canary has a share in goes elsewhere.
     canaries: AtomicU64,
+    /// Below how many thousandths of a budget it saves; 0 never.
+    thrifty_below: u16,
     /// When what is known was true; the catalogue's own date until a list is heard.
     as_of: RwLock<Option<SystemTime>>,
 }
@@ -205,6 +208,37 @@ impl CatalogRouter {
         self
     }
 
+    /// Saves while less than this part of the tightest budget is left, in percent; it never does unless this is set.
+    ///
+    /// The cost then counts twice as much as usual beside quality, latency and success, and a request that names
+    /// neither a model nor a tier is served one tier below its own. With less than half of that part left the cost
+    /// counts four times as much, and it is served by the small tier. The dearer routes stay behind as fallbacks.
+    /// Embeddings are never downgraded.
+    ///
+    /// ```
+    /// use together_inference::{
+    ///     InferenceRequest, Priority, Tier,
+    ///     router::{CatalogRouter, Health, ModelRouter, RouteAsk},
+    /// };
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), together_inference::router::NoRoute> {
+    /// let router = CatalogRouter::builtin().downgrade_below(10);
+    /// let request = InferenceRequest::chat("Why is the sky blue?").priority(Priority::Realtime);
+    /// for (permille, tier) in [(800, Tier::Large), (80, Tier::Mid), (20, Tier::Small)] {
+    ///     let health = Health::default().budget_left(permille);
+    ///     let ranking = router.rank(&RouteAsk::new(&request).with_health(health)).await?;
+    ///     assert_eq!(ranking.decision.tier, tier);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub const fn downgrade_below(mut self, percent: u8) -> Self {
+        self.thrifty_below = if percent > 100 { 1_000 } else { percent as u16 * 10 };
+        self
+    }
+
     /// How the attempts on a route ended so far; `None` if the catalogue does not know it.
     ///
     /// ```
@@ -252,6 +286,14 @@ impl CatalogRouter {
             self.replace(|table| self.lessons.forget(table, ask.now));
         }
         let table = self.table();
+        let saving;
+        let ask = match Thrift::of(ask, self.thrifty_below) {
+            Thrift::None => ask,
+            thrift => {
+                saving = RouteAsk { thrift, ..ask.clone() };
+                &saving
+            }
+        };
         match ask.request.selection() {
             Selection::Pin(model) => rank::pinned(&table, ask, model),
             Selection::Prefer(models) => rank::preferred(&table, ask, models),
@@ -364,6 +406,21 @@ impl ModelRouter for CatalogRouter {
         });
         *self.as_of.write().unwrap_or_else(PoisonError::into_inner) = Some(at);
         heard
+    }
+
+    fn reprice(&self, prices: &[(RouteId, Price)]) {
+        self.replace(|table| {
+            let mut routes: Vec<ModelRoute> =
+                table.entries().iter().map(|entry| ModelRoute::clone(&entry.route)).collect();
+            let mut is_other = false;
+            for (id, price) in prices {
+                for route in routes.iter_mut().filter(|route| route.id() == id && route.price != Some(*price)) {
+                    route.price = Some(*price);
+                    is_other = true;
+                }
+            }
+            is_other.then(|| table.with_all(routes))
+        });
     }
 
     fn expects(&self, route: &RouteId, now: Instant) -> Option<Expectation> {

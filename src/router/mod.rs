@@ -47,35 +47,33 @@ mod incumbent;
 mod learn;
 mod lessons;
 mod listing;
+mod observation;
 mod rank;
 mod route;
 mod score;
 mod snapshot;
 mod table;
+mod thrift;
 
-use std::{
-    fmt,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{fmt, sync::Arc, time::SystemTime};
 
 use async_trait::async_trait;
 use tokio::time::Instant;
 
 pub(crate) use self::ejection::{Ejection, End, Pass, Turn, Verdict};
 pub use self::{
-    ask::{Prices, RouteAsk, RouteLimits},
+    ask::{Health, Prices, RouteAsk, RouteLimits},
     catalog::{CatalogRouter, Seen},
     ejection::{Availability, Override},
     expectation::Expectation,
     listing::{Ability, Listing, Word, Words},
+    observation::{Observation, Outcome},
     route::{Capabilities, Known, ModelRoute, RouteState},
     snapshot::CatalogError,
 };
 use crate::{
-    client::ErrorKind,
     inference::{Decision, Rejection},
-    types::{Price, RouteId, Usage},
+    types::{Price, RouteId},
 };
 
 /// Ranks routes for requests and learns from what became of them.
@@ -209,6 +207,22 @@ pub trait ModelRouter: Send + Sync + fmt::Debug {
         self.inner().map_or_else(Heard::default, |inner| inner.hear(listings, at))
     }
 
+    /// Is told what routes cost from now on: the next ranking goes by it. A route that it does not know stays so.
+    ///
+    /// ```
+    /// use together_inference::{Price, router::{CatalogRouter, ModelRoute, ModelRouter}, usd};
+    ///
+    /// let router = CatalogRouter::empty().with(ModelRoute::new("local", "m").price(Price::FREE));
+    /// let (route, price) = (router.routes()[0].id().clone(), Price::per_million(usd!("1"), usd!("2")));
+    /// router.reprice(&[(route, price)]);
+    /// assert_eq!(router.routes()[0].price, Some(price));
+    /// ```
+    fn reprice(&self, prices: &[(RouteId, Price)]) {
+        if let Some(inner) = self.inner() {
+            inner.reprice(prices);
+        }
+    }
+
     /// What it expects of a route now, where it learns.
     fn expects(&self, route: &RouteId, now: Instant) -> Option<Expectation> {
         self.inner().and_then(|inner| inner.expects(route, now))
@@ -269,6 +283,10 @@ impl<T: ModelRouter + ?Sized> ModelRouter for Arc<T> {
 
     fn hear(&self, listings: &[Listing], at: SystemTime) -> Heard {
         (**self).hear(listings, at)
+    }
+
+    fn reprice(&self, prices: &[(RouteId, Price)]) {
+        (**self).reprice(prices);
     }
 
     fn expects(&self, route: &RouteId, now: Instant) -> Option<Expectation> {
@@ -356,57 +374,6 @@ impl Candidate {
         self.price = Some(price);
         self
     }
-}
-
-/// What became of an attempt.
-///
-/// ```
-/// use std::time::Duration;
-/// use tokio::time::Instant;
-/// use together_inference::{RouteId, client::ErrorKind, router::{Observation, Outcome}};
-///
-/// let failed = Outcome::Failed(ErrorKind::Overloaded);
-/// let seen = Observation::new(RouteId::new("local", "m"), Instant::now(), Duration::from_millis(40), failed);
-/// assert_eq!(seen.first_token, None);
-/// ```
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct Observation {
-    /// Where.
-    pub route: RouteId,
-    /// When it was dispatched.
-    pub dispatched: Instant,
-    /// How long the provider took. The time in which a stream was not asked for more is its reader's.
-    pub took: Duration,
-    /// How long a stream waited for its reader. The provider may have worked meanwhile: it took `took` at least, and both
-    /// together at most.
-    pub held_up: Duration,
-    /// From dispatch to the first delta, for streams that began.
-    pub first_token: Option<Duration>,
-    /// How it ended.
-    pub outcome: Outcome,
-    /// Whether the service took the route out for its failures because of this, or lets it back.
-    pub ejected: Option<bool>,
-}
-
-impl Observation {
-    /// An attempt that ended like this.
-    #[must_use]
-    pub const fn new(route: RouteId, dispatched: Instant, took: Duration, outcome: Outcome) -> Self {
-        Self { route, dispatched, took, held_up: Duration::ZERO, first_token: None, outcome, ejected: None }
-    }
-}
-
-/// How an attempt ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Outcome {
-    /// With an answer.
-    Answered(Usage),
-    /// Without one.
-    Failed(ErrorKind),
-    /// The caller went away; says nothing about the route.
-    Cancelled,
 }
 
 /// No route can serve a request.

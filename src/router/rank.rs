@@ -67,7 +67,7 @@ pub(super) struct Fit<'a> {
 /// All routes of the task for a request that takes this many tokens.
 pub(super) fn any<'a>(table: &'a Table, ask: &'a RouteAsk<'_>, tokens: u64) -> Result<Fit<'a>, NoRoute> {
     let (demand, asked, task) = (Demand::new(ask, tokens), ask.tier(), ask.task());
-    let (weights, climate) = (Weights::of(ask.priority()), table.climate(task));
+    let (weights, climate) = (Weights::asked(ask), table.climate(task));
     let rows = table.rows(task);
     let mut standings = Vec::with_capacity(rows.len());
     let mut rejected = Vec::new();
@@ -123,13 +123,14 @@ fn reason(ask: &RouteAsk<'_>, got: Tier) -> String {
     }
     let by = if ask.request.names_tier() { "named tier" } else { ask.priority().as_str() };
     let asked = ask.tier();
-    let limited = asked < ask.request.tier_of();
-    match (limited, got == asked) {
+    let limited = ask.limits.tier.is_some_and(|most| asked == most && asked < ask.request.tier_of());
+    let reason = match (limited, got == asked) {
         (false, true) => format!("{got}: {by}"),
         (false, false) => format!("{got}: {by}; no {asked} one fits"),
         (true, true) => format!("{got}: {by}; limited to {asked}"),
         (true, false) => format!("{got}: {by}; limited to {asked}, which none is"),
-    }
+    };
+    reason + ask.thrift.reason()
 }
 
 /// Ranks one model's routes: nothing else, whatever becomes of it.
@@ -165,7 +166,7 @@ fn named(
             }
         }
     }
-    let weights = Weights::of(ask.priority());
+    let weights = Weights::asked(ask);
     let climate = table.climate(ask.task());
     let mut fit: Vec<Standing<'_>> = Vec::with_capacity(found.len());
     for Named { row, step, .. } in &found {
@@ -231,7 +232,7 @@ fn ranking(
     (catalogue, propensity): (u64, f64),
 ) -> Ranking {
     let mut decision = Decision::new(POLICY, ask.task(), ask.priority(), ask.tier(), reason);
-    decision.settings = Weights::of(ask.priority()).fingerprint();
+    decision.settings = Weights::asked(ask).fingerprint();
     (decision.catalogue, decision.needs, decision.propensity) = (catalogue, ask.needs, propensity);
     decision.ranked = fit.iter().map(considered).collect();
     decision.rejected = rejected;

@@ -5,11 +5,11 @@
 //!
 //! The cost is that of a nominal request, so that the order does not depend on how long a prompt happens to be.
 
-use super::{ModelRoute, learn::Estimate};
+use super::{ModelRoute, RouteAsk, learn::Estimate};
 use crate::types::{Priority, Usage, Usd};
 
 /// The request that costs are compared by: 1,000 tokens in, 256 out.
-const NOMINAL: Usage = Usage { prompt: 1_000, cached: 0, completion: 256, reasoning: 0, images: 0, pixels: 0 };
+const NOMINAL: Usage = Usage { prompt: 1_000, completion: 256, ..Usage::ZERO };
 /// The quality of a route that nobody evaluated; the same for all, so that it cancels.
 const UNKNOWN_QUALITY: f64 = 0.5;
 /// The lowest quality that counts: the logarithm of 0 would outweigh everything.
@@ -39,7 +39,13 @@ impl Weights {
         bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
     }
 
-    pub(super) const fn of(priority: Priority) -> Self {
+    /// Those of a question: its priority's, with more weight on the cost where money is short.
+    pub(super) fn asked(ask: &RouteAsk<'_>) -> Self {
+        let weights = Self::of(ask.priority());
+        Self { cost: weights.cost * ask.thrift.cost(), ..weights }
+    }
+
+    const fn of(priority: Priority) -> Self {
         match priority {
             Priority::Realtime => Self { quality: 2.0, cost: 0.5, latency: 1.0, success: 8.0 },
             Priority::Standard => Self { quality: 1.0, cost: 1.0, latency: 0.5, success: 4.0 },

@@ -12,6 +12,7 @@ use super::{
     ModelRoute, Ranking, RouteState,
     learn::Learned,
     score::{self, Terms},
+    thrift::Thrift,
 };
 use tokio::time::Instant;
 
@@ -172,6 +173,7 @@ pub(super) struct Key {
     pub(super) tier: Tier,
     pub(super) named: bool,
     pub(super) needs: Needs,
+    pub(super) thrift: Thrift,
     /// A hash of the bounds beside them, the most that it may cost included; 0 without any.
     pub(super) within: u64,
 }
@@ -410,8 +412,15 @@ mod tests {
         let ranking = Ranking::new([], decision);
         for context in 0..1_000 {
             let needs = Needs::none().context(context);
-            let key =
-                Key { task: Task::Chat, priority: Priority::Batch, tier: Tier::Small, named: false, needs, within: 0 };
+            let key = Key {
+                task: Task::Chat,
+                priority: Priority::Batch,
+                tier: Tier::Small,
+                named: false,
+                needs,
+                thrift: Thrift::None,
+                within: 0,
+            };
             let finished = Finished {
                 ranking: ranking.clone(),
                 tokens: 0,

@@ -27,11 +27,11 @@ use super::{
 };
 use crate::{
     client::{self, Blame, TogetherClient},
-    cost::{BudgetError, Scope},
+    cost::{BudgetError, Scope, TooDear},
     inference::{Answer, Attempt, Origin, Selection},
     limit::{self, Refused},
     router::{Ability, Candidate},
-    types::{AttemptId, Cost, FinishReason, ModelId, RouteId, UsageSource},
+    types::{AttemptId, Cost, FinishReason, ModelId, RouteId, UsageSource, Usd},
 };
 
 /// What a call brought, shared by its leader and followers.
@@ -104,7 +104,8 @@ impl State {
             let candidate = plan.ranking.candidates.get(at).ok_or_else(|| Error::new(ErrorKind::NoRoute, ""))?;
             // A refused admission has an id of its own too: a store may still be giving back what it had set aside.
             let attempt = plan.attempt(tried.len() + number as usize);
-            let admission = pin!(self.admit(plan, candidate, attempt, passage));
+            let spent = plan.spent + total_cost(&attempts).charge();
+            let admission = pin!(self.admit(plan, (candidate, spent), attempt, passage));
             let mut settlement = match self.unless_stopped(admission).await {
                 // Others were quicker to try it out: this call goes where it would have gone without.
                 Ok(_) if self.is_out_of_turn(candidate) && self.next_taker(plan, &and(&tried, at)).is_some() => {
@@ -116,6 +117,10 @@ impl State {
                 Err(refused) if can_pass_over(plan, &refused) && self.next_taker(plan, &and(&tried, at)).is_some() => {
                     tried.push(at);
                     continue;
+                }
+                // What failed is why the rest of the ceiling is too little.
+                Err(refused) if refused.too_dear().is_some() && last.is_some() => {
+                    return Err(last.map_or(refused, |error| give_up(plan, error, attempts)));
                 }
                 Err(refused) => return Err(refused.with_attempts(attempts).of_plan(plan)),
             };
@@ -225,7 +230,7 @@ impl State {
     async fn admit(
         self: &Arc<Self>,
         plan: &Plan,
-        candidate: &Candidate,
+        (candidate, spent): (&Candidate, Usd),
         attempt: AttemptId,
         passage: Passage,
     ) -> Result<Settlement, Error> {
@@ -238,7 +243,7 @@ impl State {
             return Err(Error::new(ErrorKind::DeadlineExceeded, message));
         }
         let mut settlement = Settlement::new(passage, plan, candidate, attempt, slot);
-        check_cost(plan, candidate, settlement.at_most())?;
+        self.check_cost(plan, settlement.at_most(), spent)?;
         if self.budget.is_some() {
             self.reserve(plan, &mut settlement, candidate, attempt).await?;
         }
@@ -395,7 +400,7 @@ fn turn(plan: &Plan) -> limit::Ask {
     let request = &plan.request;
     limit::Ask {
         priority: request.priority_of(),
-        prompt: request.prompt_tokens_counted(),
+        prompt: request.prompt_tokens_roughly(),
         max_answer: request.max_tokens_of(),
         deadline: plan.deadline,
     }
@@ -411,19 +416,18 @@ fn abandoned_attempt(settlement: &Settlement) -> Attempt {
     settlement.attempt(Some(client::ErrorKind::Interrupted), None, settlement.at_most())
 }
 
-/// Holds the request's own ceiling against the price that the attempt is billed by: the router ranks by what it knows.
-fn check_cost(plan: &Plan, candidate: &Candidate, at_most: Cost) -> Result<(), Error> {
-    let Some(ceiling) = plan.request.max_cost_of() else { return Ok(()) };
-    if at_most == Cost::Unpriced {
-        let message =
-            format!("max_cost is set and the price of {} is not known; set it with .price(..)", candidate.route);
-        return Err(Error::new(ErrorKind::Unpriced, message));
+impl State {
+    /// Holds the request's own ceiling, less what its attempts so far may have cost, against the price that the next one
+    /// is billed by: the router ranks by what it knows.
+    fn check_cost(&self, plan: &Plan, at_most: Cost, spent: Usd) -> Result<(), Error> {
+        let Some(ceiling) = plan.request.max_cost_of() else { return Ok(()) };
+        if at_most != Cost::Unpriced && at_most.charge() + spent <= ceiling {
+            return Ok(());
+        }
+        let cost = |one: &Candidate| (one.route.clone(), plan.at_most(one, self.price(one), &self.counter));
+        let too_dear = TooDear::new(ceiling, plan.ranking.candidates.iter().map(cost).collect());
+        Err(Error::of_too_dear(TooDear { spent, ..too_dear }))
     }
-    if at_most.charge() > ceiling {
-        let message = format!("{} may cost {}, over the max_cost of {ceiling}", candidate.route, at_most.charge());
-        return Err(Error::new(ErrorKind::OverBudget, message));
-    }
-    Ok(())
 }
 
 /// Settles a whole answer. Reused by streams, which fold theirs.
@@ -433,7 +437,7 @@ pub(super) fn settle(
     mut settlement: Settlement,
     mut attempts: Vec<Attempt>,
 ) -> Result<Done, Error> {
-    let (usage, usage_source) = arrival.used(&plan.request);
+    let (usage, usage_source) = arrival.used(&plan.request, &settlement.route.id, settlement.counter());
     settlement.told(arrival.rate_limits);
     let worth = settlement.answered(usage, usage_source, &arrival.served);
     let route = settlement.route.id.clone();

@@ -13,6 +13,7 @@ use super::{
     cached::CachePolicy,
     choice::Key,
     coalesce::Slots,
+    counter::Counter,
     embed::TextSlots,
     invalidations::Invalidations,
     recorder::Recorder,
@@ -25,7 +26,7 @@ use crate::{
     cache::{CacheLayer, MemoryCache},
     client::{self, RetryPolicy, TogetherClient},
     cost::{BudgetStore, CostSink, FanOut, PriceBook, PriceSource, TracingCosts},
-    inference::{CacheControl, InferenceRequest},
+    inference::{CacheControl, CountTokens, InferenceRequest},
     limit::Limits,
     notify::{LogNotifier, Notifier},
     router::{CatalogRouter, ModelRouter, RouterError},
@@ -64,7 +65,9 @@ pub struct ServiceBuilder {
     budget: Option<Arc<dyn BudgetStore>>,
     notifier: Option<Arc<dyn Notifier>>,
     overflow: Option<Arc<dyn Overflow>>,
-    prices: PriceBook,
+    prices: Vec<(RouteId, Price)>,
+    batch_discounts: Vec<(RouteId, u8)>,
+    tokenizer: Option<Arc<dyn CountTokens>>,
     limits: Limits,
     route_limits: HashMap<RouteId, Limits>,
     retry: RetryPolicy,
@@ -114,7 +117,9 @@ impl ServiceBuilder {
             budget: None,
             notifier: None,
             overflow: None,
-            prices: PriceBook::default(),
+            prices: Vec::new(),
+            batch_discounts: Vec::new(),
+            tokenizer: None,
             limits: Limits::default(),
             route_limits: HashMap::new(),
             retry: RetryPolicy::default(),
@@ -219,8 +224,23 @@ impl ServiceBuilder {
 
     /// Sets a price that nothing overrides.
     #[must_use]
-    pub fn price(self, route: &RouteId, price: Price) -> Self {
-        self.prices.set(route, price, PriceSource::User);
+    pub fn price(mut self, route: &RouteId, price: Price) -> Self {
+        self.prices.push((route.clone(), price));
+        self
+    }
+
+    /// Sets who counts tokens where the provider does not; [`count_tokens`](crate::inference::count_tokens) unless set.
+    #[must_use]
+    pub fn tokenizer(mut self, tokenizer: impl CountTokens + 'static) -> Self {
+        self.tokenizer = Some(Arc::new(tokenizer));
+        self
+    }
+
+    /// Sets what is taken off a route's batches, in percent; 100 and more make them free. Unless set it is what the
+    /// provider says of the model, which for most is nothing.
+    #[must_use]
+    pub fn batch_percent_off(mut self, route: &RouteId, percent: u8) -> Self {
+        self.batch_discounts.push((route.clone(), percent));
         self
     }
 
@@ -336,13 +356,20 @@ impl ServiceBuilder {
         if let Some(task) = self.tasks.iter().find(|task| !serves(task)) {
             return Err(BuildError::Task(*task));
         }
+        let prices = PriceBook::new(Arc::clone(&self.clock));
+        for (route, percent) in &self.batch_discounts {
+            prices.set_batch_percent_off(route, Some(*percent));
+        }
+        for (route, price) in &self.prices {
+            prices.set(route, *price, PriceSource::User);
+        }
         for route in known {
             let upstream = route.id().upstream();
             if !seen.contains(upstream) {
                 return Err(BuildError::Route(route.id().clone(), upstream.clone()));
             }
             if let Some(price) = route.price {
-                self.prices.set(route.id(), price, PriceSource::Catalogue);
+                prices.set(route.id(), price, PriceSource::Catalogue);
             }
         }
         let sinks = if self.sinks.is_empty() { vec![Arc::new(TracingCosts) as Arc<dyn CostSink>] } else { self.sinks };
@@ -360,7 +387,8 @@ impl ServiceBuilder {
                 budget: self.budget,
                 notifier: self.notifier.unwrap_or_else(|| Arc::new(LogNotifier::default())),
                 overflow: self.overflow,
-                prices: self.prices,
+                prices,
+                counter: Counter::new(self.tokenizer),
                 limits: self.limits,
                 route_limits: self.route_limits,
                 retry: self.retry,
@@ -385,6 +413,7 @@ impl ServiceBuilder {
                 alerts: Alerts::default(),
             }),
         };
+        service.state.tell_router(&self.prices);
         service.warn_if_stale();
         Ok(service)
     }

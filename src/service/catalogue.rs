@@ -8,9 +8,8 @@ use std::{
 use super::InferenceService;
 use crate::{
     client::{self, Deprecation},
-    cost::PriceSource,
     notify::AlertKind,
-    router::{Listing, Retired, Word},
+    router::{Listing, Retired},
     types::{RouteId, UpstreamId, rfc3339},
 };
 
@@ -77,9 +76,9 @@ impl InferenceService {
         let mut refreshed = Refreshed::default();
         for (upstream, client) in &self.state.upstreams {
             match self.state.model_list(upstream, client, age).await {
-                Ok((listings, age)) => {
+                Ok((mut listings, age)) => {
                     let at = self.state.clock.now();
-                    self.take_over(&listings, at.checked_sub(age).unwrap_or(at), &mut refreshed);
+                    self.take_over(&mut listings, at.checked_sub(age).unwrap_or(at), &mut refreshed);
                 }
                 Err(error) => refreshed.failures.push(RefreshFailure { upstream: upstream.clone(), error }),
             }
@@ -117,21 +116,13 @@ impl InferenceService {
         }
     }
 
-    fn take_over(&self, listings: &[Listing], at: SystemTime, refreshed: &mut Refreshed) {
+    fn take_over(&self, listings: &mut [Listing], at: SystemTime, refreshed: &mut Refreshed) {
+        refreshed.prices += listings.iter().filter(|listing| listing.price.is_some()).count();
+        self.state.hear_prices(listings, &self.state.router.routes());
         let heard = self.state.router.hear(listings, at);
         refreshed.new += heard.new;
         refreshed.changed += heard.changed;
         let seen: HashSet<_> = listings.iter().map(|listing| &listing.route).collect();
-        for listing in listings {
-            let source = match listing.word {
-                Word::SupportedModels => PriceSource::SupportedModels,
-                _ => PriceSource::ModelList,
-            };
-            if let Some(price) = listing.price {
-                self.state.prices.set(&listing.route, price, source);
-                refreshed.prices += 1;
-            }
-        }
         refreshed.listed += seen.len();
     }
 

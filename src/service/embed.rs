@@ -164,7 +164,7 @@ impl State {
                 continue;
             }
             let ranking = of_model(ranking, texts.model.as_ref().map(|model| &model.asked));
-            let plan = call.plan.part(call.part(part), ranking, asked.attempted());
+            let plan = call.plan.part(call.part(part), ranking, (asked.attempted(), asked.spent()));
             let done = Box::pin(self.answer(&plan)).await.map_err(Turn::Failed)?;
             if let Some(control) = &call.control {
                 self.keep_vectors(&plan, &done, control, |_| true).await;
@@ -191,7 +191,7 @@ impl State {
             let wishes = wishes(call, &left, of_model.candidates.len() < ranking.candidates.len());
             let seats = self.seats(wishes, call.looks_again, |texts| {
                 let attempted = asked.attempted();
-                Part { plan: call.plan.part(call.part(texts), of_model, attempted), attempted }
+                Part { plan: call.plan.part(call.part(texts), of_model, (attempted, asked.spent())), attempted }
             });
             for mut seats in seats {
                 let brought = match self.wait(call.plan, &mut seats).await {
@@ -306,9 +306,10 @@ impl State {
 
     /// What the texts would have cost that were free; `None` if none was.
     fn worth(&self, call: &Call<'_>, texts: &Texts) -> Option<Cost> {
-        let tokens =
-            |(text, given): (&String, &Given)| if *given == Given::Money { 0 } else { (text.len() as u64).div_ceil(4) };
-        let prompt = call.input.texts.iter().zip(&texts.given).map(tokens).sum();
+        let model = call.plan.asked().model();
+        let count = |text: &String| self.counter.text(model, text);
+        let free = call.input.texts.iter().zip(&texts.given).filter(|(_, given)| **given != Given::Money);
+        let prompt = free.map(|(text, _)| count(text)).sum();
         let stamp = call.plan.ranking.candidates.first().and_then(|candidate| self.price(candidate));
         let usage = Usage { prompt, ..Usage::default() };
         let worth = stamp.map_or(Cost::Unpriced, |stamp| Cost::Known(stamp.price.cost(&usage)));

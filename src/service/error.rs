@@ -9,10 +9,10 @@ use std::{
 use super::plan::Plan;
 use crate::{
     client,
-    cost::OverBudget,
+    cost::{OverBudget, TooDear},
     inference::{Attempt, Decision, InvalidRequest, Trace},
     router::NoRoute,
-    types::{Cost, RequestId},
+    types::{Cost, RequestId, Usd},
 };
 
 /// A failed call of the service. Cheap to clone. Calls that joined one that failed get errors of their own with its
@@ -80,6 +80,8 @@ pub(super) enum Cause {
     Invalid(InvalidRequest),
     NoRoute(NoRoute),
     Budget(OverBudget),
+    /// A request's own ceiling; where it was the router that found nobody under it, with what it said.
+    TooDear(TooDear, Option<NoRoute>),
     Client(client::Error),
 }
 
@@ -162,7 +164,7 @@ impl Error {
             message: message.into(),
             cause: None,
             attempts: Arc::new([]),
-            cost: Cost::Known(crate::types::Usd::ZERO),
+            cost: Cost::Known(Usd::ZERO),
             call: None,
             text: None,
             truncated: None,
@@ -395,7 +397,16 @@ impl Error {
     #[must_use]
     pub fn no_route(&self) -> Option<&NoRoute> {
         match self.0.cause.as_deref() {
-            Some(Cause::NoRoute(no_route)) => Some(no_route),
+            Some(Cause::NoRoute(no_route) | Cause::TooDear(_, Some(no_route))) => Some(no_route),
+            _ => None,
+        }
+    }
+
+    /// What each candidate may cost, where that is more than the request's `max_cost`.
+    #[must_use]
+    pub fn too_dear(&self) -> Option<&TooDear> {
+        match self.0.cause.as_deref() {
+            Some(Cause::TooDear(too_dear, _)) => Some(too_dear),
             _ => None,
         }
     }
@@ -418,7 +429,7 @@ impl Error {
 
 /// What attempts cost together.
 pub(super) fn total_cost(attempts: &[Attempt]) -> Cost {
-    attempts.iter().map(|attempt| attempt.cost).reduce(Cost::plus).unwrap_or(Cost::Known(crate::types::Usd::ZERO))
+    attempts.iter().map(|attempt| attempt.cost).reduce(Cost::plus).unwrap_or(Cost::Known(Usd::ZERO))
 }
 
 impl From<InvalidRequest> for Error {
@@ -473,6 +484,7 @@ impl std::error::Error for Error {
             Cause::Invalid(error) => error,
             Cause::NoRoute(error) => error,
             Cause::Budget(error) => error,
+            Cause::TooDear(error, _) => error,
             Cause::Client(error) => error,
         })
     }

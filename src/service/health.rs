@@ -33,6 +33,11 @@ pub struct ServiceHealth {
     pub alerts_lost: u64,
     /// Upstreams whose key the provider refuses (401, 402).
     pub stopped_keys: Vec<UpstreamId>,
+    /// Routes in use, or used before, whose price nobody says: what calls there cost is in no sum, and under a budget or a
+    /// `max_cost` they are refused.
+    pub unpriced_routes: usize,
+    /// Attempts without a price so far.
+    pub unpriced_attempts: u64,
     /// Each route that was used.
     pub routes: Vec<RouteHealth>,
 }
@@ -133,11 +138,13 @@ impl InferenceService {
     #[must_use]
     pub fn health(&self) -> ServiceHealth {
         let state = &self.state;
-        let routes = state.routes.read().unwrap_or_else(PoisonError::into_inner);
+        let used = state.routes.read().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         let expects = |id| catch_unwind(AssertUnwindSafe(|| state.router.expects(id, now))).ok().flatten();
-        let mut routes: Vec<_> = routes.values().map(|route| route.health(expects(&route.id))).collect();
+        let mut routes: Vec<_> = used.values().map(|route| route.health(expects(&route.id))).collect();
+        drop(used);
         routes.sort_by(|a, b| a.route.cmp(&b.route));
+        let unpriced_routes = state.unpriced_routes();
         ServiceHealth {
             accepting: !state.closed.load(Ordering::Acquire),
             in_flight: state.calls.len() + state.tasks.len(),
@@ -146,6 +153,8 @@ impl InferenceService {
             records_lost: state.recorder.lost(),
             alerts_lost: state.alerts.lost(),
             stopped_keys: state.stopped_keys(),
+            unpriced_routes,
+            unpriced_attempts: state.totals.unpriced.load(Ordering::Relaxed),
             routes,
         }
     }

@@ -11,6 +11,7 @@ use futures_util::FutureExt;
 use tokio::time::Instant;
 
 use super::{
+    counter::Counter,
     error::{Call, Error, ErrorKind},
     invalidations::Moment,
     prompt::by,
@@ -23,8 +24,8 @@ use crate::{
         Answer, Attempt, CacheKey, Decision, InferenceRequest, InferenceResponse, Input, JsonNeed, Needs, Rejection,
         Source, Timings, leaked_tool_markup,
     },
-    router::{Ability, Candidate, Expectation, NoRoute, Prices, Ranking, RouteAsk},
-    types::{AttemptId, Cost, Price, RequestId, RouteId, Usd, later},
+    router::{Ability, Candidate, Expectation, Health, NoRoute, Prices, Ranking, RouteAsk},
+    types::{AttemptId, Cost, Price, RequestId, RouteId, Usage, Usd, later},
 };
 
 /// A valid request with its ranking. Owned, so that a detached leader can hold it.
@@ -47,6 +48,8 @@ pub(super) struct Plan {
     pub(super) stays_until: Option<Instant>,
     /// Attempts of parts of the call that went before: each part numbers its own from here.
     attempted: u16,
+    /// What those may have cost.
+    pub(super) spent: Usd,
     /// When it was made, as the cache's invalidations count.
     pub(super) moment: Moment,
 }
@@ -64,7 +67,7 @@ impl State {
         self.fill(filled);
         self.pin_embedding_model(filled);
         let book = Book(&self.prices);
-        let ask = RouteAsk::new(&request).with_prices(&book);
+        let ask = RouteAsk::new(&request).with_prices(&book).with_health(self.health_for(&request));
         let ask = if rehearsal { ask.rehearsed() } else { ask };
         let started = ask.now;
         let deadline = later(started, request.deadline_of());
@@ -93,6 +96,7 @@ impl State {
             streams: false,
             stays_until: None,
             attempted,
+            spent: Usd::ZERO,
             moment,
         })
     }
@@ -101,6 +105,11 @@ impl State {
     pub(super) fn fill(&self, request: &mut InferenceRequest) {
         request.set_defaults();
         request.set_caching(|request| self.caching_of(request));
+    }
+
+    /// How the service stands for a request, as far as the router can make something of it.
+    fn health_for(&self, request: &InferenceRequest) -> Health {
+        self.budget_left(request).map_or_else(Health::default, |left| Health::default().budget_left(left))
     }
 
     fn request_id(&self) -> RequestId {
@@ -113,7 +122,7 @@ impl State {
         let mut decision = Decision::new("none", task, priority, tier, nobody.reason.clone());
         (decision.needs, decision.rejected) = (needs, nobody.rejected.clone());
         let (id, at, decision) = (self.request_id(), self.clock.now(), Arc::new(decision));
-        Error::from(nobody).of_call(Call { id, at, prompt_tokens, decision })
+        Error::from_no_route(nobody, request.max_cost_of()).of_call(Call { id, at, prompt_tokens, decision })
     }
 
     /// The ranking without candidates on upstreams that the service has not.
@@ -163,10 +172,10 @@ impl Plan {
     }
 
     /// A part of the call: the same deadline for some of what is asked.
-    pub(super) fn part(&self, request: InferenceRequest, ranking: Ranking, attempted: u16) -> Self {
+    pub(super) fn part(&self, request: InferenceRequest, ranking: Ranking, (attempted, spent): (u16, Usd)) -> Self {
         let prompt_tokens_at_most = request.prompt_tokens_at_most();
         let request = Arc::new(request);
-        Self { request, ranking, prompt_tokens_at_most, attempted, ..*self }
+        Self { request, ranking, prompt_tokens_at_most, attempted, spent, ..*self }
     }
 
     /// Whether this is all that was asked for: whole, and no answer missing.
@@ -229,11 +238,19 @@ impl Plan {
         needed.then_some(ability)
     }
 
-    /// The most that an attempt at this candidate can cost.
-    pub(super) fn at_most(&self, candidate: &Candidate, price: Option<PriceStamp>) -> Cost {
-        let Some(PriceStamp { price, .. }) = price else { return Cost::Unpriced };
+    /// The most that an attempt at this candidate can use. A prompt has no more tokens than bytes, and no more than an exact
+    /// tokenizer finds in it.
+    pub(super) fn usage_at_most(&self, candidate: &Candidate, counter: &Counter) -> Usage {
         let max_output = u64::from(candidate.max_output.unwrap_or(self.default_max_tokens));
-        let at_most = price.upper_bound(&self.request.usage_at_most(self.prompt_tokens_at_most, max_output));
+        let exact = counter.prompt_at_most(candidate.route.model(), &self.request);
+        let prompt = exact.map_or(self.prompt_tokens_at_most, |exact| exact.min(self.prompt_tokens_at_most));
+        self.request.usage_at_most(prompt, max_output)
+    }
+
+    /// The most that an attempt at this candidate can cost.
+    pub(super) fn at_most(&self, candidate: &Candidate, price: Option<PriceStamp>, counter: &Counter) -> Cost {
+        let Some(PriceStamp { price, .. }) = price else { return Cost::Unpriced };
+        let at_most = price.upper_bound(&self.usage_at_most(candidate, counter));
         if at_most.is_zero() { Cost::Known(Usd::ZERO) } else { Cost::Unknown { at_most } }
     }
 

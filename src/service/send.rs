@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::counter::Counter;
 use crate::{
     client::{self, CallOptions, ChatCompletion, ChatStream, Image, RateLimits, TogetherClient},
     inference::{Answer, InferenceRequest, Input, Output},
-    types::{ModelId, Usage, UsageSource},
+    types::{ModelId, RouteId, Usage, UsageSource},
 };
 
 /// How many times the pixels that were asked for a picture's own head may claim.
@@ -37,23 +38,21 @@ impl Arrival {
     }
 
     /// What was used: as reported, as counted where nothing is, and flagged as counted where half of it is.
-    pub(super) fn used(&self, request: &InferenceRequest) -> (Usage, UsageSource) {
-        let Some(told) = self.usage else { return (self.counted(request), UsageSource::Counted) };
+    pub(super) fn used(&self, request: &InferenceRequest, route: &RouteId, counter: &Counter) -> (Usage, UsageSource) {
+        let by_us = || self.counted(request, route.model(), counter);
+        let Some(told) = self.usage else { return (by_us(), UsageSource::Counted) };
         if told.prompt > 0 && told.completion > 0 {
             return (told, UsageSource::Reported);
         }
-        let usage = told.or_counted(self.counted(request));
+        let usage = told.or_counted(by_us());
         (usage, if usage == told { UsageSource::Reported } else { UsageSource::Counted })
     }
 
-    /// What was used, counted: four bytes a token, and the pictures that were asked for.
-    fn counted(&self, request: &InferenceRequest) -> Usage {
-        let prompt = request.prompt_tokens_counted();
+    /// What was used, counted: the tokens of the texts, and the pictures that were made.
+    fn counted(&self, request: &InferenceRequest, model: &ModelId, counter: &Counter) -> Usage {
+        let prompt = counter.prompt(model, request);
         match &self.output {
-            Output::Chat(choices) => {
-                let bytes: u64 = choices.iter().map(|choice| choice.message.text_bytes() as u64).sum();
-                Usage { prompt, completion: bytes.div_ceil(4), ..Usage::default() }
-            }
+            Output::Chat(_) => Usage { prompt, completion: counter.output(model, &self.output), ..Usage::default() },
             Output::Image(images) => {
                 let asked = request.usage_at_most(prompt, 0);
                 let each = asked.pixels / asked.images.max(1);

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::{
     choice::Passage,
+    counter::Counter,
     plan::Plan,
     recorder::{Item, RecordSlot, Settled},
     state::{RouteState, State},
@@ -25,7 +26,7 @@ use crate::{
     limit::Permit,
     notify::AlertKind,
     router::{Candidate, Observation, Outcome, Turn, Verdict},
-    types::{AttemptId, Cost, ModelId, Price, RouteId, Usage, UsageSource, Usd},
+    types::{AttemptId, Cost, ModelId, Price, Usage, UsageSource, Usd},
 };
 
 /// A caller who waits for less says nothing about a route that did not answer in time.
@@ -92,13 +93,14 @@ impl Settlement {
             ..plan.record(attempt, &candidate.route, state.clock.now())
         };
         let (probe, passed_over) = (passage.is_probe(), passage.passed_over);
+        let at_most = plan.at_most(candidate, price, &state.counter);
         Self {
             passage: Some(passage),
             turn: None,
             state,
             route,
             slot,
-            at_most: plan.at_most(candidate, price),
+            at_most,
             deadline: plan.deadline,
             first_by: plan.request.first_token_of(),
             record: Some(Box::new(Settled { record, budget: None })),
@@ -131,6 +133,11 @@ impl Settlement {
             passed_over: self.passed_over,
             cost,
         }
+    }
+
+    /// What counts tokens where the provider does not.
+    pub(super) fn counter(&self) -> &Counter {
+        &self.state.counter
     }
 
     /// The most that the attempt can cost.
@@ -271,8 +278,7 @@ impl Settlement {
             let asked = &self.route.id;
             let title = || format!("{asked} is answered by {served}, by whose price it counts where that is known");
             self.state.tell_once(AlertKind::ModelRedirected, &format!("{asked} {served}"), title);
-            let route = RouteId::new(self.route.id.upstream().clone(), served.clone());
-            if let Some(stamp) = self.state.prices.get(&route) {
+            if let Some(stamp) = self.state.price_of_served(asked, served, record.at) {
                 (record.price, record.price_version) = (Some(stamp.price), Some(stamp.version));
             }
         }
@@ -306,6 +312,9 @@ impl Settlement {
             Some(Ended { took: record.latency, first_token: record.first_token, usage, served: served.cloned() });
         self.observe(usage, ending, record.latency, record.first_token);
         self.state.totals.add(record);
+        if cost == Cost::Unpriced {
+            self.state.tell_unpriced(&record.route);
+        }
         settled.budget = budget;
         if let Some(slot) = self.slot.take() {
             slot.send(Item::Record(settled));

@@ -19,6 +19,7 @@ use super::{
     cached::CachePolicy,
     choice::Key,
     coalesce::Slots,
+    counter::Counter,
     embed::TextSlots,
     error::{Error, ErrorKind},
     invalidations::Invalidations,
@@ -31,10 +32,10 @@ use crate::{
     batch::Overflow,
     cache::CacheLayer,
     client::{RetryBudget, RetryPolicy, TogetherClient},
-    cost::{BudgetStore, CostRecord, Ending, FanOut, PriceBook, PriceSource, PriceStamp},
+    cost::{BudgetStore, CostRecord, Ending, FanOut, PriceBook},
     limit::{Lane, Limits},
     notify::Notifier,
-    router::{Availability, Candidate, Ejection, ModelRouter, Outcome},
+    router::{Availability, Ejection, ModelRouter, Outcome},
     types::{Clock, Cost, ModelId, Rng, RouteId, UpstreamId, Usd},
 };
 
@@ -59,6 +60,7 @@ pub(super) struct State {
     pub(super) notifier: Arc<dyn Notifier>,
     pub(super) overflow: Option<Arc<dyn Overflow>>,
     pub(super) prices: PriceBook,
+    pub(super) counter: Counter,
     pub(super) limits: Limits,
     pub(super) route_limits: HashMap<RouteId, Limits>,
     pub(super) retry: RetryPolicy,
@@ -123,6 +125,8 @@ pub(super) struct Counts {
     pub(super) answered: AtomicU64,
     pub(super) failed: AtomicU64,
     pub(super) cancelled: AtomicU64,
+    /// Tokens of all answers together.
+    pub(super) completion: AtomicU64,
 }
 
 impl Counts {
@@ -137,6 +141,9 @@ impl Counts {
             Outcome::Failed(_) => &self.failed,
             Outcome::Cancelled => &self.cancelled,
         };
+        if let Outcome::Answered(usage) = outcome {
+            self.completion.fetch_add(usage.completion, Ordering::Relaxed);
+        }
         counter.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -221,19 +228,6 @@ impl State {
             })
         });
         Arc::clone(made)
-    }
-
-    /// The price of a candidate: the book's, else the router's own.
-    pub(super) fn price(&self, candidate: &Candidate) -> Option<PriceStamp> {
-        let book = self.prices.get(&candidate.route);
-        if book.as_ref().is_some_and(|stamp| stamp.source > PriceSource::Catalogue) || candidate.price.is_none() {
-            return book;
-        }
-        if let Some(price) = candidate.price.filter(|price| book.is_none_or(|stamp| stamp.price != *price)) {
-            self.prices.set(&candidate.route, price, PriceSource::Catalogue);
-            return self.prices.get(&candidate.route);
-        }
-        book
     }
 }
 

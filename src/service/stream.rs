@@ -22,6 +22,7 @@ use super::{
     attempts::{Dispatched, Done, settle},
     cached::can_stand_in_for,
     coalesce::Missed,
+    counter::{Brought, Counter},
     error::{Error, ErrorKind},
     log,
     plan::Plan,
@@ -45,8 +46,11 @@ pub struct InferenceStream {
     /// `None` once it is over.
     body: Option<Body>,
     fold: Fold,
-    /// Pieces that held something of an answer.
-    pieces: u64,
+    /// What they brought, counted: what a cut is billed by.
+    brought: Brought,
+    /// Tokens of the prompt, counted.
+    prompt_tokens: u64,
+    counter: Counter,
     plan: Arc<Plan>,
     /// Where its answer is kept, if it is.
     keeper: Option<Keeper>,
@@ -89,7 +93,7 @@ impl Keeper {
 
 impl fmt::Debug for InferenceStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("InferenceStream").field("pieces", &self.pieces).finish_non_exhaustive()
+        f.debug_struct("InferenceStream").field("pieces", &self.brought.pieces).finish_non_exhaustive()
     }
 }
 
@@ -148,13 +152,16 @@ impl State {
         };
         settlement.first_token();
         settlement.told(value.rate_limits());
-        settlement.progress(Usage { prompt: plan.request.prompt_tokens_counted(), ..Usage::default() });
+        let prompt_tokens = self.counter.prompt(settlement.route.id.model(), &plan.request);
+        settlement.progress(Usage { prompt: prompt_tokens, ..Usage::default() });
         let fold = Fold::new(settlement.route.id.model().clone());
         let live = Live::new(Open { stream: value, settlement, in_flight }, &self.streams, &self.cancel);
         Ok(InferenceStream {
             body: Some(Body::Live(live)),
             fold,
-            pieces: 0,
+            brought: Brought::default(),
+            prompt_tokens,
+            counter: self.counter.clone(),
             first_token: plan.started.elapsed(),
             source: source.unwrap_or(Source::Miss),
             plan,
@@ -171,7 +178,9 @@ impl InferenceStream {
         let deltas = replay(reply.answer.choices(), reply.answer.usage).into_iter();
         Self {
             fold: Fold::new(reply.answer.served.clone()),
-            pieces: 0,
+            brought: Brought::default(),
+            prompt_tokens: 0,
+            counter: Counter::default(),
             first_token: plan.started.elapsed(),
             source: reply.source,
             body: Some(Body::Replay(Replay { deltas, reply })),
@@ -280,7 +289,7 @@ impl Stream for InferenceStream {
     type Item = Result<Delta, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Self { body, fold, pieces, plan, .. } = &mut *self;
+        let Self { body, fold, brought, prompt_tokens, counter, .. } = &mut *self;
         let live = match body {
             Some(Body::Live(live)) => live,
             Some(Body::Replay(replay)) => {
@@ -295,13 +304,8 @@ impl Stream for InferenceStream {
         };
         let count = |delta: &Delta| {
             fold.push(delta);
-            *pieces += u64::from(delta.has_content());
-            let counted = Usage {
-                prompt: plan.request.prompt_tokens_counted(),
-                // A piece is a token with most servers; those that send several at a time are counted by their bytes.
-                completion: (*pieces).max(fold.bytes().div_ceil(4)),
-                ..Usage::default()
-            };
+            brought.push(counter, fold.model(), delta);
+            let counted = Usage { prompt: *prompt_tokens, completion: brought.tokens(), ..Usage::default() };
             // Some servers report the prompt at the beginning, and of the answer nothing until its end.
             fold.usage().map_or(counted, |told| told.or_counted(counted))
         };

@@ -124,6 +124,11 @@ impl InferenceService {
             Err(error) => error.to_string(),
         };
         let again = request.clone().message(Message::assistant(first.text())).user(ask_again(&problem));
+        // A ceiling is of the whole call, and part of it is spent.
+        let again = match request.max_cost_of() {
+            Some(ceiling) => again.max_cost((ceiling - first.cost.charge()).max(Usd::ZERO)),
+            None => again,
+        };
         let repair = async {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {

@@ -39,7 +39,6 @@ impl TenantService {
         &self.tenant
     }
 
-    #[cfg(feature = "schema")]
     pub(super) const fn service(&self) -> &InferenceService {
         &self.service
     }

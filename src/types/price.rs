@@ -1,4 +1,4 @@
-//! Prices in pico-dollars per token, and what a call cost.
+//! Prices in pico-dollars per token, and what a usage costs by them.
 
 use std::fmt;
 
@@ -126,6 +126,12 @@ pub struct Price {
     /// For each pixel made.
     #[serde(default)]
     pub pixel: Rate,
+    /// For each minute of sound, by the second.
+    #[serde(default)]
+    pub audio_minute: Usd,
+    /// For each hour of an endpoint of one's own, by the second.
+    #[serde(default)]
+    pub hour: Usd,
 }
 
 impl Price {
@@ -169,7 +175,33 @@ impl Price {
     /// ```
     #[must_use]
     pub const fn per_image(dollars: Usd) -> Self {
-        Self { image: if dollars.nanos() < 0 { Usd::ZERO } else { dollars }, ..Self::FREE }
+        Self { image: not_negative(dollars), ..Self::FREE }
+    }
+
+    /// Dollars per minute of sound, billed by the second. A negative amount is nothing.
+    ///
+    /// ```
+    /// use together_inference::{Price, Usage, usd};
+    ///
+    /// let spoken = Usage { seconds: 90, ..Usage::default() };
+    /// assert_eq!(Price::per_audio_minute(usd!("0.0015")).cost(&spoken), usd!("0.00225"));
+    /// ```
+    #[must_use]
+    pub const fn per_audio_minute(dollars: Usd) -> Self {
+        Self { audio_minute: not_negative(dollars), ..Self::FREE }
+    }
+
+    /// Dollars per hour of an endpoint of one's own, billed by the second. A negative amount is nothing.
+    ///
+    /// ```
+    /// use together_inference::{Price, Usage, usd};
+    ///
+    /// let a_minute = Usage { seconds: 60, ..Usage::default() };
+    /// assert_eq!(Price::per_hour(usd!("6.60")).cost(&a_minute), usd!("0.11"));
+    /// ```
+    #[must_use]
+    pub const fn per_hour(dollars: Usd) -> Self {
+        Self { hour: not_negative(dollars), ..Self::FREE }
     }
 
     /// The same with a price per million prompt tokens read from the provider's prompt cache.
@@ -197,7 +229,36 @@ impl Price {
     /// ```
     #[must_use]
     pub const fn from_rates(input: Rate, cached_input: Option<Rate>, output: Rate) -> Self {
-        Self { input, cached_input, output, image: Usd::ZERO, pixel: Rate::FREE }
+        let (image, pixel, audio_minute, hour) = (Usd::ZERO, Rate::FREE, Usd::ZERO, Usd::ZERO);
+        Self { input, cached_input, output, image, pixel, audio_minute, hour }
+    }
+
+    /// The same with so many percent off, as providers give on batches; 100 and more leave nothing to pay.
+    ///
+    /// A rate that is no whole number of pico-dollars after that is rounded up, and so is a sum in nano-dollars. Half of
+    /// a price that a list writes with up to five decimals is exact.
+    ///
+    /// ```
+    /// use together_inference::{Price, usd};
+    ///
+    /// let half = Price::per_million(usd!("0.88"), usd!("0.015")).percent_off(50);
+    /// assert_eq!(half, Price::per_million(usd!("0.44"), usd!("0.0075")));
+    /// ```
+    #[must_use]
+    pub fn percent_off(self, percent: u8) -> Self {
+        let left = 100 - u64::from(percent.min(100));
+        let rate = |rate: Rate| Rate(share(rate.0, left));
+        let usd =
+            |sum: Usd| Usd::from_nanos(i64::try_from(share(sum.nanos().unsigned_abs(), left)).unwrap_or(i64::MAX));
+        Self {
+            input: rate(self.input),
+            cached_input: self.cached_input.map(rate),
+            output: rate(self.output),
+            image: usd(self.image),
+            pixel: rate(self.pixel),
+            audio_minute: usd(self.audio_minute),
+            hour: usd(self.hour),
+        }
     }
 
     /// The cost of this usage, rounded up once to a whole nano-dollar.
@@ -223,7 +284,18 @@ impl Price {
             .saturating_add(self.output.of(usage.completion))
             .saturating_add(self.pixel.of(usage.pixels))
             .saturating_add(u128::from(self.image.nanos().unsigned_abs()) * u128::from(usage.images) * 1_000);
-        Usd::from_nanos(i64::try_from(picos.div_ceil(1_000)).unwrap_or(i64::MAX))
+        let nanos = match self.nanos_of_3600(usage.seconds) {
+            0 => picos.div_ceil(1_000),
+            // The division by 3,600 comes last: a third of a cent a minute is no whole number a second.
+            timed => picos.saturating_mul(3_600).saturating_add(timed.saturating_mul(1_000)).div_ceil(3_600_000),
+        };
+        Usd::from_nanos(i64::try_from(nanos).unwrap_or(i64::MAX))
+    }
+
+    /// What so many seconds cost, in parts of a nano-dollar of which 3,600 are one.
+    fn nanos_of_3600(&self, seconds: u64) -> u128 {
+        let hourly = u128::from(self.audio_minute.nanos().unsigned_abs()) * 60;
+        (hourly + u128::from(self.hour.nanos().unsigned_abs())).saturating_mul(u128::from(seconds))
     }
 
     /// The most that this usage can cost: as if nothing were cached, or all of it, whichever is dearer.
@@ -243,92 +315,32 @@ impl Price {
     }
 }
 
-/// What an attempt or a call cost.
-///
-/// ```
-/// use together_inference::{Cost, usd};
-///
-/// assert_eq!(Cost::Known(usd!("0.000213")).to_string(), "$0.000213");
-/// assert_eq!(Cost::Unknown { at_most: usd!("0.01") }.to_string(), "at most $0.01");
-/// assert_eq!(Cost::Unpriced.to_string(), "unpriced");
-/// ```
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[non_exhaustive]
-pub enum Cost {
-    /// Exactly this, by the tokens that were reported or counted and the price stamped at dispatch.
-    Known(Usd),
-    /// The provider may have billed it but no usage came back; at most this.
-    Unknown {
-        /// The cost if every prompt byte were a token and the whole of `max_tokens` were used.
-        at_most: Usd,
-    },
-    /// The model has no known price. Never shown as $0.
-    Unpriced,
-}
-
-impl Cost {
-    /// The amount to charge against a budget: exact, the upper bound, or zero where there is no price.
-    ///
-    /// ```
-    /// use together_inference::{Cost, Usd, usd};
-    ///
-    /// assert_eq!(Cost::Unknown { at_most: usd!("0.01") }.charge(), usd!("0.01"));
-    /// assert_eq!(Cost::Unpriced.charge(), Usd::ZERO);
-    /// ```
-    #[must_use]
-    pub const fn charge(self) -> Usd {
-        match self {
-            Self::Known(usd) | Self::Unknown { at_most: usd } => usd,
-            Self::Unpriced => Usd::ZERO,
-        }
-    }
-
-    /// The exact amount, if it is known.
-    ///
-    /// ```
-    /// use together_inference::{Cost, usd};
-    ///
-    /// assert_eq!(Cost::Known(usd!("0.01")).known(), Some(usd!("0.01")));
-    /// assert_eq!(Cost::Unknown { at_most: usd!("0.01") }.known(), None);
-    /// ```
-    #[must_use]
-    pub const fn known(self) -> Option<Usd> {
-        match self {
-            Self::Known(usd) => Some(usd),
-            _ => None,
-        }
-    }
-
-    /// The sum of two costs: known only if both are.
-    ///
-    /// ```
-    /// use together_inference::{Cost, usd};
-    ///
-    /// let known = Cost::Known(usd!("0.02"));
-    /// assert_eq!(known.plus(known), Cost::Known(usd!("0.04")));
-    /// let lost = Cost::Unknown { at_most: usd!("0.01") };
-    /// assert_eq!(known.plus(lost), Cost::Unknown { at_most: usd!("0.03") });
-    /// assert_eq!(lost.plus(Cost::Unpriced), Cost::Unpriced);
-    /// ```
-    #[must_use]
-    pub fn plus(self, other: Self) -> Self {
-        match (self, other) {
-            (Self::Known(a), Self::Known(b)) => Self::Known(a + b),
-            (Self::Unpriced, _) | (_, Self::Unpriced) => Self::Unpriced,
-            _ => Self::Unknown { at_most: self.charge() + other.charge() },
-        }
-    }
-}
-
-impl fmt::Display for Cost {
-    /// `$0.000213`, `at most $0.01` or `unpriced`.
+impl fmt::Display for Price {
+    /// What is charged for, as price lists write it: `$0.15/M in, $0.60/M out, $0.03/M cached`; `free` where nothing is.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Known(usd) => fmt::Display::fmt(usd, f),
-            Self::Unknown { at_most } => f.pad(&format!("at most {at_most}")),
-            Self::Unpriced => f.pad("unpriced"),
-        }
+        let rate = |rate: Rate, what: &str| (rate != Rate::FREE).then(|| format!("{rate}{what}"));
+        let each = |sum: Usd, what: &str| (!sum.is_zero()).then(|| format!("{sum}{what}"));
+        let parts = [
+            rate(self.input, " in"),
+            rate(self.output, " out"),
+            self.cached_input.map(|rate| format!("{rate} cached")),
+            each(self.image, "/image"),
+            rate(self.pixel, "P"),
+            each(self.audio_minute, "/minute"),
+            each(self.hour, "/hour"),
+        ];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        f.pad(&if parts.is_empty() { "free".to_owned() } else { parts.join(", ") })
     }
+}
+
+const fn not_negative(dollars: Usd) -> Usd {
+    if dollars.nanos() < 0 { Usd::ZERO } else { dollars }
+}
+
+/// So many hundredths of a number, rounded up.
+fn share(number: u64, hundredths: u64) -> u64 {
+    u64::try_from((u128::from(number) * u128::from(hundredths)).div_ceil(100)).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -363,9 +375,49 @@ mod tests {
     }
 
     #[test]
+    fn time_is_billed_by_the_second_and_rounded_up_once_with_the_tokens() {
+        let price = Price { audio_minute: usd!("0.01"), ..Price::per_million(usd!("0.0001"), usd!("0")) };
+        // A second of a cent a minute is 166,666 nano-dollars and two thirds; a token here a tenth of one.
+        assert_eq!(price.cost(&Usage { seconds: 1, ..Usage::ZERO }), Usd::from_nanos(166_667));
+        assert_eq!(price.cost(&Usage { seconds: 1, prompt: 3, ..Usage::ZERO }), Usd::from_nanos(166_667));
+        assert_eq!(price.cost(&Usage { seconds: 1, prompt: 4, ..Usage::ZERO }), Usd::from_nanos(166_668));
+        assert_eq!(Price::per_hour(usd!("6.60")).cost(&Usage { seconds: 3_600, ..Usage::ZERO }), usd!("6.60"));
+        assert_eq!(Price::per_audio_minute(-usd!("1")), Price::FREE);
+    }
+
+    #[test]
+    fn a_price_is_written_as_price_lists_do() {
+        assert_eq!(Price::FREE.to_string(), "free");
+        let chat = Price::per_million(usd!("0.15"), usd!("0.60")).cached(usd!("0.03"));
+        assert_eq!(chat.to_string(), "$0.15/M in, $0.60/M out, $0.03/M cached");
+        assert_eq!(Price::per_megapixel(usd!("0.0027")).to_string(), "$0.0027/MP");
+        assert_eq!(Price::per_audio_minute(usd!("0.0015")).to_string(), "$0.0015/minute");
+    }
+
+    #[test]
+    fn a_discount_never_undercharges() {
+        assert_eq!(Price::FREE.percent_off(50), Price::FREE);
+        let odd = Price::from_rates(Rate::from_picos(3), Some(Rate::from_picos(1)), Rate::from_picos(4));
+        assert_eq!(
+            odd.percent_off(50),
+            Price::from_rates(Rate::from_picos(2), Some(Rate::from_picos(1)), Rate::from_picos(2))
+        );
+        assert_eq!(odd.percent_off(0), odd);
+        assert_eq!(
+            (odd.percent_off(100), odd.percent_off(200)),
+            (
+                Price { cached_input: Some(Rate::FREE), ..Price::FREE },
+                Price { cached_input: Some(Rate::FREE), ..Price::FREE }
+            )
+        );
+    }
+
+    #[test]
     fn absurd_usage_saturates() {
         let price = Price::from_rates(Rate::from_picos(u64::MAX), None, Rate::from_picos(u64::MAX));
         let usage = Usage { prompt: u64::MAX, completion: u64::MAX, ..Usage::default() };
         assert_eq!(price.cost(&usage), Usd::from_nanos(i64::MAX));
+        let price = Price { hour: Usd::from_nanos(i64::MAX), audio_minute: Usd::from_nanos(i64::MAX), ..price };
+        assert_eq!(price.cost(&Usage { seconds: u64::MAX, ..usage }), Usd::from_nanos(i64::MAX));
     }
 }

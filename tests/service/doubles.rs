@@ -9,11 +9,11 @@ use std::{
 };
 
 use together_inference::{
-    TogetherClient, Usd, async_trait,
+    ModelId, TogetherClient, Usd, async_trait,
     cache::{CacheEntry, CacheError, CacheLayer, MemoryCache},
     client::{Body, Transport, TransportError},
     cost::{BudgetError, BudgetStore, CostRecord, CostSink, Intent, MemoryBudgets, Scope, SinkError},
-    inference::CacheKey,
+    inference::{CacheKey, CountTokens},
     notify::{Alert, AlertKind, Notifier, NotifyError},
     router::{CatalogRouter, ModelRouter, NoRoute, Observation, Ranking, RouteAsk},
     testing::Together,
@@ -24,6 +24,16 @@ use tokio::task::yield_now;
 /// A client on a transport of the test's own.
 pub(crate) fn client(transport: impl Transport + 'static) -> TogetherClient {
     TogetherClient::builder().api_key("any").transport(transport).build().unwrap()
+}
+
+/// Counts tokens as the simulator does: a quarter of the bytes of each text.
+#[derive(Debug)]
+pub(crate) struct Quarters;
+
+impl CountTokens for Quarters {
+    fn count(&self, _: &ModelId, text: &str) -> Option<u64> {
+        Some(text.len().div_ceil(4) as u64)
+    }
 }
 
 /// Panics while it is told to, after a while.

@@ -11,6 +11,7 @@ mod catalogue;
 mod ceilings;
 mod coalescing;
 mod doubles;
+mod estimates;
 mod invalidation;
 mod keys;
 #[cfg(feature = "sqlite")]
@@ -24,6 +25,7 @@ mod overflow;
 mod panics;
 mod plane;
 mod plane_money;
+mod prices;
 mod rate_limits;
 mod seeds;
 mod shape;

@@ -10,7 +10,7 @@ use together_inference::{
 };
 
 use crate::{
-    doubles::{Canned, client},
+    doubles::{Canned, Quarters, client},
     world::{LARGE, muse},
 };
 
@@ -19,14 +19,16 @@ const FLUX: &str = "black-forest-labs/FLUX.1-schnell";
 const RERANK: &str = "mixedbread-ai/Mxbai-Rerank-Large-V2";
 
 fn service(body: &Value) -> InferenceService {
-    InferenceService::builder(client(Canned { body: body.to_string(), calls: Arc::default() })).build().unwrap()
+    let client = client(Canned { body: body.to_string(), calls: Arc::default() });
+    InferenceService::builder(client).tokenizer(Quarters).build().unwrap()
 }
 
 /// Events of these chunks, then the end mark.
 fn streaming(chunks: &[Value]) -> InferenceService {
     let events: String = chunks.iter().map(|chunk| format!("data: {chunk}\n\n")).collect();
     let body = format!("{events}data: [DONE]\n\n");
-    InferenceService::builder(client(Canned { body, calls: Arc::default() })).build().unwrap()
+    let client = client(Canned { body, calls: Arc::default() });
+    InferenceService::builder(client).tokenizer(Quarters).build().unwrap()
 }
 
 fn tokens(prompt: u64, completion: u64) -> Usage {
@@ -77,17 +79,18 @@ async fn half_a_usage_is_completed_from_its_total_or_counted_and_flagged() {
 
 #[tokio::test(start_paused = true)]
 async fn texts_without_a_token_are_counted_and_a_total_alone_is_theirs() {
-    for (usage, expected, source) in [
-        (json!({"prompt_tokens": 0, "total_tokens": 0}), tokens(2, 0), UsageSource::Counted),
-        (json!({"total_tokens": 7}), tokens(7, 0), UsageSource::Reported),
-        (json!({"prompt_tokens": 7, "completion_tokens": 0}), tokens(7, 0), UsageSource::Reported),
+    // Each document is read together with the query, which is a token as well.
+    for (usage, expected, ranked, source) in [
+        (json!({"prompt_tokens": 0, "total_tokens": 0}), tokens(2, 0), tokens(4, 0), UsageSource::Counted),
+        (json!({"total_tokens": 7}), tokens(7, 0), tokens(7, 0), UsageSource::Reported),
+        (json!({"prompt_tokens": 7, "completion_tokens": 0}), tokens(7, 0), tokens(7, 0), UsageSource::Reported),
     ] {
         let vectors = json!({"data": [{"embedding": [1, 2]}, {"embedding": [2, 1]}], "usage": usage});
         let reply = service(&vectors).embed(InferenceRequest::embedding(["a", "b"]).model(E5)).await.unwrap();
         assert_eq!((reply.usage(), reply.usage_source), (expected, source), "{usage}");
         let ranks = json!({"results": [{"index": 0, "relevance_score": 1}], "usage": usage});
         let reply = service(&ranks).rerank(InferenceRequest::rerank("q", ["a", "b"]).model(RERANK)).await.unwrap();
-        assert_eq!((reply.usage(), reply.usage_source), (expected, source), "{usage}");
+        assert_eq!((reply.usage(), reply.usage_source), (ranked, source), "{usage}");
     }
 }
 

@@ -16,7 +16,10 @@ use together_inference::{
 
 use tokio::time::sleep;
 
-use crate::world::{World, muse, poll_at_most, route, secs};
+use crate::{
+    doubles::Quarters,
+    world::{World, muse, poll_at_most, route, secs},
+};
 
 #[derive(Clone, Copy, Debug)]
 enum How {
@@ -62,6 +65,7 @@ const RERANK: &str = "mixedbread-ai/Mxbai-Rerank-Large-V2";
 fn world() -> World {
     World::with(|builder| {
         builder
+            .tokenizer(Quarters)
             .price(&route(E5), Price::per_million(usd!("0.02"), Usd::ZERO))
             .price(&route(RERANK), Price::per_million(usd!("0.10"), Usd::ZERO))
             .price(&route(FLUX), Price::per_megapixel(usd!("0.0027")))

@@ -15,15 +15,19 @@ use together_inference::{
     usd,
 };
 
-use crate::world::{LARGE, MID, SMALL, World, in_turn, route};
+use crate::{
+    doubles::Quarters,
+    world::{LARGE, MID, SMALL, World, in_turn, route},
+};
 
 const E5: &str = "intfloat/multilingual-e5-large-instruct";
 const FLUX: &str = "black-forest-labs/FLUX.1-schnell";
 const RERANK: &str = "mixedbread-ai/Mxbai-Rerank-Large-V2";
 
-fn world() -> World {
+pub(crate) fn world() -> World {
     World::with(|builder| {
         builder
+            .tokenizer(Quarters)
             .price(&route(E5), Price::per_million(usd!("0.02"), Usd::ZERO))
             .price(&route(RERANK), Price::per_million(usd!("0.10"), Usd::ZERO))
             .price(&route(FLUX), Price::per_megapixel(usd!("0.0027")))
@@ -31,7 +35,7 @@ fn world() -> World {
 }
 
 /// So many values of a strategy, the same in every run.
-fn sample<T>(strategy: &impl Strategy<Value = T>, count: usize) -> Vec<T> {
+pub(crate) fn sample<T>(strategy: &impl Strategy<Value = T>, count: usize) -> Vec<T> {
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[11; 32]);
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
     (0..count).map(|_| strategy.new_tree(&mut runner).unwrap().current()).collect()
@@ -42,7 +46,7 @@ fn words() -> impl Strategy<Value = String> {
 }
 
 /// A request of any kind, with the temperature, the number of answers and the bound that it may have.
-fn request() -> impl Strategy<Value = InferenceRequest> {
+pub(crate) fn request() -> impl Strategy<Value = InferenceRequest> {
     let sampled = |request: InferenceRequest, (n, cold, most): (u32, bool, u32)| {
         request.n(n).temperature(if cold { 0.0 } else { 0.7 }).max_tokens(most)
     };

@@ -299,7 +299,7 @@ mod tests {
     const ROOM: usize = 1 << 20;
 
     fn keep(text: &str) -> What {
-        let value = bytes::Bytes::copy_from_slice(text.as_bytes());
+        let value = Bytes::copy_from_slice(text.as_bytes());
         let entry = CacheEntry::new(CacheValue::Json(value.clone()), Kind::Inference.ttl());
         What::Keep(entry, value)
     }

@@ -100,6 +100,20 @@ impl Message {
         matches!(&self.content, Some(Content::Parts(parts)) if parts.iter().any(|part| part.as_text().is_none()))
     }
 
+    /// Everything in the turn that the model reads, piece by piece, images aside.
+    pub(crate) fn each_text(&self, read: &mut dyn FnMut(&str)) {
+        match &self.content {
+            None => {}
+            Some(Content::Text(text)) => read(text),
+            Some(Content::Parts(parts)) => parts.iter().filter_map(Part::as_text).for_each(&mut *read),
+        }
+        for call in &self.tool_calls {
+            read(&call.function.name);
+            read(&call.function.arguments);
+        }
+        [&self.reasoning, &self.reasoning_content, &self.name].into_iter().flatten().for_each(|text| read(text));
+    }
+
     /// Bytes of everything in the turn that the model reads, images aside.
     pub(crate) fn text_bytes(&self) -> usize {
         let content = match &self.content {

@@ -45,6 +45,7 @@ struct Line<'a> {
     completion_tokens: i64,
     reasoning_tokens: i64,
     images: i64,
+    seconds: i64,
     usage_source: &'a str,
     cost_usd: Option<String>,
     cost: &'static str,
@@ -146,7 +147,7 @@ impl<W: io::Write> Writer<W> {
 }
 
 fn line<'a>(record: &'a CostRecord, row: &'a Row<'a>) -> Line<'a> {
-    let [prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens, images, _] = row.usage;
+    let [prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens, images, _, seconds] = row.usage;
     let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     Line {
         at: rfc3339(record.at),
@@ -165,6 +166,7 @@ fn line<'a>(record: &'a CostRecord, row: &'a Row<'a>) -> Line<'a> {
         completion_tokens,
         reasoning_tokens,
         images,
+        seconds,
         usage_source: &row.usage_source,
         cost_usd: dollars(record.cost),
         cost: match record.cost {

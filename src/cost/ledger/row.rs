@@ -26,7 +26,7 @@ pub(super) struct Row<'a> {
     pub(super) upstream: Cow<'a, str>,
     pub(super) model: Cow<'a, str>,
     pub(super) served: Option<Cow<'a, str>>,
-    pub(super) usage: [i64; 6],
+    pub(super) usage: [i64; 7],
     pub(super) usage_source: Cow<'a, str>,
     pub(super) cost: (Option<i64>, bool),
     pub(super) saved: (Option<i64>, bool),
@@ -45,7 +45,7 @@ pub(super) struct Row<'a> {
 impl<'a> Row<'a> {
     pub(super) fn of(record: &'a CostRecord) -> Self {
         let text = |text: &'a str| Cow::Borrowed(text);
-        let Usage { prompt, cached, completion, reasoning, images, pixels } = record.usage;
+        let Usage { prompt, cached, completion, reasoning, images, pixels, seconds } = record.usage;
         let served =
             record.served.as_ref().map(|served| if served == record.route.model() { "" } else { served.as_str() });
         let error = match record.ending {
@@ -65,7 +65,7 @@ impl<'a> Row<'a> {
             upstream: text(record.route.upstream().as_str()),
             model: text(record.route.model().as_str()),
             served: served.map(text),
-            usage: [prompt, cached, completion, reasoning, images, pixels].map(clamped),
+            usage: [prompt, cached, completion, reasoning, images, pixels, seconds].map(clamped),
             usage_source: text(usage_source(record.usage_source)),
             cost: money(record.cost),
             saved: money(record.saved),
@@ -84,7 +84,7 @@ impl<'a> Row<'a> {
 
     /// The record again.
     pub(super) fn record(self) -> Result<CostRecord, BoxError> {
-        let [prompt, cached, completion, reasoning, images, pixels] = self.usage.map(i64::unsigned_abs);
+        let [prompt, cached, completion, reasoning, images, pixels, seconds] = self.usage.map(i64::unsigned_abs);
         let route = RouteId::new(&*self.upstream, &*self.model);
         let served =
             self.served.map(|served| if served.is_empty() { route.model().clone() } else { (&*served).into() });
@@ -101,7 +101,7 @@ impl<'a> Row<'a> {
             task: self.task.parse()?,
             priority: self.priority.parse()?,
             served,
-            usage: Usage { prompt, cached, completion, reasoning, images, pixels },
+            usage: Usage { prompt, cached, completion, reasoning, images, pixels, seconds },
             usage_source: named(&self.usage_source, &USAGE_SOURCES, |from| usage_source(*from))?,
             cost: cost(self.cost),
             saved: cost(self.saved),

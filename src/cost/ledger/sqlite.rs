@@ -68,11 +68,11 @@ impl Memory {
 
 /// Everything that [`Row`] has, in this order.
 const COLUMN_NAMES: &str = "attempt, request, at, tenant, session, tags, task, priority, upstream, model, served, \
-     prompt, cached, completion, reasoning, images, pixels, usage_source, cost, cost_exact, saved, saved_exact, price, \
+     prompt, cached, completion, reasoning, images, pixels, seconds, usage_source, cost, cost_exact, saved, saved_exact, price, \
      price_version, source, ending, error, latency, first_token, batch, arm, trace_id";
 
 static INSERT: LazyLock<String> = LazyLock::new(|| {
-    let places: Vec<String> = (1..=33).map(|place| format!("?{place}")).collect();
+    let places: Vec<String> = (1..=34).map(|place| format!("?{place}")).collect();
     let places = places.join(", ");
     format!("INSERT INTO cost_record ({COLUMN_NAMES}, open_by) VALUES ({places}) ON CONFLICT (attempt) DO NOTHING")
 });
@@ -81,7 +81,7 @@ static UPDATE: LazyLock<String> = LazyLock::new(|| {
     let set: Vec<String> =
         COLUMN_NAMES.split(", ").zip(1..).skip(1).map(|(name, place)| format!("{name} = ?{place}")).collect();
     let set = set.join(", ");
-    format!("UPDATE cost_record SET {set}, open_by = ?33, recovered = 0 WHERE attempt = ?1")
+    format!("UPDATE cost_record SET {set}, open_by = ?34, recovered = 0 WHERE attempt = ?1")
 });
 
 static SETTLE: LazyLock<String> = LazyLock::new(|| format!("{} AND open_by IS NOT NULL", &*UPDATE));
@@ -100,7 +100,7 @@ fn write(
 ) -> Result<usize> {
     let row = Row::of(record);
     let price = memory.price(connection, row.price)?;
-    let [prompt, cached, completion, reasoning, images, pixels] = row.usage;
+    let [prompt, cached, completion, reasoning, images, pixels, seconds] = row.usage;
     let trace_id = row.trace_id.as_ref().map(<[u8; 16]>::as_slice);
     connection.prepare_cached(sql)?.execute(params![
         row.attempt.as_slice(),
@@ -120,6 +120,7 @@ fn write(
         reasoning,
         images,
         pixels,
+        seconds,
         &*row.usage_source,
         row.cost.0,
         row.cost.1,
@@ -143,9 +144,9 @@ fn write(
 fn read(row: &SqlRow<'_>) -> Result<CostRecord> {
     let text = |at: usize| row.get::<_, String>(at).map(Into::into);
     let maybe = |at: usize| row.get::<_, Option<String>>(at).map(|text| text.map(Into::into));
-    let price: Option<String> = row.get(22)?;
+    let price: Option<String> = row.get(23)?;
     let price =
-        price.map(|body| serde_json::from_str(&body)).transpose().map_err(|error| unreadable(22, error.into()))?;
+        price.map(|body| serde_json::from_str(&body)).transpose().map_err(|error| unreadable(23, error.into()))?;
     let columns = Row {
         attempt: row.get(0)?,
         request: row.get(1)?,
@@ -158,20 +159,20 @@ fn read(row: &SqlRow<'_>) -> Result<CostRecord> {
         upstream: text(8)?,
         model: text(9)?,
         served: maybe(10)?,
-        usage: [row.get(11)?, row.get(12)?, row.get(13)?, row.get(14)?, row.get(15)?, row.get(16)?],
-        usage_source: text(17)?,
-        cost: (row.get(18)?, row.get(19)?),
-        saved: (row.get(20)?, row.get(21)?),
+        usage: [row.get(11)?, row.get(12)?, row.get(13)?, row.get(14)?, row.get(15)?, row.get(16)?, row.get(17)?],
+        usage_source: text(18)?,
+        cost: (row.get(19)?, row.get(20)?),
+        saved: (row.get(21)?, row.get(22)?),
         price,
-        price_version: row.get(23)?,
-        source: text(24)?,
-        ending: text(25)?,
-        error: maybe(26)?,
-        latency: row.get(27)?,
-        first_token: row.get(28)?,
-        batch: maybe(29)?,
-        arm: maybe(30)?,
-        trace_id: row.get(31)?,
+        price_version: row.get(24)?,
+        source: text(25)?,
+        ending: text(26)?,
+        error: maybe(27)?,
+        latency: row.get(28)?,
+        first_token: row.get(29)?,
+        batch: maybe(30)?,
+        arm: maybe(31)?,
+        trace_id: row.get(32)?,
     };
     columns.record().map_err(|error| unreadable(0, error))
 }

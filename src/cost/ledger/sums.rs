@@ -144,7 +144,7 @@ impl Sums {
             cancelled,
             hits,
             followers,
-            usage: Usage { prompt, cached, completion, reasoning, images, pixels: 0 },
+            usage: Usage { prompt, cached, completion, reasoning, images, ..Usage::ZERO },
             known: Usd::from_nanos(known),
             unknown: Usd::from_nanos(unknown),
             unknowns: u64::try_from(unknowns).unwrap_or(0),

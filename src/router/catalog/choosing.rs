@@ -183,6 +183,7 @@ fn key(ask: &RouteAsk<'_>) -> Key {
         tier: ask.tier(),
         named: ask.request.names_tier(),
         needs: ask.needs,
+        thrift: ask.thrift,
         within,
     }
 }

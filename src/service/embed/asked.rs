@@ -10,7 +10,7 @@ use crate::{
         error::{Error, total_cost},
         plan::{Plan, no_attempts, no_warnings},
     },
-    types::{Usage, UsageSource},
+    types::{Usage, UsageSource, Usd},
 };
 
 /// What was asked for and brought.
@@ -30,6 +30,11 @@ impl Asked {
     pub(super) fn attempted(&self) -> u16 {
         // An admission that was passed over takes a number as well: three a part and one for each candidate.
         u16::try_from(self.count * 16).unwrap_or(u16::MAX)
+    }
+
+    /// What the parts so far may have cost.
+    pub(super) fn spent(&self) -> Usd {
+        total_cost(&self.attempts).charge()
     }
 
     pub(super) fn push(&mut self, done: Done) {

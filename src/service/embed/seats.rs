@@ -244,5 +244,5 @@ fn rest_of(part: Plan, lacking: &[usize], attempted: u16) -> Plan {
         return part;
     }
     let texts = lacking.iter().filter_map(|at| input.texts.get(*at)).cloned().collect();
-    part.part(part.request.with_texts(texts), part.ranking.clone(), attempted)
+    part.part(part.request.with_texts(texts), part.ranking.clone(), (attempted, part.spent))
 }

@@ -175,7 +175,7 @@ fn picture() -> Answer {
 
 fn values() -> Vec<CacheValue> {
     let mut answer = Answer::chat("é \u{1f980}\u{200d} \" \\ \u{1} \r\n", "org/model@v1");
-    answer.usage = Usage { prompt: u64::MAX, cached: 1, completion: 2, reasoning: 3, images: 4, pixels: 5 };
+    answer.usage = Usage { prompt: u64::MAX, cached: 1, completion: 2, reasoning: 3, images: 4, pixels: 5, seconds: 6 };
     answer.usage_reported = true;
     if let Output::Chat(choices) = Arc::make_mut(&mut answer.output)
         && let Some(first) = choices.first_mut()

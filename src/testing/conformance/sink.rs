@@ -128,8 +128,15 @@ fn varied(on: &mut On<'_>) -> Vec<CostRecord> {
         record.priority = Priority::Batch;
         record.route = RouteId::new("local", "org/model@v1:free");
         record.served = Some("org/another".into());
-        record.usage =
-            Usage { prompt: u64::from(u32::MAX) + 1, cached: 2, completion: 3, reasoning: 1, images: 4, pixels: 5 };
+        record.usage = Usage {
+            prompt: u64::from(u32::MAX) + 1,
+            cached: 2,
+            completion: 3,
+            reasoning: 1,
+            images: 4,
+            pixels: 5,
+            seconds: 6,
+        };
         record.usage_source = UsageSource::Counted;
         record.saved = Cost::Known(Usd::from_nanos(7));
         record.price = Some(Price::from_rates(Rate::from_picos(1), Some(Rate::FREE), Rate::from_picos(2)));

@@ -58,7 +58,7 @@ pub(super) async fn open(path: &Path) -> Ledger {
 pub(super) fn sums(records: &[CostRecord]) -> Sums {
     let mut sums = Sums::default();
     records.iter().for_each(|record| sums.add(record));
-    sums.usage.pixels = 0;
+    (sums.usage.pixels, sums.usage.seconds) = (0, 0);
     sums
 }
 

@@ -25,6 +25,7 @@ CREATE TABLE cost_record (
     reasoning     INTEGER NOT NULL,
     images        INTEGER NOT NULL,
     pixels        INTEGER NOT NULL,
+    seconds       INTEGER NOT NULL,
     usage_source  TEXT NOT NULL,
     -- NULL where there is no price.
     cost          INTEGER,

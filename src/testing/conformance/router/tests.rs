@@ -92,8 +92,8 @@ impl ModelRouter for Broken {
             _ => {}
         }
         let request = self.request(ask);
-        let inner = RouteAsk::new(&request).with_limits(self.limits(ask));
-        let inner = RouteAsk { limits: self.limits(ask), ..inner };
+        let mut inner = RouteAsk::new(&request);
+        inner.limits = self.limits(ask);
         let ranked = self.inner.rank(&inner).await;
         let ranked = ranked.map_err(|refused| match self.fault {
             Fault::RefusesInSilence => NoRoute::new(" ", refused.rejected),
