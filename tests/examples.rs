@@ -103,6 +103,12 @@ fn the_examples_print_what_their_golden_files_hold() {
     }
 }
 
+#[cfg(feature = "sqlite")]
+#[test]
+fn the_example_of_a_report_prints_what_its_golden_file_holds() {
+    is_golden("cost_report");
+}
+
 /// Needs redis-server, as the example does.
 #[cfg(feature = "redis")]
 #[test]

@@ -18,10 +18,12 @@ use together_inference::{
     service::ServiceBuilder,
     store::Store,
     testing::{Fault, Together, conformance},
-    types::SeededRng,
 };
 
-use super::world::{ask, muse, secs, spawn};
+use super::{
+    doubles::Quarters,
+    world::{ask, muse, secs, spawn},
+};
 
 /// A folder of its own that goes when the test does.
 pub(super) struct Folder(PathBuf);
@@ -100,8 +102,7 @@ async fn it_keeps_what_a_sink_promises() {
 async fn it_is_the_providers_bill_to_the_nano_dollar() {
     let (folder, together) = (Folder::new(), Together::new());
     let ledger = open(&folder.path()).await;
-    let service =
-        service(&together, |builder| builder.cost_sink(ledger.clone()).rng(std::sync::Arc::new(SeededRng::new(3))));
+    let service = service(&together, |builder| builder.cost_sink(ledger.clone()).tokenizer(Quarters));
     service.refresh_catalogue().await; // some prices are in the lists alone
     together.fail_next(2, Fault::status(503));
     for round in 0..20 {

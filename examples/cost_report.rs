@@ -1,0 +1,118 @@
+//! A week of mixed traffic on the simulator, kept in a ledger: who spent what, on which models, what the cache saved and
+//! what has no price. Draws the spend by day and writes every record into a CSV file.
+//!
+//! `cargo run --example cost_report --features sqlite -- [ledger.db] [records.csv]`; a folder of its own unless named.
+
+use std::{
+    env,
+    error::Error,
+    fs::File,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use together_inference::{
+    InferenceRequest, InferenceService, Priority, RouteId, Task, Tier, Usd,
+    cost::{By, Format, Ledger, Report, ReportQuery},
+    router::{CatalogRouter, ModelRoute},
+    store::Store,
+    testing::{Fault, SimModel, Together},
+    types::{ManualClock, Rng, SeededRng},
+};
+
+const DAY: Duration = Duration::from_secs(86_400);
+/// Monday, 16 November 2026, 00:00 UTC.
+const MONDAY: Duration = Duration::from_secs(1_794_787_200);
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn Error>> {
+    eprintln!("(a made-up week: running on the simulator, nothing is spent)");
+    let folder = env::temp_dir().join(format!("together-inference-cost-report-{}", std::process::id()));
+    std::fs::create_dir_all(&folder)?;
+    let named = |at: usize, name: &str| env::args().nth(at).map_or_else(|| folder.join(name), PathBuf::from);
+    let (path, csv) = (named(1, "ledger.db"), named(2, "records.csv"));
+
+    let start = SystemTime::UNIX_EPOCH + MONDAY;
+    let ledger = Ledger::keep_records(&Store::open(&path).await?, DAY * 3_650);
+    let together = a_week(&ledger, start).await?;
+    let week = ReportQuery::new(start..start + 7 * DAY);
+    let total = ledger.report(&week).await?.total;
+
+    println!("The week from 16 November 2026\n");
+    for by in [By::Model, By::Tenant, By::Task] {
+        println!("{}", ledger.report(&week.clone().by(by)).await?);
+    }
+    let asked = total.attempts - total.failed + total.hits + total.followers;
+    println!("{asked} answers, {} of them from the cache: {} not spent a second time.", total.hits, total.saved);
+    println!("{} attempts failed or were repeated elsewhere, at no cost.", total.failed);
+    if total.unpriced > 0 {
+        println!(
+            "{} attempts have no price: set one with .price(route, price), Price::FREE if it costs nothing.",
+            total.unpriced
+        );
+    }
+    println!("\nSpend by day");
+    chart(&ledger.report(&week.clone().by(By::Day)).await?);
+
+    let records = ledger.export(start..start + 7 * DAY, Format::Csv, File::create(&csv)?).await?;
+    let billed = Usd::from_nanos(together.bill().nano_usd);
+    println!("\n{records} records come to {}; the provider bills {billed}.", total.known);
+    println!("The difference is that of the embeddings: no tokens are reported for them, so that they are counted.");
+    eprintln!("the ledger is {}, the records are in {}", path.display(), csv.display());
+    Ok(())
+}
+
+/// Makes the calls of a week: the clock is moved, nothing waits.
+async fn a_week(ledger: &Ledger, start: SystemTime) -> Result<Together, Box<dyn Error>> {
+    let together = Together::new();
+    let local = Together::builder().models([SimModel::chat("acme/house-8b").price(0, 0)]).build();
+    let (clock, rng) = (Arc::new(ManualClock::new(start)), SeededRng::new(16));
+    // A server of one's own that nobody has told the price of.
+    let house = ModelRoute::new("local", "acme/house-8b").task(Task::Chat).tier(Tier::Small);
+    let service = InferenceService::builder(together.client())
+        .upstream("local", local.client())
+        .router(CatalogRouter::builtin().with(house))
+        .cost_sink(ledger.clone())
+        .clock(Arc::clone(&clock) as _)
+        .build()?;
+    service.refresh_catalogue().await;
+    for day in 0..7_u32 {
+        // Less at the weekend.
+        let calls = if day < 5 { 90 } else { 25 };
+        for call in 0..calls {
+            let draw = |of: u128| u32::try_from(rng.next_u128() % of).unwrap_or(0);
+            if call % 30 == 7 {
+                together.fail_next(1, Fault::status(503));
+            }
+            service.complete(request(draw(10), draw(40))).await?;
+            clock.advance(DAY / calls);
+        }
+    }
+    service.shutdown(Duration::from_secs(10)).await;
+    Ok(together)
+}
+
+/// One of the kinds of calls that the week is made of; `question` tells it from others of its kind.
+fn request(kind: u32, question: u32) -> InferenceRequest {
+    let tenant = ["acme", "bcme", "cyberdyne"].get(question as usize % 3).copied().unwrap_or("acme");
+    let request = match kind {
+        // Support: the same questions again and again.
+        0..=3 => InferenceRequest::chat(format!("How do I return order type {question}?")).temperature(0.0),
+        4..=5 => InferenceRequest::chat(format!("Write a slogan for product {question}")).priority(Priority::Realtime),
+        6 => InferenceRequest::code(format!("fn f{question}() {{}}")).max_tokens(200),
+        7..=8 => InferenceRequest::embedding([format!("document {question}")]),
+        _ => InferenceRequest::chat(format!("Sum up meeting {question}")).model(RouteId::new("local", "acme/house-8b")),
+    };
+    request.tenant(tenant)
+}
+
+/// A bar a day, the longest forty characters.
+fn chart(report: &Report) {
+    let most = report.rows.iter().map(|row| row.sums.known.nanos()).max().unwrap_or(0).max(1);
+    for row in &report.rows {
+        let known = row.sums.known;
+        let bar = "█".repeat(usize::try_from(known.nanos() * 40 / most).unwrap_or(0));
+        println!("{}  {bar:<40}  {known}", row.labels.first().map_or("", |day| &**day));
+    }
+}
