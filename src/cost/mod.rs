@@ -41,13 +41,19 @@ use async_trait::async_trait;
 
 #[cfg(feature = "sqlite")]
 pub use self::ledger::{Basis, By, Durability, Format, Ledger, Report, ReportQuery, ReportRow, Sums};
-pub(crate) use self::sinks::{PATIENCE, offer};
 pub use self::{
-    budget::{BudgetError, BudgetStore, MemoryBudgets, OverBudget, Scope},
+    budget::{
+        Account, Balance, Bound, Budget, BudgetError, BudgetStore, Budgets, Charge, Expired, Hold, InvalidBudget, Line,
+        MemoryBudgets, OverBudget, Period, Refusal, Remaining, Scope, Unpriced, Window,
+    },
     memory::MemoryCosts,
     prices::{PriceBook, PriceSource, PriceStamp},
     record::{CostRecord, Ending, Intent},
     sinks::{FanOut, TracingCosts},
+};
+pub(crate) use self::{
+    budget::{Held, NoTenant, Notice},
+    sinks::{PATIENCE, offer},
 };
 use crate::types::BoxError;
 

@@ -79,7 +79,7 @@ pub struct Truncated {
 pub(super) enum Cause {
     Invalid(InvalidRequest),
     NoRoute(NoRoute),
-    Budget(OverBudget),
+    Budget(Box<OverBudget>),
     Client(client::Error),
 }
 
@@ -472,7 +472,7 @@ impl std::error::Error for Error {
         Some(match self.0.cause.as_deref()? {
             Cause::Invalid(error) => error,
             Cause::NoRoute(error) => error,
-            Cause::Budget(error) => error,
+            Cause::Budget(error) => &**error,
             Cause::Client(error) => error,
         })
     }

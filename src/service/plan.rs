@@ -40,7 +40,7 @@ pub(super) struct Plan {
     pub(super) deadline: Instant,
     pub(super) prompt_tokens_at_most: u64,
     pub(super) needs: Needs,
-    default_max_tokens: u32,
+    pub(super) default_max_tokens: u32,
     /// Whether the first piece of an answer will do.
     pub(super) streams: bool,
     /// Until when it waits for a call that it shares, where that is not its deadline.
@@ -62,6 +62,9 @@ impl State {
         request.validate()?;
         let filled = Arc::make_mut(&mut request);
         self.fill(filled);
+        if self.budgets.are_hard() {
+            filled.bound_answer(self.default_max_tokens);
+        }
         self.pin_embedding_model(filled);
         let book = Book(&self.prices);
         let ask = RouteAsk::new(&request).with_prices(&book);
