@@ -3,6 +3,7 @@
 
 mod alerts;
 mod attempts;
+mod budgets;
 mod cache_control;
 mod cache_policy;
 mod cached_streams;
