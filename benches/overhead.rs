@@ -5,6 +5,7 @@
 //! upstream is a fixed response from another thread. CPU is that of the measuring thread alone, which runs everything of
 //! the client: tasks, recorder, leaders. Allocations are counted over one pass of each side.
 
+mod budgets;
 mod by_hand;
 mod caching;
 mod plane;
@@ -86,6 +87,9 @@ fn main() {
     }
     if runs("admit") {
         admissions(&runtime);
+    }
+    if runs("budget") {
+        budgets::in_process();
     }
     if runs("embeddings") {
         plane::embeddings(&runtime, &client, &hand);
