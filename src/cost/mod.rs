@@ -39,6 +39,8 @@ use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 
+#[cfg(feature = "redis")]
+pub use self::budget::{RedisBudgets, RedisBudgetsBuilder};
 #[cfg(feature = "sqlite")]
 pub use self::ledger::{Basis, By, Durability, Format, Ledger, Report, ReportQuery, ReportRow, Sums};
 pub use self::{

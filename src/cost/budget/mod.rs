@@ -14,11 +14,15 @@
 mod memory;
 mod over;
 mod policy;
+#[cfg(feature = "redis")]
+mod redis;
 mod rule;
 mod scope;
 mod store;
 mod window;
 
+#[cfg(feature = "redis")]
+pub use self::redis::{RedisBudgets, RedisBudgetsBuilder};
 pub use self::{
     memory::MemoryBudgets,
     over::{Bound, OverBudget},
