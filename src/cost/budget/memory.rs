@@ -1,7 +1,7 @@
 //! Budgets in this process.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     hash::{BuildHasherDefault, Hasher},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -43,7 +43,7 @@ pub struct MemoryBudgets(Mutex<Books>);
 
 #[derive(Debug, Default)]
 struct Books {
-    accounts: HashMap<Account, Slots, Hashed>,
+    accounts: Accounts,
     held: HashMap<AttemptId, Held, Hashed>,
     /// Before which nothing that is held expires.
     quiet_until: Option<Instant>,
@@ -51,10 +51,20 @@ struct Books {
     swept_until: Option<Instant>,
 }
 
+/// Accounts by their places, which they remember themselves: a name is looked up once.
+#[derive(Debug, Default)]
+struct Accounts {
+    all: Vec<Slots>,
+    places: HashMap<Account, usize, Hashed>,
+}
+
 /// The money of an account.
 #[derive(Debug)]
 struct Slots {
+    account: Account,
     slots: Vec<Slot>,
+    /// Reservations that are not settled yet.
+    open: usize,
     used: Instant,
     keep: Option<Duration>,
 }
@@ -87,46 +97,84 @@ impl MemoryBudgets {
     }
 }
 
+impl Accounts {
+    fn place(&self, account: &Account) -> Option<usize> {
+        let place = account.place();
+        if self.all.get(place).is_some_and(|it| it.account == *account) {
+            return Some(place);
+        }
+        let place = *self.places.get(account)?;
+        account.is_at(place);
+        Some(place)
+    }
+
+    fn get(&self, account: &Account) -> Option<&Slots> {
+        self.all.get(self.place(account)?)
+    }
+
+    fn get_mut(&mut self, account: &Account) -> Option<&mut Slots> {
+        let place = self.place(account)?;
+        self.all.get_mut(place)
+    }
+
+    /// The account of a line, opened if it is new.
+    fn open(&mut self, line: &Line, now: Instant) -> &mut Slots {
+        let place = self.place(&line.account).unwrap_or_else(|| {
+            self.all.push(Slots::new(line, now));
+            line.account.is_at(self.all.len() - 1);
+            self.places.insert(line.account.clone(), self.all.len() - 1);
+            self.all.len() - 1
+        });
+        #[expect(clippy::indexing_slicing, reason = "found or added a line above")]
+        &mut self.all[place]
+    }
+
+    /// Forgets what is of no more use.
+    fn sweep(&mut self, now: Instant) {
+        self.all.retain(|account| account.is_of_use(now));
+        self.places = self.all.iter().enumerate().map(|(place, it)| (it.account.clone(), place)).collect();
+    }
+}
+
 impl Books {
     fn reserve(&mut self, hold: &Arc<Hold>, now: Instant) -> Result<(), BudgetError> {
         self.expire(now);
-        if self.held.contains_key(&hold.id) {
-            return Ok(());
-        }
+        self.make_room(hold, now)?;
+        let Entry::Vacant(place) = self.held.entry(hold.id) else { return Ok(()) };
         for (line, asked) in hold.lines.iter().enumerate() {
             let balance = self.accounts.get(&asked.account).map_or_else(Balance::default, |it| it.read(asked.period));
             if !asked.has_room(&balance, hold.amount) {
                 return Err(BudgetError::Refused(Refusal::new(line, balance)));
             }
         }
-        self.make_room(hold, now)?;
         for line in &hold.lines {
-            let account = self.accounts.entry(line.account.clone()).or_insert_with(|| Slots::new(line, now));
+            let account = self.accounts.open(line, now);
             account.used = now;
+            account.open += 1;
             let slot = account.slot_of(line.period);
             slot.reserved += hold.amount;
             slot.calls += 1;
         }
         let until = later(now, hold.expires);
         self.quiet_until = Some(self.quiet_until.map_or(until, |quiet| quiet.min(until)));
-        self.held.insert(hold.id, Held { hold: Arc::clone(hold), until, expired: false });
+        place.insert(Held { hold: Arc::clone(hold), until, expired: false });
         Ok(())
     }
 
     /// Keeps what is remembered bounded.
     fn make_room(&mut self, hold: &Hold, now: Instant) -> Result<(), BudgetError> {
         if self.held.len() >= MAX_HELD {
-            self.held.retain(|_, held| !held.expired);
-        }
-        if self.held.len() >= MAX_HELD {
-            return Err(BudgetError::Store(format!("more than {MAX_HELD} reservations at a time").into()));
+            self.forget_expired();
+            if self.held.len() >= MAX_HELD {
+                return Err(BudgetError::Store(format!("more than {MAX_HELD} reservations at a time").into()));
+            }
         }
         let is_full = |books: &Self| {
-            books.accounts.len() + hold.lines.len() > MAX_ACCOUNTS
-                && hold.lines.iter().any(|line| !books.accounts.contains_key(&line.account))
+            books.accounts.all.len() + hold.lines.len() > MAX_ACCOUNTS
+                && hold.lines.iter().any(|line| books.accounts.place(&line.account).is_none())
         };
         if is_full(self) && self.swept_until.is_none_or(|until| until <= now) {
-            self.accounts.retain(|_, account| account.is_of_use(now));
+            self.accounts.sweep(now);
             self.swept_until = Some(later(now, SWEEP));
         }
         if is_full(self) {
@@ -135,11 +183,26 @@ impl Books {
         Ok(())
     }
 
+    /// What expired stays as it is.
+    fn forget_expired(&mut self) {
+        for held in self.held.extract_if(|_, held| held.expired).map(|(_, held)| held) {
+            for line in &held.hold.lines {
+                if let Some(account) = self.accounts.get_mut(&line.account) {
+                    account.open -= 1;
+                }
+            }
+        }
+    }
+
     fn settle(&mut self, id: AttemptId, charge: Charge) -> Vec<Balance> {
         let Some(Held { hold, expired, .. }) = self.held.remove(&id) else { return Vec::new() };
         let settle = |line: &Line| {
             let Some(account) = self.accounts.get_mut(&line.account) else { return Balance::default() };
-            let slot = account.slot_of(line.period);
+            account.open -= 1;
+            // One that is forgotten counts nowhere any more.
+            let Some(slot) = account.slots.iter_mut().rfind(|slot| slot.at == line.period.slot) else {
+                return account.read(line.period);
+            };
             match (expired, line.expired) {
                 (false, _) => slot.reserved = slot.reserved - hold.amount,
                 (true, Expired::Spent) => slot.spent = slot.spent - hold.amount,
@@ -175,7 +238,7 @@ impl Books {
 
 impl Slots {
     fn new(line: &Line, now: Instant) -> Self {
-        Self { slots: Vec::with_capacity(1), used: now, keep: line.keep }
+        Self { account: line.account.clone(), slots: Vec::with_capacity(1), open: 0, used: now, keep: line.keep }
     }
 
     /// What counts in a period.
@@ -194,8 +257,9 @@ impl Slots {
         let counted = self.slots.iter().filter(|slot| period.counts(slot.at));
         let shown = counted.map(|slot| slot.shown).max().unwrap_or_default();
         let balance = Balance { shown, ..self.read(period) };
-        let slot = self.slot_of(period);
-        slot.shown = slot.shown.max(balance.spent);
+        if balance.spent > shown {
+            self.slot_of(period).shown = balance.spent;
+        }
         balance
     }
 
@@ -223,7 +287,7 @@ impl Slots {
 
     fn is_of_use(&self, now: Instant) -> bool {
         let in_use = |keep| now.saturating_duration_since(self.used) < keep;
-        self.keep.is_none_or(in_use) || self.slots.iter().any(|slot| !slot.reserved.is_zero())
+        self.open > 0 || self.keep.is_none_or(in_use)
     }
 }
 

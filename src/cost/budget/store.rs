@@ -3,7 +3,10 @@
 use std::{
     fmt,
     hash::{BuildHasher, Hash, Hasher, RandomState},
-    sync::{Arc, LazyLock},
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -25,6 +28,8 @@ pub struct Account(Arc<Name>);
 struct Name {
     hash: u64,
     key: Box<str>,
+    /// Where a store in this process has it, as far as anybody remembers.
+    place: AtomicUsize,
 }
 
 impl Account {
@@ -33,13 +38,22 @@ impl Account {
         // One key for the process: names come from callers, who must not choose where they fall.
         static STATE: LazyLock<RandomState> = LazyLock::new(RandomState::new);
         let key = key.into();
-        Self(Arc::new(Name { hash: STATE.hash_one(&*key), key }))
+        Self(Arc::new(Name { hash: STATE.hash_one(&*key), key, place: AtomicUsize::new(0) }))
     }
 
     /// The name.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0.key
+    }
+
+    /// Where a store may have it: a guess, for another store may have guessed as well.
+    pub(super) fn place(&self) -> usize {
+        self.0.place.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_at(&self, place: usize) {
+        self.0.place.store(place, Ordering::Relaxed);
     }
 }
 

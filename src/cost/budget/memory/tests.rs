@@ -70,7 +70,7 @@ async fn accounts_are_bounded_and_only_those_of_no_more_use_are_forgotten() {
     budgets.settle(&busy, Charge::Spent(usd!("0.5"))).await.unwrap();
     tokio::time::advance(keep / 2).await;
     assert!(reserve(&budgets, &late).await);
-    assert_eq!(budgets.lock().accounts.len(), 3);
+    assert_eq!(budgets.lock().accounts.all.len(), 3);
     assert_eq!(used(&budgets, &session(0)), (usd!("0.75"), Usd::ZERO));
     assert_eq!(used(&budgets, &session(1)), (Usd::ZERO, usd!("0.5")));
 }
@@ -86,9 +86,31 @@ async fn windows_that_are_over_are_forgotten_but_for_the_last_few() {
         assert!(reserve(&budgets, &hold).await);
         budgets.settle(&hold, Charge::Spent(usd!("1"))).await.unwrap();
     }
-    let slots = |budgets: &MemoryBudgets| budgets.lock().accounts[&day(0).account].slots.len();
+    let slots = |budgets: &MemoryBudgets| budgets.lock().accounts.get(&day(0).account).unwrap().slots.len();
     assert!(slots(&budgets) <= OLD_SLOTS + 3, "{} slots", slots(&budgets));
     assert_eq!(used(&budgets, &day(98)), (usd!("1"), Usd::ZERO), "for a clock that is set back");
     budgets.settle(&open, Charge::Spent(usd!("0.25"))).await.unwrap();
     assert_eq!(used(&budgets, &day(0)), (usd!("0.25"), Usd::ZERO), "a charge finds its window whenever it comes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_charge_that_comes_when_its_window_is_long_forgotten_counts_nowhere() {
+    // Scenario: reservations of a day, one of nothing and one that expired, are settled ten days later.
+    // Expected: no balance below zero, nor a day that nobody asks for any more.
+    let budgets = MemoryBudgets::new();
+    let day = |n: i64| Line { period: Period::new(n * 86_400), ..line("day", usd!("1")) };
+    let late = [hold(1, Usd::ZERO, day(0)), hold(2, usd!("0.5"), day(0))];
+    for hold in &late {
+        assert!(reserve(&budgets, hold).await);
+    }
+    tokio::time::advance(HOLD).await;
+    for n in 1..10 {
+        let hold = hold(n + 10, usd!("1"), day(i64::try_from(n).unwrap()));
+        assert!(reserve(&budgets, &hold).await);
+        budgets.settle(&hold, Charge::Spent(usd!("1"))).await.unwrap();
+    }
+    for hold in &late {
+        budgets.settle(hold, Charge::NotSent).await.unwrap();
+    }
+    assert_eq!(used(&budgets, &day(0)), (Usd::ZERO, Usd::ZERO));
 }
