@@ -19,7 +19,7 @@ const MAX_HELD: usize = 100_000;
 const MAX_ACCOUNTS: usize = 250_000;
 /// How often all accounts are gone through where there are too many.
 const SWEEP: Duration = Duration::from_secs(1);
-/// Slots of an account that no longer count and are still there for a clock that is set back.
+/// Sheet of an account that no longer count and are still there for a clock that is set back.
 const OLD_SLOTS: usize = 4;
 
 /// The money of budgets in this process, gone with it.
@@ -54,13 +54,13 @@ struct Books {
 /// Accounts by their places, which they remember themselves: a name is looked up once.
 #[derive(Debug, Default)]
 struct Accounts {
-    all: Vec<Slots>,
+    all: Vec<Sheet>,
     places: HashMap<Account, usize, Hashed>,
 }
 
 /// The money of an account.
 #[derive(Debug)]
-struct Slots {
+struct Sheet {
     account: Account,
     slots: Vec<Slot>,
     /// Reservations that are not settled yet.
@@ -108,19 +108,19 @@ impl Accounts {
         Some(place)
     }
 
-    fn get(&self, account: &Account) -> Option<&Slots> {
+    fn get(&self, account: &Account) -> Option<&Sheet> {
         self.all.get(self.place(account)?)
     }
 
-    fn get_mut(&mut self, account: &Account) -> Option<&mut Slots> {
+    fn get_mut(&mut self, account: &Account) -> Option<&mut Sheet> {
         let place = self.place(account)?;
         self.all.get_mut(place)
     }
 
     /// The account of a line, opened if it is new.
-    fn open(&mut self, line: &Line, now: Instant) -> &mut Slots {
+    fn open(&mut self, line: &Line, now: Instant) -> &mut Sheet {
         let place = self.place(&line.account).unwrap_or_else(|| {
-            self.all.push(Slots::new(line, now));
+            self.all.push(Sheet::new(line, now));
             line.account.is_at(self.all.len() - 1);
             self.places.insert(line.account.clone(), self.all.len() - 1);
             self.all.len() - 1
@@ -236,7 +236,7 @@ impl Books {
     }
 }
 
-impl Slots {
+impl Sheet {
     fn new(line: &Line, now: Instant) -> Self {
         Self { account: line.account.clone(), slots: Vec::with_capacity(1), open: 0, used: now, keep: line.keep }
     }
