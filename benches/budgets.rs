@@ -1,4 +1,4 @@
-//! What it costs to set money aside and to settle it.
+//! What it costs to set money aside and to settle it: in the process, and in Redis with `--features redis`.
 
 use std::{
     collections::HashMap,
@@ -21,13 +21,18 @@ const BOUND_NS: f64 = 100.0;
 
 const NAMES: [&str; 3] = ["day|UTC|hard|global", "day|UTC|hard|tenant:acme", "total|UTC|hard|session:run-7"];
 
+fn lines() -> Vec<Line> {
+    NAMES.map(|name| Line::new(Account::new(name), Period::new(0), usd!("1000000"))).to_vec()
+}
+
 /// One reservation and one settlement, over three accounts, beside a lock over a map of strings.
 pub fn in_process() {
-    let ours = MemoryBudgets::new();
-    let lines = || NAMES.map(|name| Line::new(Account::new(name), Period::new(0), usd!("1000000"))).to_vec();
-    let holds: Vec<_> = (0..1_024_u128).map(|n| AttemptId::new(n << 64 | n * 7_919)).collect();
-    let holds: Vec<_> =
-        holds.into_iter().map(|id| Arc::new(Hold::new(id, usd!("0.01"), lines(), Duration::from_secs(60)))).collect();
+    let (ours, lines) = (MemoryBudgets::new(), lines());
+    let holds: Vec<_> = (0..1_024_u128).map(|n| AttemptId::new((n << 64) | (n * 7_919))).collect();
+    let holds: Vec<_> = holds
+        .into_iter()
+        .map(|id| Arc::new(Hold::new(id, usd!("0.01"), lines.clone(), Duration::from_secs(60))))
+        .collect();
     let by_hand =
         Mutex::new(NAMES.map(|name| (name.to_owned(), (0_i64, 0_i64))).into_iter().collect::<HashMap<_, _>>());
     let (mut of_ours, mut of_theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
@@ -78,4 +83,43 @@ fn theirs_in(books: &Mutex<HashMap<String, (i64, i64)>>) -> f64 {
         add(1_000, -10_000_000);
     }
     start.elapsed().as_secs_f64() * 1e9 / f64::from(TURNS)
+}
+
+/// Three accounts in one script, beside one counter.
+#[cfg(feature = "redis")]
+pub fn in_redis(runtime: &tokio::runtime::Runtime) {
+    use redis::{Client, IntoConnectionInfo, io::tcp::TcpSettings};
+    use together_inference::cost::RedisBudgets;
+
+    use crate::{many, pairs};
+
+    let (_server, url) = crate::shared::start();
+    let store = runtime.block_on(RedisBudgets::connect(&*url)).expect("a store");
+    assert!(store.is_connected());
+    let info = url.as_str().into_connection_info().expect("a URL");
+    let client = Client::open(info.set_tcp_settings(TcpSettings::default().set_nodelay(true))).expect("a client");
+    let plain = runtime.block_on(client.get_connection_manager()).expect("a connection");
+    let (next, lines) = (std::sync::atomic::AtomicU64::new(0), lines());
+    let ours = async || {
+        let id = AttemptId::new(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed).into());
+        let hold = Arc::new(Hold::new(id, usd!("0.000001"), lines.clone(), Duration::from_secs(60)));
+        store.reserve(&hold).await.expect("room");
+    };
+    let theirs = async || {
+        let asked = redis::cmd("INCRBY").arg("counter").arg(1_000).query_async::<i64>(&mut plain.clone()).await;
+        assert!(asked.is_ok());
+    };
+    let ours_alone = || async {
+        for _ in 0..2_000 {
+            ours().await;
+        }
+    };
+    let theirs_alone = || async {
+        for _ in 0..2_000 {
+            theirs().await;
+        }
+    };
+    pairs(runtime, 2_000, ours_alone, theirs_alone).report_wall("budget in redis: reserve, 3 levels, wall", 2.00);
+    let at_once = pairs(runtime, 10_000, || many(10_000, |_| ours()), || many(10_000, |_| theirs()));
+    at_once.report("budget in redis: reserve, 64 in flight", 2.50, 0.0);
 }

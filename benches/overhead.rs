@@ -90,6 +90,8 @@ fn main() {
     }
     if runs("budget") {
         budgets::in_process();
+        #[cfg(feature = "redis")]
+        budgets::in_redis(&runtime);
     }
     if runs("embeddings") {
         plane::embeddings(&runtime, &client, &hand);

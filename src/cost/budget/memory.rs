@@ -294,12 +294,11 @@ impl Sheet {
 #[async_trait]
 impl BudgetStore for MemoryBudgets {
     async fn reserve(&self, hold: &Arc<Hold>) -> Result<(), BudgetError> {
-        self.lock().reserve(hold, Instant::now())
+        self.lock().reserve(hold, hold.made())
     }
 
     fn reserve_now(&self, hold: &Arc<Hold>) -> Option<Result<(), BudgetError>> {
-        let now = Instant::now();
-        Some(self.lock().reserve(hold, now))
+        Some(self.lock().reserve(hold, hold.made()))
     }
 
     async fn settle(&self, hold: &Arc<Hold>, charge: Charge) -> Result<Vec<Balance>, BudgetError> {

@@ -11,6 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 
 use super::{OverBudget, Period};
 use crate::types::{AttemptId, BoxError, Usd};
@@ -176,15 +177,22 @@ pub struct Hold {
     pub amount: Usd,
     /// Every account that it is charged to, in a fixed order, none of them twice.
     pub lines: Vec<Line>,
-    /// When the money counts as [`Expired`], from now.
+    /// When the money counts as [`Expired`], from when the hold was made.
     pub expires: Duration,
+    /// When it was made: the clock is read once an attempt.
+    made: Instant,
 }
 
 impl Hold {
-    /// This amount in these accounts for so long.
+    /// This amount in these accounts for so long, from now.
     #[must_use]
-    pub const fn new(id: AttemptId, amount: Usd, lines: Vec<Line>, expires: Duration) -> Self {
-        Self { id, amount, lines, expires }
+    pub fn new(id: AttemptId, amount: Usd, lines: Vec<Line>, expires: Duration) -> Self {
+        Self { id, amount, lines, expires, made: Instant::now() }
+    }
+
+    /// When it was made.
+    pub(super) const fn made(&self) -> Instant {
+        self.made
     }
 }
 
