@@ -31,10 +31,10 @@ async fn expired_reservations_make_room_for_new_ones_and_stay_spent() {
     for id in 0..MAX_HELD as u128 {
         assert!(reserve(&budgets, &hold(id, cent, all.clone())).await);
     }
-    let next = hold(MAX_HELD as u128, cent, all.clone());
-    assert!(matches!(budgets.reserve(&next).await, Err(BudgetError::Store(_))));
+    let next = || hold(MAX_HELD as u128, cent, all.clone());
+    assert!(matches!(budgets.reserve(&next()).await, Err(BudgetError::Store(_))));
     tokio::time::advance(HOLD).await;
-    assert!(reserve(&budgets, &next).await);
+    assert!(reserve(&budgets, &next()).await);
     assert_eq!(used(&budgets, &all), (usd!("100"), cent));
 }
 
@@ -62,14 +62,14 @@ async fn accounts_are_bounded_and_only_those_of_no_more_use_are_forgotten() {
             budgets.settle(&hold, Charge::Spent(usd!("0.25"))).await.unwrap();
         }
     }
-    let late = hold(u128::MAX, usd!("0.1"), session(MAX_ACCOUNTS));
-    assert!(matches!(budgets.reserve(&late).await, Err(BudgetError::Store(_))));
+    let late = || hold(u128::MAX, usd!("0.1"), session(MAX_ACCOUNTS));
+    assert!(matches!(budgets.reserve(&late()).await, Err(BudgetError::Store(_))));
     tokio::time::advance(keep / 2).await;
     let busy = hold(u128::MAX - 1, usd!("0.5"), session(0));
     assert!(reserve(&budgets, &busy).await);
     budgets.settle(&busy, Charge::Spent(usd!("0.5"))).await.unwrap();
     tokio::time::advance(keep / 2).await;
-    assert!(reserve(&budgets, &late).await);
+    assert!(reserve(&budgets, &late()).await);
     assert_eq!(budgets.lock().accounts.all.len(), 3);
     assert_eq!(used(&budgets, &session(0)), (usd!("0.75"), Usd::ZERO));
     assert_eq!(used(&budgets, &session(1)), (Usd::ZERO, usd!("0.5")));
