@@ -6,6 +6,7 @@
 //! upstream is a fixed response from another thread. CPU is that of the measuring thread alone, which runs everything of
 //! the client: tasks, recorder, leaders. Allocations are counted over one pass of each side.
 
+mod budgets;
 mod by_hand;
 mod caching;
 #[cfg(feature = "sqlite")]
@@ -89,6 +90,11 @@ fn main() {
     }
     if runs("admit") {
         admissions(&runtime);
+    }
+    if runs("budget") {
+        budgets::in_process();
+        #[cfg(feature = "redis")]
+        budgets::in_redis(&runtime);
     }
     if runs("embeddings") {
         plane::embeddings(&runtime, &client, &hand);

@@ -24,7 +24,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 const VECTORS: u16 = 1_000;
 
 /// A server without persistence, gone with its owner.
-struct Server(Child);
+pub struct Server(Child);
 
 impl Drop for Server {
     fn drop(&mut self) {
@@ -32,7 +32,7 @@ impl Drop for Server {
     }
 }
 
-fn start() -> (Server, String) {
+pub fn start() -> (Server, String) {
     let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("a port").port();
     let mut command = Command::new("redis-server");
     command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""]).stdout(Stdio::null());

@@ -13,13 +13,17 @@ use std::{
 };
 
 use together_inference::{
-    InferenceRequest, InferenceService, Priority, RouteId, Task, Tier, Usd,
+    InferenceRequest, InferenceService, RouteId, Task, Tier, Usd,
     cost::{By, Format, Ledger, Report, ReportQuery},
     router::{CatalogRouter, ModelRoute},
     store::Store,
     testing::{Fault, SimModel, Together},
     types::{ManualClock, Rng, SeededRng},
 };
+
+const GLM: &str = "zai-org/GLM-5.3";
+const PRO: &str = "deepseek-ai/DeepSeek-V4-Pro-0813";
+const FLASH: &str = "deepseek-ai/DeepSeek-V4.1-Flash";
 
 const DAY: Duration = Duration::from_secs(86_400);
 /// Monday, 16 November 2026, 00:00 UTC.
@@ -73,6 +77,7 @@ async fn a_week(ledger: &Ledger, start: SystemTime) -> Result<Together, Box<dyn 
     let service = InferenceService::builder(together.client())
         .upstream("local", local.client())
         .router(CatalogRouter::builtin().with(house))
+        .embedding_model("intfloat/multilingual-e5-large-instruct")
         .cost_sink(ledger.clone())
         .clock(Arc::clone(&clock) as _)
         .build()?;
@@ -96,11 +101,14 @@ async fn a_week(ledger: &Ledger, start: SystemTime) -> Result<Together, Box<dyn 
 /// One of the kinds of calls that the week is made of; `question` tells it from others of its kind.
 fn request(kind: u32, question: u32) -> InferenceRequest {
     let tenant = ["acme", "bcme", "cyberdyne"].get(question as usize % 3).copied().unwrap_or("acme");
+    // Models by name, in order of preference: the table is the same in every run.
     let request = match kind {
         // Support: the same questions again and again.
-        0..=3 => InferenceRequest::chat(format!("How do I return order type {question}?")).temperature(0.0),
-        4..=5 => InferenceRequest::chat(format!("Write a slogan for product {question}")).priority(Priority::Realtime),
-        6 => InferenceRequest::code(format!("fn f{question}() {{}}")).max_tokens(200),
+        0..=3 => InferenceRequest::chat(format!("How do I return order type {question}?"))
+            .temperature(0.0)
+            .models([FLASH, GLM]),
+        4..=5 => InferenceRequest::chat(format!("Write a slogan for product {question}")).models([GLM, PRO]),
+        6 => InferenceRequest::code(format!("fn f{question}() {{}}")).max_tokens(200).models([PRO, GLM]),
         7..=8 => InferenceRequest::embedding([format!("document {question}")]),
         _ => InferenceRequest::chat(format!("Sum up meeting {question}")).model(RouteId::new("local", "acme/house-8b")),
     };

@@ -79,6 +79,7 @@ fn is_golden(name: &str) {
 fn the_examples_print_what_their_golden_files_hold() {
     for name in [
         "axum_chat",
+        "budgets",
         "cache_controls",
         "custom_cache",
         "custom_cost_sink",

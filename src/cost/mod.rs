@@ -40,16 +40,24 @@ use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 
+#[cfg(feature = "redis")]
+pub use self::budget::{RedisBudgets, RedisBudgetsBuilder};
 #[cfg(feature = "sqlite")]
 pub use self::ledger::{Basis, By, Durability, Format, Ledger, Report, ReportQuery, ReportRow, Sums};
-pub(crate) use self::sinks::{PATIENCE, offer};
 pub use self::{
-    budget::{BudgetError, BudgetStore, MemoryBudgets, OverBudget, Scope},
+    budget::{
+        Account, Balance, Bound, Budget, BudgetError, BudgetStore, Budgets, Charge, Expired, Hold, InvalidBudget, Line,
+        MemoryBudgets, OverBudget, Period, Refusal, Remaining, Scope, Unpriced, Window,
+    },
     estimate::{Estimate, Estimates, TooDear},
     memory::MemoryCosts,
     prices::{PriceBook, PriceChange, PriceSource, PriceStamp},
     record::{CostRecord, Ending, Intent},
     sinks::{FanOut, TracingCosts},
+};
+pub(crate) use self::{
+    budget::{Held, NoTenant, Notice},
+    sinks::{PATIENCE, offer},
 };
 use crate::types::BoxError;
 

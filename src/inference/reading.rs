@@ -240,6 +240,15 @@ impl InferenceRequest {
         }
     }
 
+    /// Bounds an answer that the request leaves without a bound.
+    pub(crate) const fn bound_answer(&mut self, tokens: u32) {
+        if let Input::Chat(ChatInput { max_tokens: max_tokens @ None, .. })
+        | Input::Prompt(PromptInput { max_tokens: max_tokens @ None, .. }) = &mut self.input
+        {
+            *max_tokens = Some(tokens);
+        }
+    }
+
     /// Names the model where the request leaves it open.
     pub(crate) fn pin(&mut self, model: &ModelId) {
         self.model = Selection::Pin(model.into());

@@ -59,7 +59,7 @@ alert_kinds! {
     Budget80 = "budget.80", Warning;
     /// A budget is spent.
     Budget100 = "budget.100", Critical;
-    /// Reservations hold much more of a budget than is spent in the end.
+    /// An attempt cost more than was set aside for it, so that a budget may be overdrawn.
     BudgetOverReserved = "budget.over_reserved", Warning;
     /// What was spent in a period, for those who asked to be told.
     SpendReport = "spend.report", Info;

@@ -308,6 +308,10 @@ impl ModelRouter for CatalogRouter {
         self.rank_now(ask)
     }
 
+    fn weighs_budgets(&self) -> bool {
+        self.thrifty_below > 0
+    }
+
     /// Counts how attempts end, see [`seen`](CatalogRouter::seen), and learns from them. A model that is not available
     /// is no default for a day.
     fn observe(&self, seen: &Observation) {

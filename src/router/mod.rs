@@ -223,6 +223,19 @@ pub trait ModelRouter: Send + Sync + fmt::Debug {
         }
     }
 
+    /// Whether it makes something of [what is left of budgets](Health::budget_left): looking it up costs each call a
+    /// little, and a store that is shared between processes a round trip.
+    ///
+    /// ```
+    /// use together_inference::router::{CatalogRouter, ModelRouter};
+    ///
+    /// assert!(!CatalogRouter::builtin().weighs_budgets());
+    /// assert!(CatalogRouter::builtin().downgrade_below(10).weighs_budgets());
+    /// ```
+    fn weighs_budgets(&self) -> bool {
+        self.inner().is_some_and(ModelRouter::weighs_budgets)
+    }
+
     /// What it expects of a route now, where it learns.
     fn expects(&self, route: &RouteId, now: Instant) -> Option<Expectation> {
         self.inner().and_then(|inner| inner.expects(route, now))
@@ -287,6 +300,10 @@ impl<T: ModelRouter + ?Sized> ModelRouter for Arc<T> {
 
     fn reprice(&self, prices: &[(RouteId, Price)]) {
         (**self).reprice(prices);
+    }
+
+    fn weighs_budgets(&self) -> bool {
+        (**self).weighs_budgets()
     }
 
     fn expects(&self, route: &RouteId, now: Instant) -> Option<Expectation> {

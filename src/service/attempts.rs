@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{
     choice::Passage,
-    error::{Cause, Error, ErrorKind, Truncated, total_cost},
+    error::{Error, ErrorKind, Truncated, total_cost},
     plan::{Plan, no_warnings},
     prompt::at_once,
     send::{Arrival, send},
@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     client::{self, Blame, TogetherClient},
-    cost::{BudgetError, Scope, TooDear},
+    cost::TooDear,
     inference::{Answer, Attempt, Origin, Selection},
     limit::{self, Refused},
     router::{Ability, Candidate},
@@ -244,9 +244,7 @@ impl State {
         }
         let mut settlement = Settlement::new(passage, plan, candidate, attempt, slot);
         self.check_cost(plan, settlement.at_most(), spent)?;
-        if self.budget.is_some() {
-            self.reserve(plan, &mut settlement, candidate, attempt).await?;
-        }
+        self.reserve(plan, &mut settlement, candidate, attempt).await?;
         let permit = match settlement.route.lane.admit(&turn(plan)).await {
             Ok(permit) => permit,
             Err(Refused::Full) => {
@@ -267,42 +265,6 @@ impl State {
             return Err(Error::new(ErrorKind::DeadlineExceeded, "the deadline passed before an attempt could start"));
         }
         Ok(settlement)
-    }
-
-    async fn reserve(
-        &self,
-        plan: &Plan,
-        settlement: &mut Settlement,
-        candidate: &Candidate,
-        attempt: AttemptId,
-    ) -> Result<(), Error> {
-        let Some(store) = &self.budget else { return Ok(()) };
-        if settlement.at_most() == Cost::Unpriced {
-            let message = format!(
-                "a budget is set and the price of {} is not known; set it with .price(route, price), \
-                 Price::FREE if it costs nothing",
-                candidate.route
-            );
-            return Err(Error::new(ErrorKind::Unpriced, message));
-        }
-        let amount = settlement.at_most().charge();
-        let scopes = Scope::of(&plan.request, &candidate.route);
-        // Longer than the attempt itself: a stream may go on after the deadline of its beginning.
-        let left = plan.deadline.saturating_duration_since(Instant::now());
-        let longest = self.client(&candidate.route).map_or(left, TogetherClient::longest_attempt);
-        let expires = left.max(longest).saturating_add(Duration::from_secs(60));
-        // From here on: a reservation whose future is dropped half-way is given back by its expiry.
-        settlement.reserved(amount);
-        let reserving = AssertUnwindSafe(store.reserve(attempt, &scopes, amount, expires)).catch_unwind();
-        match timeout_at(plan.deadline, reserving).await {
-            Ok(Ok(Ok(()))) => Ok(()),
-            Ok(Ok(Err(BudgetError::Over(over)))) => {
-                Err(Error::caused(ErrorKind::OverBudget, over.to_string(), Cause::Budget(over)))
-            }
-            Ok(Ok(Err(error))) => Err(Error::new(ErrorKind::Policy, error.to_string())),
-            Ok(Err(_)) => Err(Error::new(ErrorKind::Policy, "the budget store panicked")),
-            Err(_) => Err(Error::new(ErrorKind::DeadlineExceeded, "the budget store did not answer in time")),
-        }
     }
 
     async fn intend(&self, plan: &Plan, settlement: &Settlement) -> Result<(), Error> {

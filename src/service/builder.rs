@@ -25,7 +25,10 @@ use crate::{
     batch::Overflow,
     cache::{CacheLayer, MemoryCache},
     client::{self, RetryPolicy, TogetherClient},
-    cost::{BudgetStore, CostSink, FanOut, PriceBook, PriceSource, TracingCosts},
+    cost::{
+        Budget, BudgetStore, Budgets, CostSink, FanOut, InvalidBudget, MemoryBudgets, PriceBook, PriceSource,
+        TracingCosts, Unpriced,
+    },
     inference::{CacheControl, CountTokens, InferenceRequest},
     limit::Limits,
     notify::{LogNotifier, Notifier},
@@ -39,7 +42,7 @@ use crate::{
 /// use together_inference::{
 ///     InferenceService, RouteId, Price, Tier, Task,
 ///     cache::MemoryCache,
-///     cost::{MemoryBudgets, MemoryCosts, Scope},
+///     cost::{Budget, MemoryCosts},
 ///     router::{CatalogRouter, ModelRoute},
 ///     testing::Together,
 ///     usd,
@@ -51,7 +54,7 @@ use crate::{
 ///     .router(CatalogRouter::builtin().with(ModelRoute::new("local", "qwen3-8b").tier(Tier::Small).price(Price::FREE)))
 ///     .cache(MemoryCache::new(64 << 20))
 ///     .cost_sink(costs.clone())
-///     .budget(MemoryBudgets::new().limit(Scope::Global, usd!("25.00")))
+///     .budget(Budget::daily(usd!("25.00")).hard())
 ///     .build()?;
 /// # Ok::<(), together_inference::service::BuildError>(())
 /// ```
@@ -62,7 +65,9 @@ pub struct ServiceBuilder {
     cache: Option<Arc<dyn CacheLayer>>,
     cache_policy: Option<CachePolicy>,
     sinks: Vec<Arc<dyn CostSink>>,
-    budget: Option<Arc<dyn BudgetStore>>,
+    budgets: Vec<Budget>,
+    budget_store: Option<Arc<dyn BudgetStore>>,
+    unpriced: Unpriced,
     notifier: Option<Arc<dyn Notifier>>,
     overflow: Option<Arc<dyn Overflow>>,
     prices: Vec<(RouteId, Price)>,
@@ -95,6 +100,9 @@ pub enum BuildError {
     /// The router's own set-up cannot be.
     #[error(transparent)]
     Router(#[from] RouterError),
+    /// A budget cannot be.
+    #[error(transparent)]
+    Budget(#[from] InvalidBudget),
     /// No route serves a task that the service is for.
     #[error("no route in use serves {0}; add one with CatalogRouter::with(ModelRoute::new(..).task(..))")]
     Task(Task),
@@ -114,7 +122,9 @@ impl ServiceBuilder {
             cache: None,
             cache_policy: None,
             sinks: Vec::new(),
-            budget: None,
+            budgets: Vec::new(),
+            budget_store: None,
+            unpriced: Unpriced::default(),
             notifier: None,
             overflow: None,
             prices: Vec::new(),
@@ -200,10 +210,53 @@ impl ServiceBuilder {
         self.cost_sink(crate::cost::Ledger::new(store))
     }
 
-    /// Sets budgets; none unless set.
+    /// Adds a budget; none unless one is added. Every attempt must have room in all that it falls under.
+    ///
+    /// Where one of them is hard, a request without `max_tokens` is sent with
+    /// [`default_max_tokens`](Self::default_max_tokens): what has no bound could not be held against an amount.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{InferenceRequest, InferenceService, cost::Budget, service::ErrorKind, testing::Together, usd};
+    ///
+    /// let service = InferenceService::builder(Together::new().client())
+    ///     .budget(Budget::daily(usd!("0.000001")).per_tenant().hard())
+    ///     .build()?;
+    /// let refused = service.complete(InferenceRequest::chat("Why is the sky blue?").tenant("acme")).await.unwrap_err();
+    /// assert_eq!(refused.kind(), ErrorKind::OverBudget);
+    /// assert!(refused.to_string().contains("the daily budget of tenant acme has $0.000001 of $0.000001 left"), "{refused}");
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
-    pub fn budget(mut self, store: impl BudgetStore + 'static) -> Self {
-        self.budget = Some(Arc::new(store));
+    pub fn budget(mut self, budget: Budget) -> Self {
+        self.budgets.push(budget);
+        self
+    }
+
+    /// Replaces where the money of budgets is kept; [`MemoryBudgets`] unless set.
+    #[must_use]
+    pub fn budget_store(mut self, store: impl BudgetStore + 'static) -> Self {
+        self.budget_store = Some(Arc::new(store));
+        self
+    }
+
+    /// Sets what becomes of a call of a model whose price is not known, where a hard budget applies: it is refused unless
+    /// set.
+    ///
+    /// ```
+    /// use together_inference::{InferenceService, Price, cost::{Budget, Unpriced}, testing::Together, usd};
+    ///
+    /// let service = InferenceService::builder(Together::new().client())
+    ///     .budget(Budget::daily(usd!("25")))
+    ///     .unpriced(Unpriced::Assume(Price::per_million(usd!("3"), usd!("9"))))
+    ///     .build()?;
+    /// # Ok::<(), together_inference::service::BuildError>(())
+    /// ```
+    #[must_use]
+    pub const fn unpriced(mut self, unpriced: Unpriced) -> Self {
+        self.unpriced = unpriced;
         self
     }
 
@@ -310,7 +363,8 @@ impl ServiceBuilder {
         self
     }
 
-    /// Sets what an answer without `max_tokens` is taken to use at most where money is set aside: 4,096 unless set.
+    /// Sets what an answer without `max_tokens` is taken to use at most where money is set aside: 4,096 unless set. Under a
+    /// hard budget it is sent as well.
     #[must_use]
     pub const fn default_max_tokens(mut self, tokens: u32) -> Self {
         self.default_max_tokens = tokens;
@@ -336,7 +390,7 @@ impl ServiceBuilder {
     /// # Errors
     ///
     /// [`BuildError`] for two upstreams of one id, a route that cannot be or is on an upstream that is missing, replacements
-    /// that lead in a circle, a task that nothing serves, or a limit of 0.
+    /// that lead in a circle, a task that nothing serves, a budget that cannot be, or a limit of 0.
     pub fn build(self) -> Result<InferenceService, BuildError> {
         let router = self.router.unwrap_or_else(|| Arc::new(CatalogRouter::builtin()));
         let mut seen = HashSet::new();
@@ -374,17 +428,21 @@ impl ServiceBuilder {
         }
         let sinks = if self.sinks.is_empty() { vec![Arc::new(TracingCosts) as Arc<dyn CostSink>] } else { self.sinks };
         let sinks = FanOut::new(sinks);
-        let recorder = Recorder::new(&sinks, self.budget.clone());
+        let store = self.budget_store.unwrap_or_else(|| Arc::new(MemoryBudgets::new()));
+        let budgets = Arc::new(Budgets::new(self.budgets, store, Arc::clone(&self.clock))?);
+        let recorder = Recorder::new(&sinks, Arc::clone(&budgets));
         let service = InferenceService {
             state: Arc::new(State {
                 keys: self.upstreams.iter().map(|_| Key::default()).collect(),
                 upstreams: self.upstreams,
+                router_weighs_budgets: router.weighs_budgets(),
                 router,
                 cache_policy: self.cache_policy,
                 cache: self.cache.unwrap_or_else(|| Arc::new(MemoryCache::default())),
                 wants_intents: sinks.wants_intents(),
                 sinks,
-                budget: self.budget,
+                budgets,
+                unpriced: self.unpriced,
                 notifier: self.notifier.unwrap_or_else(|| Arc::new(LogNotifier::default())),
                 overflow: self.overflow,
                 prices,
@@ -413,6 +471,7 @@ impl ServiceBuilder {
                 alerts: Alerts::default(),
             }),
         };
+        service.state.listen_to_budgets();
         service.state.tell_router(&self.prices);
         service.warn_if_stale();
         Ok(service)

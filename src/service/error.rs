@@ -79,7 +79,7 @@ pub struct Truncated {
 pub(super) enum Cause {
     Invalid(InvalidRequest),
     NoRoute(NoRoute),
-    Budget(OverBudget),
+    Budget(Box<OverBudget>),
     /// A request's own ceiling; where it was the router that found nobody under it, with what it said.
     TooDear(TooDear, Option<NoRoute>),
     Client(client::Error),
@@ -483,7 +483,7 @@ impl std::error::Error for Error {
         Some(match self.0.cause.as_deref()? {
             Cause::Invalid(error) => error,
             Cause::NoRoute(error) => error,
-            Cause::Budget(error) => error,
+            Cause::Budget(error) => &**error,
             Cause::TooDear(error, _) => error,
             Cause::Client(error) => error,
         })

@@ -29,6 +29,7 @@ mod pricing;
 mod prompt;
 mod recorder;
 mod refresh;
+mod reserve;
 mod send;
 mod settle;
 mod shutdown;
@@ -67,6 +68,7 @@ pub use self::{
 };
 use crate::{
     client::TogetherClient,
+    cost::Budgets,
     inference::{Decision, Infer, InferenceRequest, InferenceResponse, Source},
     types::{BoxError, Task, Tenant},
 };
@@ -171,6 +173,12 @@ impl InferenceService {
         in_runtime()?;
         let plan = self.state.plan_for(Arc::new(request.clone()), true).await?;
         Ok(plan.ranking.decision)
+    }
+
+    /// The budgets: what is left of them, and other amounts for some.
+    #[must_use]
+    pub fn budgets(&self) -> &Budgets {
+        &self.state.budgets
     }
 
     /// A handle that stamps every request with this tenant and refuses another one's.

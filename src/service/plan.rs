@@ -41,7 +41,7 @@ pub(super) struct Plan {
     pub(super) deadline: Instant,
     pub(super) prompt_tokens_at_most: u64,
     pub(super) needs: Needs,
-    default_max_tokens: u32,
+    pub(super) default_max_tokens: u32,
     /// Whether the first piece of an answer will do.
     pub(super) streams: bool,
     /// Until when it waits for a call that it shares, where that is not its deadline.
@@ -65,9 +65,13 @@ impl State {
         request.validate()?;
         let filled = Arc::make_mut(&mut request);
         self.fill(filled);
+        if self.budgets.are_hard() {
+            filled.bound_answer(self.default_max_tokens);
+        }
         self.pin_embedding_model(filled);
+        let health = self.health_for(&request).await;
         let book = Book(&self.prices);
-        let ask = RouteAsk::new(&request).with_prices(&book).with_health(self.health_for(&request));
+        let ask = RouteAsk::new(&request).with_prices(&book).with_health(health);
         let ask = if rehearsal { ask.rehearsed() } else { ask };
         let started = ask.now;
         let deadline = later(started, request.deadline_of());
@@ -108,8 +112,11 @@ impl State {
     }
 
     /// How the service stands for a request, as far as the router can make something of it.
-    fn health_for(&self, request: &InferenceRequest) -> Health {
-        self.budget_left(request).map_or_else(Health::default, |left| Health::default().budget_left(left))
+    async fn health_for(&self, request: &InferenceRequest) -> Health {
+        if !self.router_weighs_budgets {
+            return Health::default();
+        }
+        self.budget_left(request).await.map_or_else(Health::default, |left| Health::default().budget_left(left))
     }
 
     fn request_id(&self) -> RequestId {

@@ -4,7 +4,11 @@ use std::{
     collections::{BTreeMap, HashSet},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, PoisonError},
+    time::Duration,
 };
+
+use futures_util::FutureExt;
+use tokio::time::timeout;
 
 use super::{InferenceService, state::State};
 use crate::{
@@ -14,6 +18,9 @@ use crate::{
     router::{Candidate, Listing, ModelRoute, Word},
     types::{ModelId, Price, RouteId},
 };
+
+/// How long a choice waits for what is left of the budgets.
+const BUDGET_PATIENCE: Duration = Duration::from_millis(50);
 
 impl InferenceService {
     /// What a route costs now, by whose word and since when; `None` where nobody says a price.
@@ -130,9 +137,22 @@ impl State {
     }
 
     /// What is left of the tightest budget that a request counts against, in thousandths.
-    #[expect(clippy::unused_self, reason = "no store says yet what is left of its budgets")]
-    pub(super) const fn budget_left(&self, _request: &InferenceRequest) -> Option<u16> {
-        None
+    ///
+    /// `None` where there is none, and where the store does not say so in time: the choice is then as usual.
+    pub(super) async fn budget_left(&self, request: &InferenceRequest) -> Option<u16> {
+        let looked = AssertUnwindSafe(self.budgets.left_for(request)).catch_unwind();
+        match timeout(BUDGET_PATIENCE, looked).await {
+            Ok(Ok(Ok(left))) => left,
+            Ok(Ok(Err(error))) => {
+                tracing::warn!(%error, "what is left of the budgets could not be read");
+                None
+            }
+            Ok(Err(_)) => {
+                tracing::warn!("the budget store panicked, going on without");
+                None
+            }
+            Err(_) => None,
+        }
     }
 
     /// A call was made whose cost is in no sum.

@@ -29,9 +29,8 @@ use tokio::{
 use self::desk::{Desk, Entry, Mark, Page};
 use super::state::State;
 use crate::{
-    cost::{BudgetStore, CostRecord, CostSink, FanOut, PATIENCE},
+    cost::{Budgets, Charge, CostRecord, CostSink, FanOut, Held, PATIENCE},
     notify::AlertKind,
-    types::{AttemptId, Usd},
 };
 
 /// Records that may wait for the sinks, and for one sink that has fallen behind the others.
@@ -50,7 +49,7 @@ pub(super) type RecordSlot = mpsc::OwnedPermit<Item>;
 pub(super) enum Item {
     Record(Box<Settled>),
     /// A reservation of an attempt that was never made.
-    Settle(AttemptId, Usd),
+    Settle(Arc<Held>, Charge),
     /// Answered when everything before it was handed over.
     Flush(oneshot::Sender<()>),
 }
@@ -59,7 +58,7 @@ pub(super) enum Item {
 pub(super) struct Settled {
     pub(super) record: CostRecord,
     /// Set where the budget store could not settle at once.
-    pub(super) budget: Option<(AttemptId, Usd)>,
+    pub(super) budget: Option<(Arc<Held>, Charge)>,
 }
 
 pub(super) struct Recorder {
@@ -73,7 +72,7 @@ struct Shared {
     /// The queue's end. Held by the task that runs.
     inbox: tokio::sync::Mutex<mpsc::Receiver<Item>>,
     desks: Vec<Desk>,
-    budget: Option<Arc<dyn BudgetStore>>,
+    budgets: Arc<Budgets>,
     /// What the budget store has still to settle.
     dues: Mutex<VecDeque<Due>>,
     came: Notify,
@@ -92,7 +91,7 @@ struct Losses {
 }
 
 enum Due {
-    Settle(AttemptId, Usd),
+    Settle(Arc<Held>, Charge),
     Mark(#[expect(dead_code, reason = "its drop is what it is for")] Arc<Mark>),
 }
 
@@ -103,12 +102,12 @@ impl std::fmt::Debug for Recorder {
 }
 
 impl Recorder {
-    pub(super) fn new(sinks: &FanOut, budget: Option<Arc<dyn BudgetStore>>) -> Self {
+    pub(super) fn new(sinks: &FanOut, budgets: Arc<Budgets>) -> Self {
         let (queue, receiver) = mpsc::channel(QUEUE);
         let shared = Shared {
             inbox: tokio::sync::Mutex::new(receiver),
             desks: sinks.sinks().iter().map(|sink| Desk::new(Arc::clone(sink))).collect(),
-            budget,
+            budgets,
             dues: Mutex::default(),
             came: Notify::new(),
             moved: Notify::new(),
@@ -226,9 +225,9 @@ impl Shared {
                 match item {
                     Item::Record(settled) => {
                         records.push(settled.record);
-                        self.due(settled.budget.map(|(id, actual)| Due::Settle(id, actual)));
+                        self.due(settled.budget.map(|(held, charge)| Due::Settle(held, charge)));
                     }
-                    Item::Settle(id, actual) => self.due(Some(Due::Settle(id, actual))),
+                    Item::Settle(held, charge) => self.due(Some(Due::Settle(held, charge))),
                     Item::Flush(done) => {
                         self.page(std::mem::take(&mut records));
                         self.mark(done);
@@ -277,7 +276,7 @@ impl Shared {
     async fn settle_all(&self) {
         loop {
             let next = match self.dues().front() {
-                Some(Due::Settle(id, actual)) => Some(Some((*id, *actual))),
+                Some(Due::Settle(held, charge)) => Some(Some((Arc::clone(held), *charge))),
                 Some(Due::Mark(_)) => Some(None),
                 None => None,
             };
@@ -285,8 +284,8 @@ impl Shared {
                 self.came.notified().await;
                 continue;
             };
-            if let Some((id, actual)) = next {
-                self.settle(id, actual).await;
+            if let Some((held, charge)) = next {
+                self.settle(&held, charge).await;
             }
             // Taken out once it is done: settling twice changes nothing, leaving one out would.
             let done = self.dues().pop_front();
@@ -295,11 +294,10 @@ impl Shared {
         }
     }
 
-    async fn settle(&self, id: AttemptId, actual: Usd) {
-        let Some(store) = &self.budget else { return };
+    async fn settle(&self, held: &Held, charge: Charge) {
         let mut pause = PAUSE;
         for offer in 1..=OFFERS {
-            match timeout(PATIENCE, AssertUnwindSafe(store.settle(id, actual)).catch_unwind()).await {
+            match timeout(PATIENCE, AssertUnwindSafe(self.budgets.settle(held, charge)).catch_unwind()).await {
                 Ok(Ok(Ok(()))) => return,
                 Ok(Ok(Err(error))) => tracing::warn!(%error, offer, "a budget could not be settled"),
                 Ok(Err(_)) => tracing::warn!(offer, "the budget store panicked while settling"),
@@ -310,6 +308,6 @@ impl Shared {
                 pause *= 2;
             }
         }
-        tracing::error!(%actual, "a budget was not settled: what was set aside counts as spent");
+        tracing::error!(actual = %charge.spent(), "a budget was not settled: what was set aside counts as spent");
     }
 }

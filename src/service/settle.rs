@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     client::{self, Blame, RateLimits},
-    cost::{CostRecord, Ending, Intent},
+    cost::{Charge, CostRecord, Ending, Held, Intent},
     inference::Attempt,
     limit::Permit,
     notify::AlertKind,
@@ -42,8 +42,10 @@ pub(super) struct Settlement {
     pub(super) route: Arc<RouteState>,
     slot: Option<RecordSlot>,
     record: Option<Box<Settled>>,
-    /// What was set aside of the budget, if one is set.
-    reserved: Option<Usd>,
+    /// What was set aside, where budgets apply.
+    held: Option<Arc<Held>>,
+    /// What an attempt without a price is charged to them by.
+    assumed: Option<Price>,
     permit: Option<Permit>,
     at_most: Cost,
     /// The caller's.
@@ -104,7 +106,8 @@ impl Settlement {
             deadline: plan.deadline,
             first_by: plan.request.first_token_of(),
             record: Some(Box::new(Settled { record, budget: None })),
-            reserved: None,
+            held: None,
+            assumed: None,
             permit: None,
             dispatched: None,
             held_up: Duration::ZERO,
@@ -150,8 +153,15 @@ impl Settlement {
         self.record.as_ref().map(|settled| Intent::new(settled.record.clone(), self.at_most))
     }
 
-    pub(super) const fn reserved(&mut self, amount: Usd) {
-        self.reserved = Some(amount);
+    /// What is to be given back or settled from here on.
+    pub(super) fn reserved(&mut self, held: Arc<Held>, assumed: Option<Price>) {
+        self.held = Some(held);
+        self.assumed = assumed;
+    }
+
+    /// The price that the attempt is billed by, if one is known.
+    pub(super) fn price(&self) -> Option<Price> {
+        self.record.as_ref().and_then(|settled| settled.record.price)
     }
 
     pub(super) fn admitted(&mut self, permit: Permit) {
@@ -287,11 +297,13 @@ impl Settlement {
 
     /// Nothing left this machine: no record, the reservation returns.
     fn never_sent(&mut self, ending: Ending) {
-        let Some(settled) = self.record.take() else { return };
-        if let Some((id, amount)) = self.release(settled.record.attempt, Usd::ZERO)
+        if self.record.take().is_none() {
+            return;
+        }
+        if let Some((held, charge)) = self.release(Charge::NotSent)
             && let Some(slot) = self.slot.take()
         {
-            slot.send(Item::Settle(id, amount));
+            slot.send(Item::Settle(held, charge));
         }
         self.observe(Usage::default(), ending, self.took(), None);
     }
@@ -299,7 +311,7 @@ impl Settlement {
     /// Gives everything back and writes the record; the second call does nothing.
     fn end(&mut self, usage: Usage, source: UsageSource, served: Option<&ModelId>, cost: Cost, ending: Ending) {
         let Some(mut settled) = self.record.take() else { return };
-        let budget = self.release(settled.record.attempt, cost.charge());
+        let budget = self.release(Charge::Spent(self.charge_of(cost, &usage, source)));
         let took = self.took();
         let record = &mut settled.record;
         record.usage = usage;
@@ -321,13 +333,22 @@ impl Settlement {
         }
     }
 
+    /// What budgets are charged.
+    fn charge_of(&self, cost: Cost, usage: &Usage, source: UsageSource) -> Usd {
+        match (cost, self.assumed) {
+            (Cost::Unpriced, Some(price)) if source != UsageSource::UpperBound => price.cost(usage),
+            (Cost::Unpriced, _) => self.held.as_ref().map_or(Usd::ZERO, |held| held.hold.amount),
+            _ => cost.charge(),
+        }
+    }
+
     /// Frees the place and settles the reservation; what a store cannot settle at once is for the recorder.
-    fn release(&mut self, attempt: AttemptId, actual: Usd) -> Option<(AttemptId, Usd)> {
+    fn release(&mut self, charge: Charge) -> Option<(Arc<Held>, Charge)> {
         self.permit = None;
-        let store = self.state.budget.as_ref()?;
-        self.reserved.take()?;
-        let now = catch_unwind(AssertUnwindSafe(|| store.settle_now(attempt, actual))).unwrap_or(false);
-        (!now).then_some((attempt, actual))
+        let held = self.held.take()?;
+        self.state.spent(&held, charge);
+        let settled = AssertUnwindSafe(|| self.state.budgets.settle_now(&held, charge));
+        (!catch_unwind(settled).unwrap_or(false)).then_some((held, charge))
     }
 
     fn observe(&mut self, usage: Usage, ending: Ending, took: Duration, first_token: Option<Duration>) {

@@ -15,16 +15,22 @@
 //! Several processes may use one store. Each says every ten seconds that it lives; what a process had begun that has been
 //! silent for thirty, or that is known to have ended, is taken over by the others.
 
+#[cfg(feature = "sqlite")]
 mod error;
 #[cfg(all(feature = "testing", feature = "sqlite"))]
 mod failpoint;
+#[cfg(feature = "redis")]
+pub(crate) mod redis;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
 #[cfg(feature = "sqlite")]
 use std::{path::PathBuf, sync::Arc};
 
+#[cfg(feature = "sqlite")]
 pub use self::error::{StoreError, StoreErrorKind};
+#[cfg(feature = "redis")]
+pub use self::redis::RedisServer;
 #[cfg(feature = "sqlite")]
 pub(crate) use self::sqlite::{Chore, Durable, Sqlite, error_of};
 

@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "clippy takes only functions with #[test] for tests")]
 
+mod budgets;
 mod cancelled;
 mod cluster;
 mod conforms;

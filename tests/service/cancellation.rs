@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use together_inference::{
     InferenceRequest, InferenceService,
-    cost::{CostRecord, Ending},
+    cost::{Budget, CostRecord, Ending},
     router::CatalogRouter,
     testing::Fault,
+    usd,
 };
 
 use crate::{
@@ -22,7 +23,8 @@ fn slow_world() -> World {
         .cache(SlowCache::default())
         .cost_sink(SlowIntents::default())
         .cost_sink(world.costs.clone())
-        .budget(Remote(Arc::clone(&world.budgets)))
+        .budget(Budget::total(usd!("1000000")).soft())
+        .budget_store(Remote(Arc::clone(&world.budgets)))
         .build()
         .unwrap();
     world.sim.latency(ms(20));

@@ -5,7 +5,6 @@ use std::{collections::HashMap, sync::Mutex};
 use together_inference::{
     Price, RouteId, Usd, async_trait,
     cache::{CacheEntry, CacheError, CacheLayer},
-    cost::Scope,
     inference::{CacheKey, ModelRef, Needs},
     router::{Capabilities, CatalogRouter, Known, ModelRoute, Override},
     service::ErrorKind,
@@ -13,7 +12,7 @@ use together_inference::{
     usd,
 };
 
-use super::world::{LARGE, MID, World, ask, muse, route, secs};
+use super::world::{LARGE, MID, World, ask, muse, route, secs, used};
 
 #[tokio::test(start_paused = true)]
 async fn max_cost_holds_against_the_price_that_is_billed() {
@@ -132,7 +131,7 @@ async fn a_stream_longer_than_its_deadline_is_still_charged_to_the_budget() {
     let reply = stream.finish().await.unwrap();
     assert!(reply.timings.total > secs(180), "{:?}", reply.timings);
     world.service.flush().await;
-    let (spent, reserved) = world.budgets.used(&Scope::Global).unwrap();
+    let (spent, reserved) = used(&world.service).await;
     assert_eq!((Some(spent), reserved), (reply.cost().known(), Usd::ZERO));
     world.at_rest().await;
 }

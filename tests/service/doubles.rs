@@ -9,15 +9,17 @@ use std::{
 };
 
 use together_inference::{
-    ModelId, TogetherClient, Usd, async_trait,
+    ModelId, TogetherClient, async_trait,
     cache::{CacheEntry, CacheError, CacheLayer, MemoryCache},
     client::{Body, Transport, TransportError},
-    cost::{BudgetError, BudgetStore, CostRecord, CostSink, Intent, MemoryBudgets, Scope, SinkError},
+    cost::{
+        Account, Balance, BudgetError, BudgetStore, Charge, CostRecord, CostSink, Hold, Intent, MemoryBudgets, Period,
+        SinkError,
+    },
     inference::{CacheKey, CountTokens},
     notify::{Alert, AlertKind, Notifier, NotifyError},
     router::{CatalogRouter, ModelRouter, NoRoute, Observation, Ranking, RouteAsk},
     testing::Together,
-    types::AttemptId,
 };
 use tokio::task::yield_now;
 
@@ -136,16 +138,20 @@ pub(crate) struct BrokenBudget(pub(crate) Fails);
 
 #[async_trait]
 impl BudgetStore for BrokenBudget {
-    async fn reserve(&self, _: AttemptId, _: &[Scope], _: Usd, _: Duration) -> Result<(), BudgetError> {
+    async fn reserve(&self, _: &Arc<Hold>) -> Result<(), BudgetError> {
         Err(BudgetError::Store(self.0.now().await.into()))
     }
 
-    fn settle_now(&self, _: AttemptId, _: Usd) -> bool {
+    fn settle_now(&self, _: &Arc<Hold>, _: Charge) -> Option<Vec<Balance>> {
         panic!("it panics on purpose")
     }
 
-    async fn settle(&self, _: AttemptId, _: Usd) -> Result<(), BudgetError> {
-        Ok(())
+    async fn settle(&self, _: &Arc<Hold>, _: Charge) -> Result<Vec<Balance>, BudgetError> {
+        Ok(Vec::new())
+    }
+
+    async fn read(&self, _: &[(Account, Period)]) -> Result<Vec<Balance>, BudgetError> {
+        Err(BudgetError::Store(self.0.now().await.into()))
     }
 }
 
@@ -155,16 +161,20 @@ pub(crate) struct Remote(pub(crate) Arc<MemoryBudgets>);
 
 #[async_trait]
 impl BudgetStore for Remote {
-    async fn reserve(&self, id: AttemptId, of: &[Scope], amount: Usd, expires: Duration) -> Result<(), BudgetError> {
+    async fn reserve(&self, hold: &Arc<Hold>) -> Result<(), BudgetError> {
         yield_now().await;
-        let reserved = self.0.reserve(id, of, amount, expires).await;
+        let reserved = self.0.reserve(hold).await;
         yield_now().await;
         reserved
     }
 
-    async fn settle(&self, id: AttemptId, actual: Usd) -> Result<(), BudgetError> {
+    async fn settle(&self, hold: &Arc<Hold>, charge: Charge) -> Result<Vec<Balance>, BudgetError> {
         yield_now().await;
-        self.0.settle(id, actual).await
+        self.0.settle(hold, charge).await
+    }
+
+    async fn read(&self, accounts: &[(Account, Period)]) -> Result<Vec<Balance>, BudgetError> {
+        self.0.read(accounts).await
     }
 }
 

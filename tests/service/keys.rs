@@ -3,7 +3,7 @@
 use together_inference::{
     InferenceService, Price, RouteId, Tenant,
     client::RetryPolicy,
-    cost::{MemoryBudgets, Scope},
+    cost::{Budget, Scope},
     router::{Availability, CatalogRouter, ModelRoute},
     service::ErrorKind,
     testing::{Fault, SimModel, Together},
@@ -75,8 +75,8 @@ async fn a_turn_to_try_a_key_is_given_back_by_a_call_that_sends_nothing() {
     // Scenario: the key was refused a minute ago; a call whose budget refuses it, and another one.
     // Expected: nothing of the first one is sent, and the other one tries the key.
     let poor = Tenant::from("poor");
-    let budgets = MemoryBudgets::new().limit(Scope::Tenant(poor.clone()), usd!("0.000001"));
-    let world = World::with(|builder| builder.budget(std::sync::Arc::new(budgets)));
+    let budget = Budget::total(usd!("0.000001")).of(Scope::Tenant(poor.clone()));
+    let world = World::with(|builder| builder.budget(budget));
     world.sim.fail_next(1, Fault::status(401));
     world.service.complete(muse("why?").model(LARGE)).await.unwrap_err();
     sleep(secs(61)).await;

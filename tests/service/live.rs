@@ -2,13 +2,7 @@
 
 use std::{cell::RefCell, sync::Once};
 
-use together_inference::{
-    Cost, Usd,
-    cost::{Ending, Scope},
-    router::Override,
-    service::ErrorKind,
-    testing::Fault,
-};
+use together_inference::{Cost, Usd, cost::Ending, router::Override, service::ErrorKind, testing::Fault};
 use tokio::time::{Instant, sleep};
 use tracing::{
     Event, Metadata, Subscriber,
@@ -16,7 +10,7 @@ use tracing::{
     span,
 };
 
-use crate::world::{LARGE, MID, World, ms, muse, route, secs, spawn};
+use crate::world::{LARGE, MID, World, ms, muse, route, secs, spawn, used};
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_is_over_holds_nothing() {
@@ -66,7 +60,7 @@ async fn a_stream_that_is_held_unread_is_settled_by_a_shutdown() {
     assert_eq!((drained.finished, drained.cancelled, drained.records_lost, start.elapsed()), (0, 5, 0, secs(1)));
     let records = world.costs.records();
     assert_eq!((records.len(), world.sim.open_streams(), world.service.health().in_flight), (10, 0, 0));
-    assert_eq!(world.budgets.used(&Scope::Global).unwrap().1, Usd::ZERO);
+    assert_eq!(used(&world.service).await.1, Usd::ZERO);
     for mut stream in streams {
         let text = stream.text().to_owned();
         let error = stream.next().await.unwrap().unwrap_err();

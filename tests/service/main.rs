@@ -3,6 +3,7 @@
 
 mod alerts;
 mod attempts;
+mod budgets;
 mod cache_control;
 mod cache_policy;
 mod cached_streams;
@@ -32,6 +33,7 @@ mod shape;
 mod shutdown;
 mod sinks;
 mod streams;
+mod thrift;
 mod traces;
 mod trials;
 #[cfg(feature = "schema")]

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use together_inference::{
     Cost, InferenceService, Price, UsageSource, Usd,
-    cost::{Ending, MemoryBudgets, MemoryCosts, Scope},
+    cost::{Budget, Ending, MemoryCosts, Scope},
     inference::{Origin, Source},
     limit::Limits,
     router::{CatalogRouter, ModelRoute},
-    service::ErrorKind,
+    service::{ErrorKind, ServiceBuilder},
     testing::{Fault, SimModel, Together},
     usd,
 };
@@ -16,7 +16,7 @@ use tokio::time::sleep;
 
 use crate::{
     doubles::Remote,
-    world::{LARGE, MID, SMALL, World, ask, ms, muse, poll_at_most, route, secs},
+    world::{LARGE, MID, SMALL, World, ask, ms, muse, poll_at_most, route, secs, used},
 };
 
 #[tokio::test(start_paused = true)]
@@ -56,13 +56,14 @@ async fn a_model_without_a_price_is_never_free_and_never_within_a_budget() {
     }
     assert_eq!(service.costs().unpriced, 3);
 
-    let world = World::new();
+    let world = World::with(|builder| builder.budget(Budget::daily(usd!("25"))));
     world.sim.add_model(SimModel::chat("acme/unpriced"));
     let refused = world.service.complete(ask("why?").model("acme/unpriced")).await.unwrap_err();
     assert_eq!((refused.kind(), world.calls()), (ErrorKind::Unpriced, 0));
     let refused = world.service.stream(muse("why?").model("acme/unpriced")).await.unwrap_err();
     assert_eq!((refused.kind(), world.calls()), (ErrorKind::Unpriced, 0));
-    let free = World::with(|builder| builder.price(&route("acme/unpriced"), Price::FREE));
+    let hard = |builder: ServiceBuilder| builder.budget(Budget::daily(usd!("25")));
+    let free = World::with(|builder| hard(builder).price(&route("acme/unpriced"), Price::FREE));
     free.sim.add_model(SimModel::chat("acme/unpriced"));
     let reply = free.service.complete(ask("why?").model("acme/unpriced")).await.unwrap();
     assert_eq!(reply.cost(), Cost::Known(Usd::ZERO), "free by the application's own word");
@@ -114,7 +115,8 @@ async fn responses_never_cost_more_than_the_records_and_nothing_leaks() {
             let budgets = Arc::clone(&world.budgets);
             let service = InferenceService::builder(world.sim.client())
                 .cost_sink(world.costs.clone())
-                .budget(Remote(budgets))
+                .budget(Budget::total(usd!("1000000")).soft())
+                .budget_store(Remote(budgets))
                 .build()
                 .unwrap();
             World { service, ..world }
@@ -163,14 +165,13 @@ async fn responses_never_cost_more_than_the_records_and_nothing_leaks() {
 async fn a_hard_budget_is_never_overshot_and_another_model_may_still_fit() {
     let sim = Together::new();
     sim.latency(secs(1));
-    let budgets = Arc::new(MemoryBudgets::new().limit(Scope::Global, usd!("0.01")));
-    let service = InferenceService::builder(sim.client()).budget(Arc::clone(&budgets)).build().unwrap();
+    let service = InferenceService::builder(sim.client()).budget(Budget::total(usd!("0.01"))).build().unwrap();
     // 200 tokens at $4.40 a million and a short prompt: at most $0.0009 each.
     let calls: Vec<_> = (0..200)
         .map(|number| crate::world::spawn(service.complete(muse(number.to_string()).model(LARGE).max_tokens(200))))
         .collect();
     sleep(ms(500)).await;
-    let (spent, reserved) = budgets.used(&Scope::Global).unwrap();
+    let (spent, reserved) = used(&service).await;
     assert!(spent + reserved <= usd!("0.01") && reserved > usd!("0.008"), "{spent} {reserved}");
     let admitted = sim.calls();
     for call in calls {
@@ -181,7 +182,7 @@ async fn a_hard_budget_is_never_overshot_and_another_model_may_still_fit() {
         }
     }
     assert_eq!(sim.calls(), admitted);
-    assert!(budgets.used(&Scope::Global).unwrap().0 <= usd!("0.01"));
+    assert!(used(&service).await.0 <= usd!("0.01"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -191,8 +192,8 @@ async fn anothers_empty_budget_refuses_nobody_else() {
     // Expected: that session is refused, the others are answered by one upstream call.
     let (sim, empty) = (Together::new(), Scope::Session("empty".into()));
     sim.latency(ms(100));
-    let budgets = MemoryBudgets::new().limit(Scope::Global, usd!("1000")).limit(empty, Usd::ZERO);
-    let service = InferenceService::builder(sim.client()).budget(budgets).build().unwrap();
+    let builder = InferenceService::builder(sim.client()).budget(Budget::total(Usd::ZERO).of(empty));
+    let service = builder.budget(Budget::total(usd!("1000"))).build().unwrap();
     let refused: Vec<_> = (0..5).map(|_| crate::world::spawn(service.complete(ask("why?").session("empty")))).collect();
     let others: Vec<_> = (0..20)
         .map(|number| crate::world::spawn(service.complete(ask("why?").session(format!("{}", number % 3)))))
@@ -214,7 +215,8 @@ async fn a_remote_budget_counts_the_model_that_answers_after_one_was_passed_over
     let world = World::with(|builder| builder.limits_of(route(LARGE), full));
     let service = InferenceService::builder(world.sim.client())
         .cost_sink(world.costs.clone())
-        .budget(Remote(Arc::clone(&world.budgets)))
+        .budget(Budget::total(usd!("1000000")).soft())
+        .budget_store(Remote(Arc::clone(&world.budgets)))
         .limits_of(route(LARGE), full)
         .build()
         .unwrap();

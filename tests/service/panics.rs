@@ -12,13 +12,14 @@ use std::{
 use together_inference::{
     Cost, InferenceRequest, InferenceService, Price, async_trait,
     cache::{CacheEntry, CacheError, CacheLayer},
-    cost::{CostRecord, CostSink, Intent, MemoryCosts, SinkError},
+    cost::{Budget, CostRecord, CostSink, Intent, MemoryCosts, SinkError},
     inference::CacheKey,
     notify::{Alert, Notifier, NotifyError},
     router::CatalogRouter,
     service::{ErrorKind, ServiceBuilder},
     testing::{Fault, Together},
     types::Tenant,
+    usd,
 };
 use tokio::time::Instant;
 
@@ -83,7 +84,8 @@ async fn a_broken_budget_store_refuses_with_a_typed_error_by_the_deadline() {
     // Scenario: a store that fails, panics or never answers; it panics as well when it is told to give back.
     // Expected: an error of the application's policy, or the deadline's; nothing sent.
     for fails in [Fails::Errs, Fails::Panics, Fails::Hangs] {
-        let (service, sim, _) = built(|builder| builder.budget(BrokenBudget(fails)));
+        let (service, sim, _) =
+            built(|builder| builder.budget(Budget::total(usd!("5"))).budget_store(BrokenBudget(fails)));
         let start = Instant::now();
         let error = service.complete(muse("why?").deadline(secs(2))).await.unwrap_err();
         let kind = if fails == Fails::Hangs { ErrorKind::DeadlineExceeded } else { ErrorKind::Policy };

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use together_inference::{
     InferenceRequest, InferenceService, Priority,
-    cost::{MemoryBudgets, MemoryCosts, Scope},
+    cost::{Budget, MemoryBudgets, MemoryCosts},
     limit::Limits,
     service::{Error, ErrorKind},
     testing::{Fault, Together},
@@ -13,7 +13,7 @@ use together_inference::{
 };
 use tokio::{task::JoinHandle, time::Instant};
 
-use crate::world::{LARGE, MID, SMALL, World, ms, secs, spawn};
+use crate::world::{LARGE, MID, SMALL, World, ms, secs, spawn, used};
 
 const MODELS: [&str; 3] = [LARGE, MID, SMALL];
 const STEPS: u64 = 24;
@@ -83,10 +83,11 @@ impl Run {
     fn new(seed: u64) -> Self {
         let (sim, costs) = (Together::builder().seed(seed).build(), MemoryCosts::new(100_000));
         sim.on("").reply_with(|request| said_by(request["model"].as_str().unwrap()));
-        let budgets = Arc::new(MemoryBudgets::new().limit(Scope::Global, usd!("1000000")));
+        let budgets = Arc::new(MemoryBudgets::new());
         let service = InferenceService::builder(sim.client())
             .cost_sink(costs.clone())
-            .budget(Arc::clone(&budgets))
+            .budget(Budget::total(usd!("1000000")).soft())
+            .budget_store(Arc::clone(&budgets))
             .rng(Arc::new(SeededRng::new(seed)))
             .limits(Limits::default().concurrency(8).max_waiting(16))
             .build()
@@ -139,7 +140,7 @@ impl Run {
     }
 
     /// What holds at every moment.
-    fn check(&self) {
+    async fn check(&self) {
         let health = self.world.service.health();
         assert!(health.is_ready());
         for route in &health.routes {
@@ -147,7 +148,7 @@ impl Run {
             assert!((0..=50).contains(&route.retry_budget), "{route:?}");
             assert!(route.dispatched >= route.answered + route.failed + route.cancelled, "{route:?}");
         }
-        let (spent, reserved) = self.world.budgets.used(&Scope::Global).unwrap();
+        let (spent, reserved) = used(&self.world.service).await;
         assert!(spent.nanos() >= 0 && reserved.nanos() >= 0, "{spent} {reserved}");
     }
 
@@ -164,7 +165,7 @@ impl Run {
                 }
                 _ => self.call(),
             }
-            self.check();
+            self.check().await;
         }
         let mut ends = Vec::new();
         for call in std::mem::take(&mut self.calls) {
@@ -173,7 +174,7 @@ impl Run {
                 Err(error) if error.is_cancelled() => None,
                 Err(error) => std::panic::resume_unwind(error.into_panic()),
             });
-            self.check();
+            self.check().await;
         }
         // Detached leaders may still be at work for nobody.
         for _ in 0..100 {

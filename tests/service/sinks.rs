@@ -11,18 +11,20 @@ use std::{
 use together_inference::{
     InferenceService, Price, Usd, async_trait,
     client::RetryPolicy,
-    cost::{BudgetError, BudgetStore, CostRecord, CostSink, MemoryBudgets, MemoryCosts, Scope, SinkError},
+    cost::{
+        Account, Balance, Budget, BudgetError, BudgetStore, Charge, CostRecord, CostSink, Hold, MemoryBudgets,
+        MemoryCosts, Period, SinkError,
+    },
     notify::{Alert, AlertKind, Notifier, NotifyError},
     service::ErrorKind,
     testing::{Fault, Together},
-    types::AttemptId,
     usd,
 };
 use tokio::time::{Instant, sleep};
 
 use crate::{
     doubles::{Fails, Remote},
-    world::{World, ms, muse, route, secs},
+    world::{World, ms, muse, route, secs, used},
 };
 
 /// Takes nothing, and counts what it is offered.
@@ -48,11 +50,11 @@ async fn a_bad_sink_takes_nothing_from_a_good_one() {
     // nothing is lost, for one has it.
     for fails in [Fails::Errs, Fails::Panics, Fails::Hangs] {
         let (sim, costs, offers) = (Together::new(), MemoryCosts::new(100), Arc::default());
-        let budgets = Arc::new(MemoryBudgets::new().limit(Scope::Global, usd!("1000")));
         let service = InferenceService::builder(sim.client())
             .cost_sink(BadSink(fails, Arc::clone(&offers)))
             .cost_sink(costs.clone())
-            .budget(Remote(Arc::clone(&budgets)))
+            .budget(Budget::total(usd!("1000")))
+            .budget_store(Remote(Arc::default()))
             .build()
             .unwrap();
         for number in 1..=3 {
@@ -61,7 +63,7 @@ async fn a_bad_sink_takes_nothing_from_a_good_one() {
             assert_eq!(costs.records().len(), number, "{fails:?}");
             assert!(reply.cost().charge() > Usd::ZERO);
         }
-        assert_eq!(budgets.used(&Scope::Global).unwrap().1, Usd::ZERO, "{fails:?}");
+        assert_eq!(used(&service).await.1, Usd::ZERO, "{fails:?}");
         assert!(offers.load(Ordering::SeqCst) == 1, "the good one did not wait for the bad one");
         sleep(secs(200)).await;
         assert!(service.flush().await);
@@ -176,11 +178,15 @@ struct NeverSettles(MemoryBudgets, Arc<AtomicU64>);
 
 #[async_trait]
 impl BudgetStore for NeverSettles {
-    async fn reserve(&self, id: AttemptId, of: &[Scope], amount: Usd, expires: Duration) -> Result<(), BudgetError> {
-        self.0.reserve(id, of, amount, expires).await
+    async fn reserve(&self, hold: &Arc<Hold>) -> Result<(), BudgetError> {
+        self.0.reserve(hold).await
     }
 
-    async fn settle(&self, _: AttemptId, _: Usd) -> Result<(), BudgetError> {
+    async fn read(&self, accounts: &[(Account, Period)]) -> Result<Vec<Balance>, BudgetError> {
+        self.0.read(accounts).await
+    }
+
+    async fn settle(&self, _: &Arc<Hold>, _: Charge) -> Result<Vec<Balance>, BudgetError> {
         self.1.fetch_add(1, Ordering::SeqCst);
         std::future::pending().await
     }
@@ -188,8 +194,9 @@ impl BudgetStore for NeverSettles {
 
 #[tokio::test(start_paused = true)]
 async fn a_budget_store_that_hangs_while_it_settles_takes_no_records() {
-    let (tries, budgets) = (Arc::default(), MemoryBudgets::new().limit(Scope::Global, usd!("1000")));
-    let world = World::with(|builder| builder.budget(NeverSettles(budgets, Arc::clone(&tries))));
+    let tries = Arc::default();
+    let store = NeverSettles(MemoryBudgets::new(), Arc::clone(&tries));
+    let world = World::with(|builder| builder.budget_store(store));
     world.service.complete(muse("why?")).await.unwrap();
     sleep(ms(1)).await;
     assert_eq!(world.costs.records().len(), 1);

@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use together_inference::{
-    InferenceRequest, Priority, Task, Tier, Usd, client::Tool, cost::Scope, inference::Rejection, service::ErrorKind,
-    usd,
+    InferenceRequest, Priority, Task, Tier, Usd, client::Tool, inference::Rejection, service::ErrorKind, usd,
 };
 
-use crate::world::{LARGE, MID, SMALL, World, ask, muse};
+use crate::world::{LARGE, MID, SMALL, World, ask, muse, used};
 
 #[tokio::test(start_paused = true)]
 async fn a_request_that_cannot_be_right_costs_nothing() {
@@ -43,7 +42,7 @@ async fn a_request_that_cannot_be_right_costs_nothing() {
         }
     }
     assert_eq!(world.calls(), 0);
-    assert_eq!(world.budgets.used(&Scope::Global), Some((Usd::ZERO, Usd::ZERO)));
+    assert_eq!(used(&world.service).await, (Usd::ZERO, Usd::ZERO));
     assert!(world.at_rest().await.is_empty());
 }
 

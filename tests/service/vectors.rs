@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use together_inference::{
     InferenceRequest, Price, Usd, async_trait,
     cache::{CacheEntry, CacheError, CacheLayer, MemoryCache, TieredCache},
-    cost::{Ending, MemoryBudgets, Scope},
+    cost::{Budget, Ending, Scope},
     inference::{CacheControl, CacheKey, Origin, Source},
     service::{ErrorKind, ServiceBuilder},
     testing::Fault,
@@ -232,8 +232,8 @@ async fn only_calls_that_allow_the_same_share_vectors() {
 /// Expected: the refusal is for that one alone, whoever came first.
 #[tokio::test(start_paused = true)]
 async fn another_callers_empty_budget_is_no_answer() {
-    let budgets = MemoryBudgets::new().limit(Scope::Tenant("poor".into()), usd!("0"));
-    let world = World::with(|builder| priced(builder).budget(Arc::new(budgets)));
+    let nothing = Budget::total(Usd::ZERO).of(Scope::tenant("poor"));
+    let world = World::with(|builder| priced(builder).budget(nothing));
     let shared = |tenant: &str| sky().tenant(tenant).cache(CacheControl::new().shared());
     let (poor, rich) = tokio::join!(world.service.complete(shared("poor")), world.service.complete(shared("rich")));
     assert_eq!(poor.unwrap_err().kind(), ErrorKind::OverBudget);

@@ -13,7 +13,7 @@ use std::{
 
 use together_inference::{
     InferenceRequest, InferenceService, RouteId, Usd,
-    cost::{CostRecord, MemoryBudgets, MemoryCosts, Scope},
+    cost::{Budget, CostRecord, MemoryBudgets, MemoryCosts, Scope},
     service::ServiceBuilder,
     testing::Together,
     types::SeededRng,
@@ -79,6 +79,12 @@ pub(crate) async fn settle() {
     }
 }
 
+/// What is spent and what is set aside of the one budget for everything.
+pub(crate) async fn used(service: &InferenceService) -> (Usd, Usd) {
+    let budgets = service.budgets().remaining(&Scope::Global).await.unwrap();
+    (budgets[0].spent, budgets[0].reserved)
+}
+
 pub(crate) struct World {
     pub(crate) sim: Together,
     pub(crate) costs: MemoryCosts,
@@ -93,10 +99,11 @@ impl World {
 
     pub(crate) fn with(edit: impl FnOnce(ServiceBuilder) -> ServiceBuilder) -> Self {
         let (sim, costs) = (Together::new(), MemoryCosts::new(1_000_000));
-        let budgets = Arc::new(MemoryBudgets::new().limit(Scope::Global, usd!("1000000")));
+        let budgets = Arc::new(MemoryBudgets::new());
         let builder = InferenceService::builder(sim.client())
             .cost_sink(costs.clone())
-            .budget(Arc::clone(&budgets))
+            .budget(Budget::total(usd!("1000000")).soft())
+            .budget_store(Arc::clone(&budgets))
             .rng(Arc::new(SeededRng::new(7)));
         let service = edit(builder).build().unwrap();
         Self { sim, costs, budgets, service }
@@ -127,7 +134,7 @@ impl World {
         }
         assert_eq!((self.sim.in_flight(), self.sim.open_streams()), (0, 0));
         let records = self.costs.records();
-        let (spent, reserved) = self.budgets.used(&Scope::Global).unwrap();
+        let (spent, reserved) = used(&self.service).await;
         assert_eq!(reserved, Usd::ZERO, "money is still set aside");
         let charged: Usd = records.iter().map(|record| record.cost.charge()).sum();
         assert_eq!(spent, charged, "the budget and the records do not agree");

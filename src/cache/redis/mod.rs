@@ -7,13 +7,11 @@
 //! background, in pages, bounded, and is found by this process at once (`queue`). What is read is believed only if it is
 //! whole, of this key and version, and signed where a key is set (`seal`).
 
-mod breaker;
+mod commands;
 mod config;
-mod link;
 mod queue;
 mod seal;
 mod stats;
-mod target;
 
 use std::{
     fmt,
@@ -25,17 +23,17 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use tokio::{runtime::Handle, sync::oneshot, task::JoinHandle, time::Instant};
 
-pub use self::{config::RedisConfig, stats::RedisStats};
 use self::{
-    link::{Blame, Link},
+    commands::{Place, Write},
     queue::{Queue, What},
     seal::MacKey,
     stats::Counters,
-    target::{Limits, Place, Target, Write, describe},
 };
+pub use self::{config::RedisConfig, stats::RedisStats};
 use super::{CacheEntry, CacheError, CacheLayer};
 use crate::{
     inference::{CacheKey, Origin},
+    store::redis::{Blame, Connection, Limits, Link, Target, describe},
     types::{Clock, Rng, Tenant},
 };
 
@@ -138,7 +136,7 @@ impl RedisCache {
         let counters = Arc::<Counters>::default();
         Self(Arc::new(Inner {
             target: Arc::new(target),
-            link: Arc::new(Link::new(limits, Arc::clone(&counters))),
+            link: Arc::new(Link::new(limits, "the cache goes on")),
             queue: Arc::new(Queue::new(queue_bytes, Arc::clone(&counters))),
             mac,
             clock,
@@ -157,7 +155,7 @@ impl RedisCache {
     /// What it has done so far.
     #[must_use]
     pub fn stats(&self) -> RedisStats {
-        self.0.counters.snapshot(self.0.queue.len(), self.0.link.is_up())
+        self.0.counters.snapshot(self.0.queue.len(), &self.0.link)
     }
 }
 
@@ -199,7 +197,7 @@ impl Inner {
             }
             Err(error) => {
                 self.counters.failed.fetch_add(1, Relaxed);
-                Err(error)
+                Err(CacheError::new(error))
             }
         }
     }
@@ -233,7 +231,7 @@ impl Inner {
                 self.counters.skipped.fetch_add(count as u64, Relaxed);
                 (0..count).map(|_| Ok(None)).collect()
             }
-            Err(error) => (0..count).map(|_| failed(error.to_string())).collect(),
+            Err(error) => (0..count).map(|_| failed(error.clone())).collect(),
         }
     }
 
@@ -286,9 +284,9 @@ impl Inner {
     /// Asks the server, which must be there.
     async fn must<T: Send, F: Future<Output = redis::RedisResult<T>> + Send>(
         &self,
-        ask: impl FnOnce(target::Connection) -> F + Send,
+        ask: impl FnOnce(Connection) -> F + Send,
     ) -> Result<T, CacheError> {
-        let answer = self.link.ask(STEP_PATIENCE, ask).await?;
+        let answer = self.link.ask(STEP_PATIENCE, ask).await.map_err(CacheError::new)?;
         answer.ok_or_else(out_of_reach)
     }
 }

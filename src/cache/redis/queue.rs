@@ -15,15 +15,11 @@ use tokio::{
     time::Instant,
 };
 
-use super::{
-    Lying,
-    link::{Blame, Link},
-    stats::Counters,
-    target::{Write, describe},
-};
+use super::{Lying, commands::Write, stats::Counters};
 use crate::{
     cache::{CacheEntry, CacheError},
     inference::CacheKey,
+    store::redis::{Blame, Link, describe},
     types::{Rng, Tenant},
 };
 
@@ -230,6 +226,7 @@ impl Queue {
             }
             let limit = link.limits.operation * PATIENCE;
             let written = link.ask(limit, async |mut connection| connection.write(&writes).await).await;
+            let written = written.map_err(CacheError::new);
             let outcomes = self.outcomes(&link, written, keys.len());
             let failed = outcomes.iter().find_map(|outcome| outcome.as_ref().err());
             if let Some(error) = failed

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::store::redis::Link;
+
 /// What a [`RedisCache`](super::RedisCache) has done since it was made, and whether Redis is in reach now.
 ///
 /// Every look-up of a key is one of `hits`, `misses`, `skipped`, `failed`, `refused` and `forged`; every value that was to
@@ -48,12 +50,10 @@ pub(super) struct Counters {
     pub(super) written: AtomicU64,
     pub(super) unwritten: AtomicU64,
     pub(super) dropped: AtomicU64,
-    pub(super) pauses: AtomicU64,
-    pub(super) connections: AtomicU64,
 }
 
 impl Counters {
-    pub(super) fn snapshot(&self, waiting: usize, is_connected: bool) -> RedisStats {
+    pub(super) fn snapshot(&self, waiting: usize, link: &Link) -> RedisStats {
         RedisStats {
             hits: self.hits.load(Relaxed),
             misses: self.misses.load(Relaxed),
@@ -64,10 +64,10 @@ impl Counters {
             written: self.written.load(Relaxed),
             unwritten: self.unwritten.load(Relaxed),
             dropped: self.dropped.load(Relaxed),
-            pauses: self.pauses.load(Relaxed),
-            connections: self.connections.load(Relaxed),
+            pauses: link.pauses.load(Relaxed),
+            connections: link.connections.load(Relaxed),
             waiting,
-            is_connected,
+            is_connected: link.is_up(),
         }
     }
 }

@@ -32,7 +32,7 @@ use futures_core::future::BoxFuture;
 use futures_util::FutureExt;
 
 pub use self::{
-    budget::{budget_limits, budget_store},
+    budget::budget_store,
     cache::{CacheProfile, cache_layer},
     notifier::notifier,
     queue::event_queue,

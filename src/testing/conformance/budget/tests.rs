@@ -1,6 +1,6 @@
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use async_trait::async_trait;
@@ -14,17 +14,13 @@ async fn check(store: &dyn BudgetStore) -> Result<(), Failure> {
     budget_store(store, &|time| Box::pin(tokio::time::advance(time))).await
 }
 
-fn memory() -> MemoryBudgets {
-    budget_limits().into_iter().fold(MemoryBudgets::new(), |budgets, (scope, limit)| budgets.limit(scope, limit))
-}
-
 #[tokio::test(start_paused = true)]
 async fn the_memory_store_keeps_every_promise_behind_every_pointer() {
-    check(&memory()).await.unwrap();
-    check(&Arc::new(memory())).await.unwrap();
-    let shared: Arc<dyn BudgetStore> = Arc::new(memory());
+    check(&MemoryBudgets::new()).await.unwrap();
+    check(&Arc::new(MemoryBudgets::new())).await.unwrap();
+    let shared: Arc<dyn BudgetStore> = Arc::new(MemoryBudgets::new());
     check(&shared).await.unwrap();
-    let boxed: Box<dyn BudgetStore> = Box::new(memory());
+    let boxed: Box<dyn BudgetStore> = Box::new(MemoryBudgets::new());
     check(&*boxed).await.unwrap();
 }
 
@@ -32,21 +28,33 @@ async fn the_memory_store_keeps_every_promise_behind_every_pointer() {
 enum Fault {
     None,
     RefusesTheLastCent,
-    SaysTheWrongScope,
+    SaysTheWrongLine,
     Cuts,
     TakesUntilOneRefuses,
-    LooksAtTheFirstScope,
-    RefusesUnknownScopes,
-    OneAccountATag,
+    LooksAtTheFirstLine,
+    RefusesNoLines,
+    RefusesSoftly,
+    LeavesSoftLinesOut,
+    CountsNoCalls,
+    CountsWhatWasNotSent,
+    IgnoresCase,
+    KnowsOneWindow,
+    ForgetsEarlierSlots,
+    ForgetsLaterSlots,
     GivesEverythingBack,
     CapsWhatWasSpent,
+    SettlesInTheLastSlot,
+    ReservesTwice,
     SettlesTwice,
     CreditsTheUnknown,
+    PromisesToReserve,
     PromisesToSettle,
+    ShowsTwice,
     RefusesLateSettling,
     GivesBackWhatExpired,
     ForgetsWhatExpired,
     ExpiresWhatWasSpent,
+    KeepsWhatShouldReturn,
     KeepsWhatWasGivenUp,
     LooksThenTakes,
     Hangs,
@@ -57,153 +65,209 @@ enum Fault {
 #[derive(Debug)]
 struct Broken {
     fault: Fault,
-    limits: HashMap<Scope, Usd>,
-    held: Mutex<HashMap<AttemptId, Held>>,
+    rows: Mutex<HashMap<AttemptId, Row>>,
+    shown: Mutex<HashMap<(Account, i64), Usd>>,
 }
 
 #[derive(Clone, Debug)]
-struct Held {
-    scopes: Vec<Scope>,
+struct Row {
+    hold: Arc<Hold>,
     amount: Usd,
     until: Instant,
-    settled: bool,
+    settled: Option<Charge>,
 }
 
 impl Broken {
     fn new(fault: Fault) -> Self {
-        Self { fault, limits: budget_limits().into_iter().collect(), held: Mutex::default() }
+        Self { fault, rows: Mutex::default(), shown: Mutex::default() }
     }
 
     fn has(&self, fault: Fault) -> bool {
         self.fault == fault
     }
 
-    fn held(&self) -> std::sync::MutexGuard<'_, HashMap<AttemptId, Held>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn rows(&self) -> MutexGuard<'_, HashMap<AttemptId, Row>> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn account(&self, scope: &Scope) -> Scope {
-        match scope {
-            Scope::Model(route) if self.has(Fault::OneAccountATag) => {
-                Scope::Model(RouteId::new("local", route.model().clone()))
-            }
-            scope => scope.clone(),
+    fn is_same(&self, one: &Account, other: &Account) -> bool {
+        one == other || (self.has(Fault::IgnoresCase) && one.as_str().eq_ignore_ascii_case(other.as_str()))
+    }
+
+    fn counts(&self, period: Period, slot: i64) -> bool {
+        match self.fault {
+            Fault::KnowsOneWindow => true,
+            Fault::ForgetsEarlierSlots if period.since < period.slot => slot >= period.slot,
+            Fault::ForgetsLaterSlots => period.since <= slot && slot <= period.slot,
+            _ => period.counts(slot),
         }
     }
 
-    fn used(&self, scope: &Scope) -> Usd {
+    /// The balance by what every row says.
+    fn balance(&self, account: &Account, period: Period) -> Balance {
         let now = Instant::now();
-        let counts = |held: &&Held| {
-            let kept = match self.fault {
-                Fault::ExpiresWhatWasSpent => !held.settled,
-                Fault::GivesBackWhatExpired => held.settled,
-                _ => true,
-            };
-            held.scopes.contains(scope) && (kept || held.until > now)
-        };
-        self.held().values().filter(counts).map(|held| held.amount).sum()
+        let mut sum = Balance::default();
+        for row in self.rows().values() {
+            let its = |line: &&Line| self.is_same(&line.account, account) && self.counts(period, line.period.slot);
+            for line in row.hold.lines.iter().filter(its) {
+                if self.has(Fault::LeavesSoftLinesOut) && !line.hard {
+                    continue;
+                }
+                let is_over = row.until <= now;
+                let is_back = line.expired == Expired::Return && !self.has(Fault::KeepsWhatShouldReturn);
+                sum.calls += u64::from(row.settled.is_some_and(|it| it != Charge::NotSent));
+                match row.settled {
+                    Some(Charge::NotSent) if self.has(Fault::CountsWhatWasNotSent) => sum.calls += 1,
+                    Some(_) if is_over && self.has(Fault::ExpiresWhatWasSpent) => {}
+                    Some(charge) => sum.spent += charge.spent(),
+                    None if is_over && (is_back || self.has(Fault::GivesBackWhatExpired)) => {}
+                    None if is_over => (sum.spent, sum.calls) = (sum.spent + row.amount, sum.calls + 1),
+                    None => (sum.reserved, sum.calls) = (sum.reserved + row.amount, sum.calls + 1),
+                }
+            }
+        }
+        if self.has(Fault::CountsNoCalls) { Balance { calls: 0, ..sum } } else { sum }
     }
 
-    fn over(&self, scopes: &[Scope], needed: Usd) -> Option<OverBudget> {
-        scopes.iter().find_map(|scope| {
-            let unknown = self.has(Fault::RefusesUnknownScopes).then_some(Usd::ZERO);
-            let limit = self.limits.get(scope).copied().or(unknown)?;
-            let used = self.used(scope);
-            let fits = if self.has(Fault::RefusesTheLastCent) { used + needed < limit } else { used + needed <= limit };
-            let named = if self.has(Fault::SaysTheWrongScope) { Scope::Global } else { scope.clone() };
-            (!fits).then(|| OverBudget::new(named, limit, used, needed))
+    fn over(&self, hold: &Hold) -> Option<Refusal> {
+        if self.has(Fault::RefusesNoLines) && hold.lines.is_empty() {
+            return Some(Refusal::new(0, Balance::default()));
+        }
+        hold.lines.iter().enumerate().find_map(|(at, line)| {
+            let balance = self.balance(&line.account, line.period);
+            let asked = if self.has(Fault::RefusesTheLastCent) { hold.amount + NANO } else { hold.amount };
+            let hard = Line { hard: line.hard || self.has(Fault::RefusesSoftly), ..line.clone() };
+            let named = if self.has(Fault::SaysTheWrongLine) { at + 1 } else { at };
+            let looks = at == 0 || !self.has(Fault::LooksAtTheFirstLine);
+            (looks && !hard.has_room(&balance, asked)).then(|| Refusal::new(named, balance))
         })
     }
 
-    fn take(&self, id: AttemptId, scopes: &[Scope], amount: Usd, expires: Duration) {
-        let until = Instant::now() + expires;
-        let scopes = scopes.to_vec();
-        self.held().insert(id, Held { scopes, amount, until, settled: false });
+    fn take(&self, hold: &Arc<Hold>, amount: Usd) {
+        let row = Row { hold: Arc::clone(hold), amount, until: Instant::now() + hold.expires, settled: None };
+        let mut rows = self.rows();
+        if rows.contains_key(&hold.id) && self.has(Fault::ReservesTwice) {
+            rows.insert(AttemptId::new(hold.id.value() + 5_000), row);
+        } else {
+            rows.entry(hold.id).or_insert(row);
+        }
     }
 
-    fn spend(&self, id: AttemptId, actual: Usd) {
-        let mut held = self.held();
-        let unknown = || Held {
-            scopes: self.limits.keys().cloned().collect(),
-            amount: actual,
-            until: Instant::now(),
-            settled: true,
-        };
-        match held.get_mut(&id) {
-            Some(held) if self.has(Fault::ForgetsWhatExpired) && held.until <= Instant::now() => {}
-            Some(held) if !held.settled => {
-                held.settled = true;
-                held.amount = match self.fault {
-                    Fault::GivesEverythingBack => Usd::ZERO,
-                    Fault::CapsWhatWasSpent => actual.min(held.amount),
-                    _ => actual,
-                };
-            }
-            Some(held) if self.has(Fault::SettlesTwice) => held.amount += actual,
-            None if self.has(Fault::CreditsTheUnknown) => drop(held.insert(id, unknown())),
-            _ => {}
+    fn reserved(&self, hold: &Arc<Hold>) -> Result<(), BudgetError> {
+        if self.rows().contains_key(&hold.id) && !self.has(Fault::ReservesTwice) {
+            return Ok(());
         }
+        if let Some(refusal) = self.over(hold) {
+            return self.refuse(hold, refusal);
+        }
+        self.take(hold, hold.amount);
+        Ok(())
+    }
+
+    fn refuse(&self, hold: &Arc<Hold>, refusal: Refusal) -> Result<(), BudgetError> {
+        let line = hold.lines.get(refusal.line);
+        let left = line.map_or(Usd::ZERO, |line| line.limit - refusal.balance.used());
+        if self.has(Fault::Cuts) && left > Usd::ZERO && hold.amount < LIMIT {
+            self.take(hold, left);
+            return Ok(());
+        }
+        if self.has(Fault::TakesUntilOneRefuses) {
+            let lines = hold.lines.iter().take(refusal.line).cloned().collect();
+            self.take(&Arc::new(Hold::new(hold.id, hold.amount, lines, hold.expires)), hold.amount);
+        }
+        Err(BudgetError::Refused(refusal))
+    }
+
+    fn spend(&self, hold: &Arc<Hold>, charge: Charge) -> Vec<Balance> {
+        let mut rows = self.rows();
+        let its = |line: &&Line| hold.lines.iter().any(|own| own.account == line.account);
+        let last = rows.values().flat_map(|row| &row.hold.lines).filter(its).map(|line| line.period.slot).max();
+        match rows.get_mut(&hold.id) {
+            Some(row) if self.has(Fault::ForgetsWhatExpired) && row.until <= Instant::now() => return Vec::new(),
+            Some(row) if row.settled.is_none() => {
+                row.settled = Some(match (self.fault, charge) {
+                    (Fault::GivesEverythingBack, _) => Charge::Spent(Usd::ZERO),
+                    (Fault::CapsWhatWasSpent, Charge::Spent(usd)) => Charge::Spent(usd.min(row.amount)),
+                    _ => charge,
+                });
+                if let (Fault::SettlesInTheLastSlot, Some(slot)) = (self.fault, last) {
+                    let lines = hold.lines.iter().cloned().map(|line| Line { period: Period::new(slot), ..line });
+                    row.hold = Arc::new(Hold::new(hold.id, hold.amount, lines.collect(), hold.expires));
+                }
+            }
+            Some(row) if self.has(Fault::SettlesTwice) => row.settled = Some(charge),
+            None if self.has(Fault::CreditsTheUnknown) => {
+                let until = Instant::now() + LONG;
+                rows.insert(hold.id, Row { hold: Arc::clone(hold), amount: hold.amount, until, settled: Some(charge) });
+            }
+            _ => return Vec::new(),
+        }
+        drop(rows);
+        hold.lines.iter().map(|line| self.show(line)).collect()
+    }
+
+    fn show(&self, line: &Line) -> Balance {
+        let balance = self.balance(&line.account, line.period);
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let mark = shown.entry((line.account.clone(), line.period.slot)).or_default();
+        let before = if self.has(Fault::ShowsTwice) { Usd::ZERO } else { *mark };
+        *mark = before.max(balance.spent);
+        Balance { shown: before, ..balance }
     }
 }
 
 #[async_trait]
 impl BudgetStore for Broken {
-    async fn reserve(
-        &self,
-        id: AttemptId,
-        scopes: &[Scope],
-        amount: Usd,
-        expires: Duration,
-    ) -> Result<(), BudgetError> {
-        let scopes: Vec<Scope> = scopes.iter().map(|scope| self.account(scope)).collect();
-        let over = match self.fault {
-            Fault::LooksAtTheFirstScope => self.over(&scopes[..scopes.len().min(1)], amount),
-            _ => self.over(&scopes, amount),
-        };
+    async fn reserve(&self, hold: &Arc<Hold>) -> Result<(), BudgetError> {
         match self.fault {
             Fault::Hangs => std::future::pending().await,
-            Fault::Panics if scopes.is_empty() => panic!("no scope"),
-            Fault::LooksThenTakes => tokio::task::yield_now().await,
-            Fault::KeepsWhatWasGivenUp if over.is_none() => {
-                let in_between = AttemptId::new(id.value() + 5_000);
-                self.take(in_between, &scopes, amount, LONG);
+            Fault::Panics if hold.lines.is_empty() => panic!("no line"),
+            Fault::LooksThenTakes if !self.rows().contains_key(&hold.id) => {
+                let over = self.over(hold);
                 tokio::task::yield_now().await;
-                self.held().remove(&in_between);
+                if let Some(refusal) = over {
+                    return Err(BudgetError::Refused(refusal));
+                }
+                self.take(hold, hold.amount);
+                return Ok(());
+            }
+            Fault::KeepsWhatWasGivenUp if self.over(hold).is_none() => {
+                let in_between = AttemptId::new(hold.id.value() + 5_000);
+                self.take(&Arc::new(Hold::new(in_between, hold.amount, hold.lines.clone(), LONG)), hold.amount);
+                tokio::task::yield_now().await;
+                self.rows().remove(&in_between);
             }
             _ => {}
         }
-        if let Some(over) = over {
-            if self.has(Fault::Cuts) && over.used < over.limit && amount < TOO_MUCH {
-                self.take(id, &scopes, over.limit - over.used, expires);
-                return Ok(());
-            }
-            if self.has(Fault::TakesUntilOneRefuses) {
-                let fit = scopes.iter().position(|scope| *scope == over.scope).unwrap_or_default();
-                self.take(id, &scopes[..fit], amount, expires);
-            }
-            return Err(over.into());
-        }
-        self.take(id, &scopes, amount, expires);
-        Ok(())
+        self.reserved(hold)
     }
 
-    fn settle_now(&self, id: AttemptId, actual: Usd) -> bool {
+    fn reserve_now(&self, hold: &Arc<Hold>) -> Option<Result<(), BudgetError>> {
         match self.fault {
-            Fault::PromisesToSettle => true,
-            _ if id.value().is_multiple_of(2) => false,
-            _ => {
-                self.spend(id, actual);
-                true
-            }
+            Fault::PromisesToReserve => Some(Ok(())),
+            _ if hold.id.value().is_multiple_of(2) => None,
+            _ => Some(self.reserved(hold)),
         }
     }
 
-    async fn settle(&self, id: AttemptId, actual: Usd) -> Result<(), BudgetError> {
-        if self.has(Fault::RefusesLateSettling) && self.held().get(&id).is_none_or(|held| held.settled) {
-            return Err(BudgetError::Store("not reserved".into()));
+    fn settle_now(&self, hold: &Arc<Hold>, charge: Charge) -> Option<Vec<Balance>> {
+        match self.fault {
+            Fault::PromisesToSettle => Some(Vec::new()),
+            _ if hold.id.value().is_multiple_of(2) => None,
+            _ => Some(self.spend(hold, charge)),
         }
-        self.spend(id, actual);
-        Ok(())
+    }
+
+    async fn settle(&self, hold: &Arc<Hold>, charge: Charge) -> Result<Vec<Balance>, BudgetError> {
+        let is_late = self.rows().get(&hold.id).is_none_or(|row| row.settled.is_some());
+        if is_late && self.has(Fault::RefusesLateSettling) {
+            return Err(BudgetError::Store("not set aside".into()));
+        }
+        Ok(self.spend(hold, charge))
+    }
+
+    async fn read(&self, accounts: &[(Account, Period)]) -> Result<Vec<Balance>, BudgetError> {
+        Ok(accounts.iter().map(|(account, period)| self.balance(account, *period)).collect())
     }
 }
 
@@ -216,23 +280,35 @@ async fn the_base_of_the_broken_ones_is_whole_itself() {
 async fn every_broken_store_fails_at_the_promise_that_it_breaks() {
     for (fault, promise) in [
         (Fault::RefusesTheLastCent, FITS),
-        (Fault::SaysTheWrongScope, FITS),
+        (Fault::SaysTheWrongLine, FITS),
+        (Fault::RefusesNoLines, FITS),
         (Fault::Hangs, FITS),
-        (Fault::Cuts, FITS),
+        (Fault::Panics, FITS),
+        (Fault::Cuts, NOT_CUT),
         (Fault::TakesUntilOneRefuses, ALL_OR_NONE),
-        (Fault::LooksAtTheFirstScope, ALL_OR_NONE),
-        (Fault::RefusesUnknownScopes, UNLIMITED),
-        (Fault::Panics, UNLIMITED),
-        (Fault::OneAccountATag, KINDS),
+        (Fault::LooksAtTheFirstLine, ALL_OR_NONE),
         (Fault::GivesEverythingBack, ALL_OR_NONE),
+        (Fault::RefusesSoftly, SOFT),
+        (Fault::LeavesSoftLinesOut, SOFT),
+        (Fault::CountsNoCalls, CALLS),
+        (Fault::CountsWhatWasNotSent, CALLS),
+        (Fault::IgnoresCase, APART),
+        (Fault::KnowsOneWindow, APART),
+        (Fault::ForgetsEarlierSlots, ROLLING),
+        (Fault::ForgetsLaterSlots, ROLLING),
         (Fault::CapsWhatWasSpent, SETTLED),
+        (Fault::SettlesInTheLastSlot, SETTLED),
+        (Fault::ReservesTwice, AGAIN),
         (Fault::SettlesTwice, AGAIN),
         (Fault::RefusesLateSettling, AGAIN),
         (Fault::CreditsTheUnknown, UNKNOWN),
+        (Fault::PromisesToReserve, AT_ONCE),
         (Fault::PromisesToSettle, AT_ONCE),
+        (Fault::ShowsTwice, SHOWN),
         (Fault::GivesBackWhatExpired, EXPIRES),
         (Fault::ForgetsWhatExpired, EXPIRES),
         (Fault::ExpiresWhatWasSpent, EXPIRES),
+        (Fault::KeepsWhatShouldReturn, RETURNS),
         (Fault::KeepsWhatWasGivenUp, GIVEN_UP),
         (Fault::LooksThenTakes, CROWD),
     ] {

@@ -2,69 +2,97 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
 use together_inference::{
     Usd, async_trait,
-    cost::{BudgetError, BudgetStore, OverBudget, Scope},
+    cost::{Account, Balance, BudgetError, BudgetStore, Charge, Expired, Hold, Period, Refusal},
     types::AttemptId,
 };
+use tokio::time::Instant;
 
-#[derive(Debug)]
-pub struct Accounts {
-    limits: HashMap<Scope, Usd>,
-    rows: Mutex<HashMap<AttemptId, Row>>,
+#[derive(Debug, Default)]
+pub struct Accounts(Mutex<Table>);
+
+#[derive(Debug, Default)]
+struct Table {
+    rows: HashMap<AttemptId, Row>,
+    /// The most that was shown of each account's slot.
+    shown: HashMap<(Account, i64), Usd>,
 }
 
 #[derive(Debug)]
 struct Row {
-    scopes: Vec<Scope>,
-    amount: Usd,
-    /// Whether the amount is what was really spent. Until then the whole of it counts, expired or not.
-    settled: bool,
+    hold: Arc<Hold>,
+    until: Instant,
+    /// `None`: the whole amount counts, expired or not, unless it returns.
+    charge: Option<Charge>,
 }
 
 impl Accounts {
-    pub fn new(limits: impl IntoIterator<Item = (Scope, Usd)>) -> Self {
-        Self { limits: limits.into_iter().collect(), rows: Mutex::default() }
-    }
-
-    pub fn used(&self, scope: &Scope) -> Usd {
-        used(&self.rows(), scope)
-    }
-
-    fn rows(&self) -> MutexGuard<'_, HashMap<AttemptId, Row>> {
-        self.rows.lock().unwrap()
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.0.lock().unwrap()
     }
 }
 
-fn used(rows: &HashMap<AttemptId, Row>, scope: &Scope) -> Usd {
-    rows.values().filter(|row| row.scopes.contains(scope)).map(|row| row.amount).sum()
+impl Table {
+    fn balance(&self, account: &Account, period: Period) -> Balance {
+        let (now, mut balance) = (Instant::now(), Balance::default());
+        for row in self.rows.values() {
+            let its = row.hold.lines.iter().find(|line| line.account == *account && period.counts(line.period.slot));
+            let Some(line) = its else { continue };
+            balance.calls += 1;
+            match row.charge {
+                Some(Charge::NotSent) => balance.calls -= 1,
+                Some(charge) => balance.spent += charge.spent(),
+                None if row.until > now => balance.reserved += row.hold.amount,
+                None if line.expired == Expired::Return => balance.calls -= 1,
+                None => balance.spent += row.hold.amount,
+            }
+        }
+        balance
+    }
 }
 
 #[async_trait]
 impl BudgetStore for Accounts {
-    async fn reserve(&self, id: AttemptId, scopes: &[Scope], amount: Usd, _: Duration) -> Result<(), BudgetError> {
-        let mut rows = self.rows();
-        for scope in scopes {
-            let Some(limit) = self.limits.get(scope).copied() else { continue };
-            let used = used(&rows, scope);
-            if used + amount > limit {
-                return Err(OverBudget::new(scope.clone(), limit, used, amount).into());
+    async fn reserve(&self, hold: &Arc<Hold>) -> Result<(), BudgetError> {
+        let mut table = self.table();
+        if table.rows.contains_key(&hold.id) {
+            return Ok(());
+        }
+        for (at, line) in hold.lines.iter().enumerate() {
+            let balance = table.balance(&line.account, line.period);
+            if !line.has_room(&balance, hold.amount) {
+                return Err(BudgetError::Refused(Refusal::new(at, balance)));
             }
         }
-        rows.insert(id, Row { scopes: scopes.to_vec(), amount, settled: false });
+        let until = Instant::now() + hold.expires.min(Duration::from_secs(1 << 30));
+        table.rows.insert(hold.id, Row { hold: Arc::clone(hold), until, charge: None });
         Ok(())
     }
 
-    async fn settle(&self, id: AttemptId, actual: Usd) -> Result<(), BudgetError> {
-        if let Some(row) = self.rows().get_mut(&id)
-            && !row.settled
-        {
-            (row.amount, row.settled) = (actual, true);
+    async fn settle(&self, hold: &Arc<Hold>, charge: Charge) -> Result<Vec<Balance>, BudgetError> {
+        let mut table = self.table();
+        match table.rows.get_mut(&hold.id) {
+            Some(row) if row.charge.is_none() => row.charge = Some(charge),
+            _ => return Ok(Vec::new()),
         }
-        Ok(())
+        let mut balances = Vec::new();
+        for line in &hold.lines {
+            let balance = table.balance(&line.account, line.period);
+            let shown = table.shown.entry((line.account.clone(), line.period.slot)).or_default();
+            let mut told = balance;
+            told.shown = std::mem::replace(shown, balance.spent.max(*shown));
+            balances.push(told);
+        }
+        Ok(balances)
+    }
+
+    async fn read(&self, accounts: &[(Account, Period)]) -> Result<Vec<Balance>, BudgetError> {
+        let table = self.table();
+        Ok(accounts.iter().map(|(account, period)| table.balance(account, *period)).collect())
     }
 }

@@ -12,7 +12,7 @@ use std::{sync::Arc, time::Duration};
 
 use together_inference::{
     InferenceRequest, InferenceResponse, InferenceService, RouteId, Tier,
-    cost::{BudgetStore, Scope},
+    cost::{Budget, BudgetStore, Scope},
     inference::Infer,
     router::CatalogRouter,
     testing::{
@@ -61,7 +61,7 @@ async fn an_inbox_keeps_the_promises_of_a_notifier() -> Result<(), Failure> {
 
 #[tokio::test(start_paused = true)]
 async fn a_store_of_accounts_keeps_the_promises_of_budgets() -> Result<(), Failure> {
-    conformance::budget_store(&Accounts::new(conformance::budget_limits()), TOKIO).await
+    conformance::budget_store(&Accounts::default(), TOKIO).await
 }
 
 #[tokio::test(start_paused = true)]
@@ -74,12 +74,13 @@ async fn a_service_of_nothing_but_strangers_policies_answers() {
     let together = Together::new();
     together.on("refund").reply("5 days");
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(std::time::SystemTime::UNIX_EPOCH));
-    let (lines, accounts) = (Arc::new(Lines::default()), Arc::new(Accounts::new([(Scope::Global, usd!("1"))])));
+    let (lines, accounts) = (Arc::new(Lines::default()), Arc::new(Accounts::default()));
     let service = InferenceService::builder(together.client())
         .router(ByPlan(CatalogRouter::builtin()))
         .cache(Bytes::new(Arc::clone(&clock)))
         .cost_sink(Arc::clone(&lines))
-        .budget(Arc::clone(&accounts) as Arc<dyn BudgetStore>)
+        .budget(Budget::total(usd!("1")))
+        .budget_store(Arc::clone(&accounts) as Arc<dyn BudgetStore>)
         .notifier(Inbox::default())
         .clock(clock)
         .build()
@@ -95,7 +96,7 @@ async fn a_service_of_nothing_but_strangers_policies_answers() {
     service.shutdown(Duration::from_secs(5)).await;
     let spent = first.cost().known().unwrap();
     assert_eq!(lines.records().iter().filter_map(|record| record.cost_usd()).sum::<together_inference::Usd>(), spent);
-    assert_eq!(accounts.used(&Scope::Global), spent);
+    assert_eq!(service.budgets().remaining(&Scope::Global).await.unwrap()[0].spent, spent);
     assert_eq!(spent.nanos(), together.bill().nano_usd);
 }
 

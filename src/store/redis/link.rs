@@ -9,7 +9,10 @@
 //! to a question of before can arrive after it.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -21,10 +24,9 @@ use tokio::{
 
 use super::{
     breaker::Failures,
-    stats::Counters,
     target::{Connection, Limits, Target, describe},
 };
-use crate::{cache::CacheError, types::Rng};
+use crate::types::Rng;
 
 /// How long a server that failed too often is left alone.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -33,12 +35,16 @@ const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LAST_WAIT: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
-pub(super) struct Link {
+pub(crate) struct Link {
     state: Mutex<State>,
     fell: Notify,
     up: watch::Sender<bool>,
-    pub(super) limits: Limits,
-    counters: Arc<Counters>,
+    pub(crate) limits: Limits,
+    /// Who goes on without it, in words.
+    whose: &'static str,
+    /// Times that the server was left alone for a while, and connections that came about.
+    pub(crate) pauses: AtomicU64,
+    pub(crate) connections: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -60,7 +66,7 @@ enum Why {
 
 /// What a failure says of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Blame {
+pub(crate) enum Blame {
     /// Nothing: one value is to blame.
     Nobody,
     /// It counts.
@@ -70,7 +76,7 @@ pub(super) enum Blame {
 }
 
 impl Blame {
-    pub(super) fn of(error: &RedisError) -> Self {
+    pub(crate) fn of(error: &RedisError) -> Self {
         match error.kind() {
             // The server was demoted: another one is the master.
             ErrorKind::Server(ServerErrorKind::ReadOnly) => Self::Broken,
@@ -82,30 +88,42 @@ impl Blame {
 }
 
 impl Link {
-    pub(super) fn new(limits: Limits, counters: Arc<Counters>) -> Self {
-        Self { state: Mutex::default(), fell: Notify::new(), up: watch::Sender::new(false), limits, counters }
+    pub(crate) fn new(limits: Limits, whose: &'static str) -> Self {
+        Self {
+            state: Mutex::default(),
+            fell: Notify::new(),
+            up: watch::Sender::new(false),
+            limits,
+            whose,
+            pauses: AtomicU64::new(0),
+            connections: AtomicU64::new(0),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn is_up(&self) -> bool {
+    pub(crate) fn is_up(&self) -> bool {
         *self.up.borrow()
     }
 
     /// Waits for the connection, for as long as it may take to connect.
-    pub(super) async fn wait(&self) {
+    pub(crate) async fn wait(&self) {
         let mut up = self.up.subscribe();
         _ = timeout(self.limits.connect, up.wait_for(|up| *up)).await;
     }
 
     /// What the server answers; nothing while it is out of reach.
-    pub(super) async fn ask<T, F>(
+    ///
+    /// # Errors
+    ///
+    /// What went wrong, in words.
+    pub(crate) async fn ask<T, F>(
         &self,
         limit: Duration,
         ask: impl FnOnce(Connection) -> F + Send,
-    ) -> Result<Option<T>, CacheError>
+    ) -> Result<Option<T>, String>
     where
         T: Send,
         F: Future<Output = RedisResult<T>> + Send,
@@ -122,7 +140,7 @@ impl Link {
                 format!("no answer within {limit:?}")
             }
         };
-        Err(CacheError::new(format!("redis: {error}")))
+        Err(format!("redis: {error}"))
     }
 
     fn connection(&self) -> Option<(Connection, u64)> {
@@ -131,7 +149,7 @@ impl Link {
     }
 
     /// What is to be thought of the connection that is up now, by an answer to one of several commands.
-    pub(super) fn blame_current(&self, blame: Blame) {
+    pub(crate) fn blame_current(&self, blame: Blame) {
         let number = self.lock().number;
         self.blame(number, blame);
     }
@@ -151,8 +169,8 @@ impl Link {
         drop(state);
         drop(gone);
         if why == Why::TooManyFailures {
-            self.counters.pauses.fetch_add(1, Relaxed);
-            tracing::warn!("redis fails too often: the cache goes on without it for {PAUSE:?}");
+            self.pauses.fetch_add(1, Relaxed);
+            tracing::warn!("redis fails too often: {} without it for {PAUSE:?}", self.whose);
         }
         self.fell.notify_one();
     }
@@ -162,12 +180,12 @@ impl Link {
         state.number += 1;
         state.connection = Some(connection);
         state.failures = Failures::default();
-        self.counters.connections.fetch_add(1, Relaxed);
+        self.connections.fetch_add(1, Relaxed);
         self.up.send_replace(true);
     }
 
     /// Keeps a connection up, for ever.
-    pub(super) async fn keep(self: Arc<Self>, target: Arc<Target>, rng: Arc<dyn Rng>) {
+    pub(crate) async fn keep(self: Arc<Self>, target: Arc<Target>, rng: Arc<dyn Rng>) {
         let jitter = |wait: Duration| wait.mul_f64(0.5 + rng.next_f64() / 2.0);
         let (mut wait, mut told) = (FIRST_WAIT, false);
         // What a former keeper, whose runtime is gone, left.
@@ -198,7 +216,7 @@ impl Link {
                 Err(error) => {
                     if !told {
                         let error = describe(&error);
-                        tracing::warn!(error, "redis is out of reach: the cache goes on without it until it is back");
+                        tracing::warn!(error, "redis is out of reach: {} without it until it is back", self.whose);
                     }
                     told = true;
                     sleep(jitter(wait)).await;

@@ -1,0 +1,71 @@
+-- What every script begins with. Amounts stay the strings that they came as: Lua's numbers are doubles, exact up to 2^53,
+-- which limits keep to, and HINCRBY counts with 64 bits. Time is the server's own: processes may differ, it does not.
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local holds, ends = KEYS[1], KEYS[2]
+-- How long what expired can still be settled.
+local LATE = 86400000
+
+-- A hold: 'o' for open or 'e' for expired, the amount, and of each line whether it stays spent ('s') or returns ('r'), the
+-- prefix of its fields, and its key with its length before it.
+local function expire(id, hold)
+  local amount, at = string.match(hold, '^o(%d+);()')
+  while true do
+    local way, fields, length, from = string.match(hold, '^([sr])([%d-]*):(%d+):()', at)
+    if not way then break end
+    local key = string.sub(hold, from, from + length - 1)
+    at = from + length
+    if redis.call('EXISTS', key) == 1 then
+      redis.call('HINCRBY', key, fields .. 'r', '-' .. amount)
+      if way == 's' then
+        redis.call('HINCRBY', key, fields .. 's', amount)
+      else
+        redis.call('HINCRBY', key, fields .. 'c', -1)
+      end
+    end
+  end
+  redis.call('HSET', holds, id, 'e' .. string.sub(hold, 2))
+  redis.call('ZADD', ends, now + LATE, id)
+end
+
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', ends, '-inf', now, 'LIMIT', 0, 100)) do
+  local hold = redis.call('HGET', holds, id)
+  if hold and string.sub(hold, 1, 1) == 'o' then
+    expire(id, hold)
+  else
+    redis.call('HDEL', holds, id)
+    redis.call('ZREM', ends, id)
+  end
+end
+
+local function number(text)
+  return tonumber(text or 0) or 0
+end
+
+-- What counts of an account: spent, set aside, calls, and the most that was shown as spent. An account of one slot has
+-- plain fields; one of a rolling window has the slot before each.
+local function balance(key, since, till)
+  if since == '' then
+    local found = redis.call('HMGET', key, 's', 'r', 'c', 'm')
+    return number(found[1]), number(found[2]), number(found[3]), number(found[4])
+  end
+  since, till = tonumber(since), tonumber(till)
+  local spent, reserved, calls, shown = 0, 0, 0, 0
+  local all = redis.call('HGETALL', key)
+  for i = 1, #all, 2 do
+    local slot, field = string.match(all[i], '^(-?%d+)(%a)$')
+    slot = tonumber(slot)
+    if slot and since <= slot and slot <= till then
+      local value = tonumber(all[i + 1])
+      if field == 's' then spent = spent + value
+      elseif field == 'r' then reserved = reserved + value
+      elseif field == 'c' then calls = calls + value
+      else shown = math.max(shown, value) end
+    end
+  end
+  return spent, reserved, calls, shown
+end
+
+local function exact(value)
+  return string.format('%.0f', value)
+end

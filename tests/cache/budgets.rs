@@ -1,0 +1,236 @@
+//! Budgets that processes share in Redis: alone and as a cluster, over four processes, and while it is away.
+
+use std::{
+    process::{Command, Stdio},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use futures_util::future::join_all;
+use together_inference::{
+    InferenceRequest, InferenceService, Price, RouteId, Usd,
+    cost::{Account, Balance, Budget, BudgetError, BudgetStore, Charge, Hold, Line, Period, RedisBudgets, Scope},
+    service::{BuildError, ErrorKind},
+    store::RedisServer,
+    testing::{Together, conformance},
+    types::{AttemptId, ManualClock},
+    usd,
+};
+
+use crate::{
+    server::{Cluster, Server},
+    support::{MINUTE, SOON, eventually},
+};
+
+const MODEL: &str = "zai-org/GLM-5.3";
+const DIME: Usd = usd!("0.10");
+/// Where a child process of these tests finds its server, and how many calls it makes.
+const CHILD: &str = "TOGETHER_TEST_BUDGET_CHILD";
+
+/// A store that waits for its server also on a busy machine.
+async fn patient(server: &Server) -> RedisBudgets {
+    let budgets = RedisBudgets::on(RedisServer::new(server.url()).operation_timeout(SOON)).connect().await.unwrap();
+    is_up(&budgets).await;
+    budgets
+}
+
+async fn is_up(budgets: &RedisBudgets) {
+    assert!(eventually(SOON, async || budgets.is_connected()).await, "no connection");
+}
+
+/// A service whose every answer costs a dime, on a day that does not end.
+fn shop(budget: Budget, store: impl BudgetStore + 'static) -> InferenceService {
+    let sim = Together::new();
+    sim.on("").reply("word ".repeat(100));
+    let noon = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_824_000);
+    InferenceService::builder(sim.client())
+        .price(&RouteId::new("together", MODEL), Price::per_million(Usd::ZERO, usd!("10000")))
+        .budget(budget)
+        .budget_store(store)
+        .clock(Arc::new(ManualClock::new(noon)))
+        .build()
+        .unwrap()
+}
+
+fn dime() -> InferenceRequest {
+    InferenceRequest::chat("why?").model(MODEL).max_tokens(10).session("run-7").deadline(MINUTE)
+}
+
+/// How many of so many calls at the same time were let through, and what refused the others.
+async fn admitted(service: &InferenceService, calls: usize) -> (usize, Vec<ErrorKind>) {
+    let replies = join_all((0..calls).map(|_| service.complete(dime()))).await;
+    let refused: Vec<_> = replies.iter().filter_map(|reply| Some(reply.as_ref().err()?.kind())).collect();
+    (calls - refused.len(), refused)
+}
+
+fn hold(id: u128, amount: Usd, line: &Line) -> Arc<Hold> {
+    Arc::new(Hold::new(AttemptId::new(id), amount, vec![line.clone()], MINUTE))
+}
+
+async fn read(store: &RedisBudgets, line: &Line) -> Balance {
+    store.read(&[(line.account.clone(), line.period)]).await.unwrap()[0]
+}
+
+fn line(name: &str, limit: Usd) -> Line {
+    Line::new(Account::new(name), Period::new(0), limit)
+}
+
+#[tokio::test]
+async fn redis_keeps_every_promise_of_a_budget_store() {
+    let server = Server::start(&[]).await;
+    let store = patient(&server).await;
+    conformance::budget_store(&store, &|time| Box::pin(tokio::time::sleep(time))).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_cluster_keeps_them_too_for_a_store_lies_on_one_node() {
+    let cluster = Cluster::start(0).await;
+    let server = RedisServer::cluster([cluster.nodes[1].url()]).operation_timeout(SOON);
+    let store = RedisBudgets::on(server).connect().await.unwrap();
+    is_up(&store).await;
+    conformance::budget_store(&store, &|time| Box::pin(tokio::time::sleep(time))).await.unwrap();
+    let sizes: Vec<_> = cluster.nodes.iter().map(|node| node.cli(&["DBSIZE"])).collect();
+    assert_eq!(sizes.iter().filter(|size| *size == "0").count(), 2, "{sizes:?}");
+}
+
+/// Not a test of its own: a process among several. It prints what it was let through.
+#[tokio::test]
+async fn a_child_process() {
+    let Ok(url) = std::env::var(CHILD) else { return };
+    let server = RedisServer::new(url).operation_timeout(SOON);
+    let store = RedisBudgets::on(server).connect().await.unwrap();
+    is_up(&store).await;
+    let service = shop(Budget::daily(usd!("5")).hard(), store.clone());
+    let (of_all, refused) = admitted(&service, 250).await;
+    assert!(refused.iter().all(|kind| *kind == ErrorKind::OverBudget), "{refused:?}");
+    assert!(service.shutdown(MINUTE).await.cancelled == 0);
+    let service = shop(Budget::per_session(usd!("1")).max_calls(80).hard(), store);
+    let (of_session, refused) = admitted(&service, 250).await;
+    assert!(refused.iter().all(|kind| *kind == ErrorKind::OverBudget), "{refused:?}");
+    service.shutdown(MINUTE).await;
+    println!("admitted={of_all},{of_session};");
+}
+
+#[tokio::test]
+async fn four_processes_share_five_dollars_to_the_cent() {
+    // Scenario: four processes make 250 calls of $0.10 each at the same time against $5 a day, and then as many of one
+    // session against $1.
+    // Expected: exactly 50 and 10 are let through, all of it is spent, and nothing stays set aside.
+    let server = Server::start(&[]).await;
+    let child = |_| {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "budgets::a_child_process", "--nocapture"]).env(CHILD, server.url());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let children: Vec<_> = (0..4).map(child).collect();
+    let mut sums = [0, 0];
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+        let (_, rest) = text.split_once("admitted=").unwrap();
+        let counts = rest.split_once(';').unwrap().0.split(',').map(|count| count.parse::<i32>().unwrap());
+        sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+    }
+    assert_eq!(sums, [50, 10]);
+    let service = shop(Budget::daily(usd!("5")), patient(&server).await);
+    let all = service.budgets().remaining(&Scope::Global).await.unwrap().remove(0);
+    assert_eq!((all.spent, all.reserved, all.calls), (usd!("5"), Usd::ZERO, 50));
+}
+
+#[tokio::test]
+async fn while_redis_is_lost_nothing_hard_is_let_through_unless_a_share_is() {
+    let mut server = Server::start(&[]).await;
+    let stores = [patient(&server).await, patient(&server).await];
+    let (hard, soft) =
+        (shop(Budget::daily(usd!("5")), stores[0].clone()), shop(Budget::daily(usd!("5")).soft(), stores[1].clone()));
+    let url = RedisServer::new(server.url()).operation_timeout(SOON);
+    let sharing = RedisBudgets::on(url).fail_local(4).connect().await.unwrap();
+    is_up(&sharing).await;
+    let sharing_shop = shop(Budget::total(usd!("5")), sharing.clone());
+    assert_eq!(admitted(&hard, 3).await.0, 3);
+    assert_eq!(admitted(&sharing_shop, 3).await.0, 3);
+
+    server.kill();
+    assert!(eventually(SOON, async || !stores[0].is_connected() && !sharing.is_connected()).await);
+    let (through, refused) = admitted(&hard, 20).await;
+    assert_eq!((through, refused), (0, vec![ErrorKind::Policy; 20]));
+    assert_eq!(admitted(&soft, 20).await.0, 20);
+    // A quarter of $5.00, however often it is asked.
+    assert_eq!(admitted(&sharing_shop, 9).await.0 + admitted(&sharing_shop, 20).await.0, 12);
+
+    server.run().await;
+    is_up(&stores[0]).await;
+    assert_eq!(admitted(&hard, 3).await.0, 3, "it goes on when it is back");
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_is_waited_for_a_moment_and_no_longer() {
+    let server = Server::start(&[]).await;
+    let store = RedisBudgets::connect(server.url()).await.unwrap();
+    is_up(&store).await;
+    let line = line("all", usd!("5"));
+    server.freeze();
+    let begun = std::time::Instant::now();
+    let refused = store.reserve(&hold(1, DIME, &line)).await;
+    assert!(matches!(refused, Err(BudgetError::Store(_))) && begun.elapsed() < SOON);
+    server.thaw();
+    // It may have been set aside meanwhile: whoever was refused says that nothing was sent.
+    assert!(eventually(SOON, async || store.settle(&hold(1, DIME, &line), Charge::NotSent).await.is_ok()).await);
+    let is_back = async || store.read(&[(line.account.clone(), line.period)]).await.is_ok();
+    assert!(eventually(SOON, is_back).await);
+    assert_eq!(read(&store, &line).await, Balance::default());
+}
+
+#[tokio::test]
+async fn amounts_are_exact_up_to_the_largest_limit_and_none_is_larger() {
+    let server = Server::start(&[]).await;
+    let store = patient(&server).await;
+    let (largest, nano) = (store.largest_limit(), Usd::from_nanos(1));
+    let all = line("all", largest);
+    store.reserve(&hold(1, largest - nano, &all)).await.unwrap();
+    store.reserve(&hold(2, nano, &all)).await.unwrap();
+    assert!(matches!(store.reserve(&hold(3, nano, &all)).await, Err(BudgetError::Refused(_))));
+    store.settle(&hold(1, largest - nano, &all), Charge::Spent(largest - nano - nano)).await.unwrap();
+    assert_eq!(read(&store, &all).await, Balance::new(largest - nano - nano, nano, 2));
+    store.reserve(&hold(4, nano, &all)).await.unwrap();
+    assert!(store.reserve(&hold(5, nano, &all)).await.is_err());
+
+    let builder = InferenceService::builder(Together::new().client()).budget(Budget::total(largest + nano));
+    let error = builder.budget_store(store).build().unwrap_err();
+    assert!(matches!(error, BuildError::Budget(_)), "{error}");
+}
+
+#[tokio::test]
+async fn scripts_that_the_server_forgot_are_sent_again_and_names_are_apart() {
+    let server = Server::start(&[]).await;
+    let (one, all) = (patient(&server).await, line("all", usd!("5")));
+    one.reserve(&hold(1, usd!("5"), &all)).await.unwrap();
+    assert_eq!(server.cli(&["SCRIPT", "FLUSH"]), "OK");
+    assert!(matches!(one.reserve(&hold(2, DIME, &all)).await, Err(BudgetError::Refused(_))));
+    let server_of = RedisServer::new(server.url()).operation_timeout(SOON);
+    let other = RedisBudgets::on(server_of).name("other").connect().await.unwrap();
+    is_up(&other).await;
+    other.reserve(&hold(1, usd!("5"), &all)).await.unwrap();
+    let same = patient(&server).await;
+    same.settle(&hold(1, usd!("5"), &all), Charge::Spent(DIME)).await.unwrap();
+    assert_eq!((read(&one, &all).await.spent, read(&other, &all).await.spent), (DIME, Usd::ZERO));
+}
+
+#[tokio::test]
+async fn what_is_over_does_not_stay_in_redis() {
+    let server = Server::start(&[]).await;
+    let store = patient(&server).await;
+    for n in 0..300_i64 {
+        let rolling = Line::new(Account::new("rolling"), Period::rolling(n * 60, n * 60 - 3_600), usd!("5"));
+        let hold = hold(n.unsigned_abs().into(), DIME, &rolling.keep(MINUTE * 10));
+        store.reserve(&hold).await.ok();
+        store.settle(&hold, Charge::Spent(Usd::from_nanos(1))).await.unwrap();
+    }
+    let fields: usize = server.cli(&["HLEN", "ti:budget:{default}:a:rolling"]).parse().unwrap();
+    assert!((4 * 60..4 * 125).contains(&fields), "{fields} fields");
+    let left: i64 = server.cli(&["PTTL", "ti:budget:{default}:a:rolling"]).parse().unwrap();
+    assert!(left > 0 && left <= 600_000, "{left} ms");
+    assert_eq!(server.cli(&["HLEN", "ti:budget:{default}:holds"]), "0");
+    assert_eq!(server.cli(&["ZCARD", "ti:budget:{default}:ends"]), "0");
+}
