@@ -358,11 +358,13 @@ impl Thread {
             self.flushes = Some(flushes);
         }
         self.execute("BEGIN IMMEDIATE")?;
-        match is_current(&self.connection) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(StoreError::new(StoreErrorKind::Newer, &self.name, "since this process opened it")),
-            Err(error) => Err(error_of(&self.name, error)),
-        }
+        let refused = match is_current(&self.connection) {
+            Ok(true) => return Ok(()),
+            Ok(false) => StoreError::new(StoreErrorKind::Newer, &self.name, "since this process opened it"),
+            Err(error) => error_of(&self.name, error),
+        };
+        self.roll_back();
+        Err(refused)
     }
 
     fn run_job(&self, work: &mut dyn Work, is_alone: bool) -> Result<(), StoreError> {
