@@ -27,9 +27,8 @@ pub(super) fn open_to_write(path: &Path, max_bytes: Option<u64>, name: &str) -> 
     let mut connection = Connection::open_with_flags(path, flags).map_err(|error| error_of(name, error))?;
     let failed = |error| error_of(name, error);
     connection.busy_timeout(BUSY).map_err(failed)?;
-    if connection.is_readonly("main").map_err(failed)? {
-        return Err(StoreError::new(StoreErrorKind::ReadOnly, name, ""));
-    }
+    // A file that can only be read refuses to begin.
+    connection.execute_batch("BEGIN IMMEDIATE; ROLLBACK").map_err(failed)?;
     let version = version(&connection, name)?;
     connection.pragma_update(None, "journal_mode", "wal").map_err(failed)?;
     connection.pragma_update(None, "foreign_keys", true).map_err(failed)?;
