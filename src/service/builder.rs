@@ -385,6 +385,14 @@ impl ServiceBuilder {
         self
     }
 
+    fn check_bounds(&self) -> Result<(), BuildError> {
+        if let Some(bound) = self.route_limits.values().chain([&self.limits]).find_map(Limits::stuck) {
+            return Err(BuildError::Limit(bound));
+        }
+        let too_often = self.refresh.filter(|time| *time < Duration::from_secs(60));
+        too_often.map_or(Ok(()), |time| Err(BuildError::Refresh(time)))
+    }
+
     /// Puts the service together. No runtime is needed; tasks start at the first call.
     ///
     /// # Errors
@@ -392,19 +400,14 @@ impl ServiceBuilder {
     /// [`BuildError`] for two upstreams of one id, a route that cannot be or is on an upstream that is missing, replacements
     /// that lead in a circle, a task that nothing serves, a budget that cannot be, or a limit of 0.
     pub fn build(self) -> Result<InferenceService, BuildError> {
+        self.check_bounds()?;
         let router = self.router.unwrap_or_else(|| Arc::new(CatalogRouter::builtin()));
         let mut seen = HashSet::new();
         if let Some((id, _)) = self.upstreams.iter().find(|(id, _)| id.as_str().is_empty() || !seen.insert(id.clone()))
         {
             return Err(BuildError::Upstream(id.clone()));
         }
-        if let Some(bound) = self.route_limits.values().chain([&self.limits]).find_map(Limits::stuck) {
-            return Err(BuildError::Limit(bound));
-        }
         router.check()?;
-        if let Some(time) = self.refresh.filter(|time| *time < Duration::from_secs(60)) {
-            return Err(BuildError::Refresh(time));
-        }
         let known = router.routes();
         let serves = |task: &&Task| known.iter().any(|route| route.tasks.contains(task) && route.is_in_use());
         if let Some(task) = self.tasks.iter().find(|task| !serves(task)) {

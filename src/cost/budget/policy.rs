@@ -432,3 +432,6 @@ fn share(amount: Usd, percent: u8) -> Usd {
     let rest = i128::from((i128::from(amount.nanos()) * i128::from(percent)).rem_euclid(100) > 0);
     Usd::from_nanos(i64::try_from(nanos + rest).unwrap_or(i64::MAX))
 }
+
+#[cfg(test)]
+mod tests;

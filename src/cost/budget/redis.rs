@@ -11,7 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use redis::{Script, ScriptInvocation};
+use redis::{Cmd, Script};
 use tokio::{runtime::Handle, task::JoinHandle};
 
 use super::{Account, Balance, BudgetError, BudgetStore, Charge, Expired, Hold, Line, MemoryBudgets, Period, Refusal};
@@ -195,9 +195,9 @@ impl Inner {
         *keeper = Some(runtime.spawn(keep));
     }
 
-    async fn run(&self, script: ScriptInvocation<'_>) -> Result<Vec<i64>, BudgetError> {
-        let asked =
-            self.link.ask(self.link.limits.operation, async |mut it| it.run::<Vec<String>>(&script).await).await;
+    async fn run(&self, script: &Script, asked: &Cmd) -> Result<Vec<i64>, BudgetError> {
+        let limit = self.link.limits.operation;
+        let asked = self.link.ask(limit, async |mut it| it.run::<Vec<String>>(script, asked).await).await;
         let failed = |error: String| BudgetError::Store(error.into());
         let Some(answer) = asked.map_err(failed)? else {
             self.ensure_keeper();
@@ -207,17 +207,18 @@ impl Inner {
         answer.iter().map(number).collect()
     }
 
-    /// A script with the keys of these accounts.
-    fn ask<'a>(&self, script: &'a Script, keys: impl Iterator<Item = String>) -> ScriptInvocation<'a> {
-        let mut asked = script.prepare_invoke();
-        asked.key(&self.names.holds).key(&self.names.ends);
-        keys.for_each(|key| _ = asked.key(key));
+    /// A script with the keys of these accounts: one piece of memory for all that is sent.
+    fn ask(&self, script: &Script, keys: &[String]) -> Cmd {
+        let bytes: usize = keys.iter().map(|key| key.len() * 2 + 128).sum();
+        let mut asked = Cmd::with_capacity(16 + keys.len() * 8, bytes + 256);
+        asked.arg("EVALSHA").arg(script.get_hash()).arg(keys.len() + 2);
+        asked.arg(&self.names.holds).arg(&self.names.ends).arg(keys);
         asked
     }
 
     async fn reserve(&self, hold: &Hold) -> Result<(), BudgetError> {
         let keys: Vec<String> = hold.lines.iter().map(|line| self.names.key(&line.account, line.period)).collect();
-        let mut asked = self.ask(&RESERVE, keys.iter().cloned());
+        let mut asked = self.ask(&RESERVE, &keys);
         let expires = whole_millis(hold.expires);
         asked.arg(hold.id.to_string()).arg(hold.amount.nanos()).arg(expires).arg(record(hold, &keys));
         for line in &hold.lines {
@@ -230,7 +231,7 @@ impl Inner {
             let old = line.period.since.saturating_sub(line.period.slot.saturating_sub(line.period.since));
             asked.arg(limit).arg(calls).arg(keep).arg(old);
         }
-        match *self.run(asked).await? {
+        match *self.run(&RESERVE, &asked).await? {
             [] => Ok(()),
             [line, spent, reserved, calls] => {
                 let line = usize::try_from(line).unwrap_or(usize::MAX);
@@ -241,13 +242,14 @@ impl Inner {
     }
 
     async fn settle(&self, hold: &Hold, charge: Charge) -> Result<Vec<Balance>, BudgetError> {
-        let mut asked = self.ask(&SETTLE, hold.lines.iter().map(|line| self.names.key(&line.account, line.period)));
+        let keys: Vec<String> = hold.lines.iter().map(|line| self.names.key(&line.account, line.period)).collect();
+        let mut asked = self.ask(&SETTLE, &keys);
         asked.arg(hold.id.to_string()).arg(charge.spent().nanos()).arg(i32::from(charge != Charge::NotSent));
         for line in &hold.lines {
             let (since, until) = bounds(line.period);
             asked.arg(prefix(line.period)).arg(since).arg(until).arg(way(line));
         }
-        let answer = self.run(asked).await?;
+        let answer = self.run(&SETTLE, &asked).await?;
         let balances = answer.chunks_exact(4).map(|answer| match *answer {
             [spent, reserved, calls, shown] => {
                 Balance { shown: Usd::from_nanos(shown), ..balance_of(spent, reserved, calls) }
@@ -290,13 +292,13 @@ impl BudgetStore for RedisBudgets {
     }
 
     async fn read(&self, accounts: &[(Account, Period)]) -> Result<Vec<Balance>, BudgetError> {
-        let keys = accounts.iter().map(|(account, period)| self.0.names.key(account, *period));
-        let mut asked = self.0.ask(&READ, keys);
+        let keys: Vec<_> = accounts.iter().map(|(account, period)| self.0.names.key(account, *period)).collect();
+        let mut asked = self.0.ask(&READ, &keys);
         for (_, period) in accounts {
             let (since, until) = bounds(*period);
             asked.arg(since).arg(until);
         }
-        let answer = self.0.run(asked).await?;
+        let answer = self.0.run(&READ, &asked).await?;
         let balances: Vec<_> = answer
             .chunks_exact(3)
             .filter_map(|answer| match *answer {

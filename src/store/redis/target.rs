@@ -3,8 +3,12 @@
 use std::{fmt, time::Duration};
 
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, FromRedisValue, RedisError, RedisResult,
-    ScriptInvocation, Value, aio::MultiplexedConnection, cluster::ClusterClient, cluster_async::ClusterConnection, cmd,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, FromRedisValue, RedisError, RedisResult, Script,
+    ServerErrorKind, Value,
+    aio::{ConnectionLike, MultiplexedConnection},
+    cluster::ClusterClient,
+    cluster_async::ClusterConnection,
+    cmd,
 };
 use tokio::time::timeout;
 
@@ -136,12 +140,26 @@ impl Connection {
         matches!(self, Self::Cluster(_))
     }
 
-    /// Runs a script on the server that its keys lie on.
-    pub(crate) async fn run<T: FromRedisValue>(&mut self, script: &ScriptInvocation<'_>) -> RedisResult<T> {
+    /// Runs a script by its hash, as `EVALSHA`, on the server that its keys lie on; sends it first to one that has it not.
+    pub(crate) async fn run<T: FromRedisValue>(&mut self, script: &Script, evalsha: &Cmd) -> RedisResult<T> {
         match self {
-            Self::Single(connection) => script.invoke_async(connection).await,
-            Self::Cluster(connection) => script.invoke_async(connection).await,
+            Self::Single(connection) => run(script, evalsha, connection).await,
+            Self::Cluster(connection) => run(script, evalsha, connection).await,
         }
+    }
+}
+
+async fn run<T: FromRedisValue>(
+    script: &Script,
+    evalsha: &Cmd,
+    connection: &mut (impl ConnectionLike + Send),
+) -> RedisResult<T> {
+    match evalsha.query_async(connection).await {
+        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+            script.load_async(connection).await?;
+            evalsha.query_async(connection).await
+        }
+        answer => answer,
     }
 }
 
