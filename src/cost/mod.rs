@@ -28,7 +28,7 @@
 //! ```
 
 mod budget;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod ledger;
 mod memory;
 mod prices;
@@ -39,7 +39,7 @@ use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use self::ledger::{Basis, By, Durability, Format, Ledger, Report, ReportQuery, ReportRow, Sums};
 pub(crate) use self::sinks::{PATIENCE, offer};
 pub use self::{

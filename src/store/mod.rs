@@ -5,6 +5,13 @@
 //! Its tables are made and brought up to date when it is opened, forward only; a store that a newer version of the crate
 //! has written is refused, not guessed at.
 //!
+//! | | [`open`](Store::open), feature `sqlite` | [`connect`](Store::connect), feature `postgres` |
+//! |---|---|---|
+//! | for | one machine | many machines |
+//! | its tables are | the file's | in the schema `together_inference` of a database |
+//! | an answer means | the operating system has it, the disk within a second; `Strict`: the disk has it | the server's disk has it |
+//! | while it is away | writes fail | writes wait, and are repeated; `Strict` fails after five seconds |
+//!
 //! # Why not a connection of the application's own
 //!
 //! The ledger must know when its records are on the disk. A connection that somebody else keeps in a transaction, or that
@@ -16,20 +23,33 @@
 //! silent for thirty, or that is known to have ended, is taken over by the others.
 
 mod error;
-#[cfg(all(feature = "testing", feature = "sqlite"))]
+#[cfg(feature = "testing")]
 mod failpoint;
+#[cfg(feature = "postgres")]
+mod postgres;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
 #[cfg(feature = "sqlite")]
-use std::{path::PathBuf, sync::Arc};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 pub use self::error::{StoreError, StoreErrorKind};
+#[cfg(feature = "postgres")]
+pub(crate) use self::postgres::{Blocking, Chore as PostgresChore, Postgres, Session, Value, Writes};
 #[cfg(feature = "sqlite")]
-pub(crate) use self::sqlite::{Chore, Durable, Sqlite, error_of};
+pub(crate) use self::sqlite::{Chore, Sqlite, error_of};
+
+/// When the disk must have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Durable {
+    /// Before the answer.
+    Now,
+    /// Within a second.
+    Soon,
+}
 
 /// A test may end the process here.
-#[cfg(feature = "sqlite")]
 pub(crate) fn reach(place: &str) {
     #[cfg(feature = "testing")]
     failpoint::reach(place);
@@ -58,14 +78,15 @@ pub(crate) fn reach(place: &str) {
 /// # }
 /// # #[cfg(not(feature = "sqlite"))] fn main() {}
 /// ```
-#[cfg(feature = "sqlite")]
 #[derive(Clone, Debug)]
 pub struct Store(Backend);
 
 /// What keeps it.
-#[cfg(feature = "sqlite")]
 #[derive(Clone, Debug)]
 pub(crate) enum Backend {
+    #[cfg(feature = "postgres")]
+    Postgres(Arc<Postgres>),
+    #[cfg(feature = "sqlite")]
     Sqlite(Arc<Sqlite>),
 }
 
@@ -93,13 +114,41 @@ impl StoreOptions {
     }
 }
 
-#[cfg(feature = "sqlite")]
 impl Store {
+    /// Connects to a database of a PostgreSQL server (13 or later), and makes the schema `together_inference` in it or brings
+    /// it up to date: `postgres://user:password@host:5432/database`, with the settings of libpq that are known, such as
+    /// `connect_timeout` (seconds, five unless set) and several hosts with `target_session_attrs=read-write`.
+    ///
+    /// Connections leave this machine over TLS alone, with certificates that are verified as the system trusts them, or by
+    /// the file that `sslrootcert` names; `sslmode=disable` is for networks of one's own. Connect to the server itself, or
+    /// through a pooler by session.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// use together_inference::store::{Store, StoreErrorKind};
+    ///
+    /// let error = Store::connect("postgres://me:secret@127.0.0.1:1/costs").await.unwrap_err();
+    /// assert_eq!(error.kind(), StoreErrorKind::Unreachable);
+    /// assert_eq!(error.store(), "postgres://me@127.0.0.1:1/costs");
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]: the address cannot be read, the server cannot be reached or written, or the schema belongs to another
+    /// program or a newer version of this crate.
+    #[cfg(feature = "postgres")]
+    pub async fn connect(url: &str) -> Result<Self, StoreError> {
+        Ok(Self(Backend::Postgres(Arc::new(Postgres::connect(url).await?))))
+    }
+
     /// Opens a file, or makes it: readable by its owner alone. `file:` URIs of SQLite are understood.
     ///
     /// # Errors
     ///
     /// [`StoreError`]: the file cannot be opened or written, belongs to another program or a newer version of this crate.
+    #[cfg(feature = "sqlite")]
     pub async fn open(path: impl Into<PathBuf>) -> Result<Self, StoreError> {
         Self::open_with(path, StoreOptions::default()).await
     }
@@ -109,6 +158,7 @@ impl Store {
     /// # Errors
     ///
     /// As [`open`](Self::open).
+    #[cfg(feature = "sqlite")]
     pub async fn open_with(path: impl Into<PathBuf>, options: StoreOptions) -> Result<Self, StoreError> {
         let sqlite = Sqlite::open(path.into(), options.max_bytes).await?;
         Ok(Self(Backend::Sqlite(Arc::new(sqlite))))
@@ -120,8 +170,12 @@ impl Store {
     ///
     /// [`StoreError`] when the disk refuses.
     pub async fn sync(&self) -> Result<(), StoreError> {
-        let Backend::Sqlite(sqlite) = &self.0;
-        sqlite.sync().await
+        match &self.0 {
+            #[cfg(feature = "postgres")]
+            Backend::Postgres(postgres) => postgres.sync().await,
+            #[cfg(feature = "sqlite")]
+            Backend::Sqlite(sqlite) => sqlite.sync().await,
+        }
     }
 
     pub(crate) const fn backend(&self) -> &Backend {
@@ -129,7 +183,6 @@ impl Store {
     }
 }
 
-#[cfg(feature = "sqlite")]
 impl From<&Self> for Store {
     fn from(store: &Self) -> Self {
         store.clone()

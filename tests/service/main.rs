@@ -13,7 +13,7 @@ mod coalescing;
 mod doubles;
 mod invalidation;
 mod keys;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod ledger;
 mod live;
 mod money;
