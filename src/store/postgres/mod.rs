@@ -50,9 +50,10 @@ pub(crate) struct Postgres {
 impl Postgres {
     pub(crate) async fn connect(url: &str) -> Result<Self, StoreError> {
         let server = Arc::new(Server::at(url)?);
-        let (writer, opened) = Writer::start(&server)?;
+        let (mut writer, opened) = Writer::start(&server)?;
         let gone = |_| StoreError::new(StoreErrorKind::Other, server.name(), "it panicked");
         let process = opened.await.map_err(gone)??;
+        writer.opened();
         Ok(Self { server, writer, process, idle: Mutex::default(), readers: Arc::new(Semaphore::new(READERS)) })
     }
 

@@ -14,6 +14,7 @@
 
 use std::{
     fmt,
+    panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, PoisonError,
         mpsc::{Receiver, SyncSender, sync_channel},
@@ -23,6 +24,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures_util::FutureExt;
 use tokio::{
     runtime::{Builder, Handle},
     sync::{Notify, mpsc, oneshot},
@@ -81,6 +83,8 @@ pub(super) struct Writer {
     runtime: Handle,
     /// Closed when the thread has ended.
     ended: Mutex<Receiver<()>>,
+    /// Whether there may be something to wait for at the end.
+    is_open: bool,
 }
 
 impl fmt::Debug for Writer {
@@ -117,7 +121,12 @@ impl Writer {
             runtime.block_on(thread.run(opened, ends));
         };
         thread::Builder::new().name("together-store".into()).spawn(run).map_err(failed)?;
-        Ok((Self { commands, door, runtime: handle, ended: Mutex::new(ended) }, opens))
+        Ok((Self { commands, door, runtime: handle, ended: Mutex::new(ended), is_open: false }, opens))
+    }
+
+    /// The store is open: from now on the end waits for what was handed over.
+    pub(super) const fn opened(&mut self) {
+        self.is_open = true;
     }
 
     pub(super) const fn runtime(&self) -> &Handle {
@@ -145,8 +154,10 @@ impl Drop for Writer {
     fn drop(&mut self) {
         let (unconnected, _) = mpsc::channel(1);
         drop(std::mem::replace(&mut self.commands, unconnected));
-        let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let _ = ended.recv_timeout(PARTING + Duration::from_secs(1));
+        if self.is_open {
+            let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
+            let _ = ended.recv_timeout(PARTING + Duration::from_secs(1));
+        }
     }
 }
 
@@ -300,7 +311,9 @@ impl Thread {
 
     async fn transact(&mut self, group: &Group) -> Result<(), StoreError> {
         let session = self.connected().await?;
-        let written = write_in(session, group).await;
+        let written = AssertUnwindSafe(write_in(session, group)).catch_unwind().await;
+        let panicked = |_| StoreError::new(StoreErrorKind::Other, session.name(), "a write panicked");
+        let written = written.map_err(panicked).flatten();
         if let Err(error) = &written {
             group.iter().for_each(|batch| batch.forget());
             self.undo(error).await;

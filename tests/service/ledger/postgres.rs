@@ -72,6 +72,27 @@ async fn a_server_that_can_only_be_read_says_so() {
 }
 
 #[tokio::test]
+async fn a_connection_is_encrypted_and_its_server_is_known() {
+    let server = Server::start().await;
+    let (roots, database) = (server.secure().await, server.database().await);
+    let url = database.url().replace("127.0.0.1", "localhost");
+    let ledger = open(&format!("{url}?sslmode=verify-full&sslrootcert={roots}")).await;
+    CostSink::record(&ledger, &[record(1)]).await.unwrap();
+    assert_eq!(audit(&ledger).await, [record(1)]);
+    let client = database.client().await;
+    let encrypted = "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)
+         WHERE ssl AND application_name = 'together-inference'";
+    assert!(client.query_one(encrypted, &[]).await.unwrap().get::<_, i64>(0) >= 1);
+    for distrusted in
+        [format!("{url}?sslmode=require"), format!("{}?sslmode=require&sslrootcert={roots}", database.url())]
+    {
+        let error = Store::connect(&distrusted).await.unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::Unreachable, "{error}");
+        assert!(error.to_string().contains("certificate"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn many_may_make_the_store_at_the_same_time() {
     let database = Database::new().await;
     let url = database.url();

@@ -94,6 +94,21 @@ impl Server {
         self.pg_ctl(&["start", "-l", &format!("{}/log", self.data().display())]);
     }
 
+    /// Has it speak TLS as `localhost`; the file of the authority to trust.
+    pub(super) async fn secure(&self) -> String {
+        let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let (certificate, key) = (self.data().join("server.crt"), self.data().join("server.key"));
+        fs::write(&certificate, certified.cert.pem()).unwrap();
+        fs::write(&key, certified.signing_key.serialize_pem()).unwrap();
+        // Nobody but the server's user may read it.
+        let own = format!("chown --reference {0} {0}/server.key && chmod 600 {0}/server.key", self.data().display());
+        assert!(Command::new("sh").args(["-c", &own]).status().unwrap().success());
+        let client = client(&self.url("postgres")).await;
+        client.batch_execute("ALTER SYSTEM SET ssl = on").await.unwrap();
+        client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+        certificate.display().to_string()
+    }
+
     /// Has it wait for its disk.
     pub(super) async fn durable(&self) {
         let client = client(&self.url("postgres")).await;

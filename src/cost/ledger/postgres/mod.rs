@@ -131,8 +131,10 @@ impl Entries {
 
     /// The zone in which the store's days begin, which nobody changes until this transaction has ended.
     async fn zone(&self, session: &Session) -> Result<Zone> {
-        session.run("LOCK TABLE cost_day IN ROW EXCLUSIVE MODE").await?;
-        Ok(self.memory.zone(setting(session, ZONE).await?.as_deref()))
+        // Both go out at once, and the second sees what the first has waited for.
+        let lock = session.run("LOCK TABLE cost_day IN ROW EXCLUSIVE MODE");
+        let ((), name) = futures_util::try_join!(lock, setting(session, ZONE))?;
+        Ok(self.memory.zone(name.as_deref()))
     }
 
     /// Writes prices that are not known to be written.
