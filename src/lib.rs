@@ -96,7 +96,7 @@ pub mod limit;
 pub mod notify;
 pub mod router;
 pub mod service;
-#[cfg(any(feature = "redis", feature = "sqlite"))]
+#[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
 pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;

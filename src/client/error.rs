@@ -95,7 +95,7 @@ pub enum Sent {
 
 impl ErrorKind {
     /// Every kind, to find one by its name.
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(crate) const ALL: [Self; 19] = [
         Self::Config,
         Self::Connect,

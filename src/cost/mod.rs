@@ -29,7 +29,7 @@
 
 mod budget;
 mod estimate;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod ledger;
 mod memory;
 mod prices;
@@ -42,7 +42,7 @@ use async_trait::async_trait;
 
 #[cfg(feature = "redis")]
 pub use self::budget::{RedisBudgets, RedisBudgetsBuilder};
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use self::ledger::{Basis, By, Durability, Format, Ledger, Report, ReportQuery, ReportRow, Sums};
 pub use self::{
     budget::{

@@ -71,8 +71,8 @@ pub struct CacheKey {
 impl Hash for CacheKey {
     /// A part of the hash that it is already: the rest would tell a table nothing more.
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let [a, b, c, d, e, f, g, h, ..] = self.hash;
-        state.write_u64(u64::from_le_bytes([a, b, c, d, e, f, g, h]));
+        let part = self.hash.first_chunk().copied().unwrap_or_default();
+        state.write_u64(u64::from_le_bytes(part));
     }
 }
 

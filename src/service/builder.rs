@@ -204,7 +204,7 @@ impl ServiceBuilder {
     ///
     /// Several services may share one. For a ledger of another [durability](crate::cost::Durability), give it to
     /// [`cost_sink`](Self::cost_sink) instead.
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     #[must_use]
     pub fn store(self, store: &crate::store::Store) -> Self {
         self.cost_sink(crate::cost::Ledger::new(store))

@@ -72,7 +72,7 @@ impl StoreErrorKind {
             Self::ReadOnly => "cannot be written; check its permissions and how it is mounted",
             Self::Full => "is full; free space, or raise its bound",
             Self::Newer => "was written by a newer version of this crate; update the crate",
-            Self::Foreign => "belongs to another program; name another file",
+            Self::Foreign => "belongs to another program; name another one",
             Self::Busy => "was locked by others for too long",
             Self::Corrupt => "is damaged; restore it from a backup",
             Self::Closed => "was closed",
@@ -89,6 +89,17 @@ impl StoreError {
     pub(crate) fn caused(kind: StoreErrorKind, store: &str, cause: impl Into<BoxError>) -> Self {
         let cause = cause.into();
         Self(Arc::new(Inner { kind, store: store.into(), detail: cause.to_string().into(), source: Some(cause) }))
+    }
+
+    /// As [`caused`](Self::caused), with more words than the cause's own.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn explained(
+        kind: StoreErrorKind,
+        store: &str,
+        detail: impl Into<Box<str>>,
+        cause: impl Into<BoxError>,
+    ) -> Self {
+        Self(Arc::new(Inner { kind, store: store.into(), detail: detail.into(), source: Some(cause.into()) }))
     }
 
     /// What kind of failure.

@@ -5,6 +5,13 @@
 //! Its tables are made and brought up to date when it is opened, forward only; a store that a newer version of the crate
 //! has written is refused, not guessed at.
 //!
+//! | | [`open`](Store::open), feature `sqlite` | [`connect`](Store::connect), feature `postgres` |
+//! |---|---|---|
+//! | for | one machine | many machines |
+//! | its tables are | the file's | in the schema `together_inference` of a database |
+//! | an answer means | the operating system has it, the disk within a second; `Strict`: the disk has it | the server's disk has it |
+//! | while it is away | writes fail | writes wait, and are repeated; `Strict` fails after five seconds |
+//!
 //! # Why not a connection of the application's own
 //!
 //! The ledger must know when its records are on the disk. A connection that somebody else keeps in a transaction, or that
@@ -15,129 +22,31 @@
 //! Several processes may use one store. Each says every ten seconds that it lives; what a process had begun that has been
 //! silent for thirty, or that is known to have ended, is taken over by the others.
 
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod database;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod error;
-#[cfg(all(feature = "testing", feature = "sqlite"))]
+#[cfg(all(feature = "testing", any(feature = "postgres", feature = "sqlite")))]
 mod failpoint;
+#[cfg(feature = "postgres")]
+mod postgres;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
 #[cfg(feature = "sqlite")]
-use std::{path::PathBuf, sync::Arc};
-
-#[cfg(feature = "sqlite")]
-pub use self::error::{StoreError, StoreErrorKind};
+pub use self::database::StoreOptions;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) use self::database::{Backend, Durable, reach};
+#[cfg(feature = "postgres")]
+pub(crate) use self::postgres::{Blocking, Chore as PostgresChore, Postgres, Session, Value, Writes};
 #[cfg(feature = "redis")]
 pub use self::redis::RedisServer;
 #[cfg(feature = "sqlite")]
-pub(crate) use self::sqlite::{Chore, Durable, Sqlite, error_of};
-
-/// A test may end the process here.
-#[cfg(feature = "sqlite")]
-pub(crate) fn reach(place: &str) {
-    #[cfg(feature = "testing")]
-    failpoint::reach(place);
-    #[cfg(not(feature = "testing"))]
-    let _ = place;
-}
-
-/// A store. Clones share it.
-///
-/// ```
-/// # #[cfg(feature = "sqlite")]
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use together_inference::{InferenceService, store::Store, testing::Together};
-///
-/// # let folder = std::env::temp_dir().join(format!("together-inference-doc-{}", std::process::id()));
-/// # std::fs::create_dir_all(&folder)?;
-/// # let path = folder.join("inference.db");
-/// let store = Store::open(path).await?;
-/// let service = InferenceService::builder(Together::new().client()).store(&store).build()?;
-/// service.complete("Why is the sky blue?").await?;
-/// service.shutdown(std::time::Duration::from_secs(10)).await; // the record is on the disk now
-/// # drop((service, store));
-/// # std::fs::remove_dir_all(folder)?;
-/// # Ok(())
-/// # }
-/// # #[cfg(not(feature = "sqlite"))] fn main() {}
-/// ```
-#[cfg(feature = "sqlite")]
-#[derive(Clone, Debug)]
-pub struct Store(Backend);
-
-/// What keeps it.
-#[cfg(feature = "sqlite")]
-#[derive(Clone, Debug)]
-pub(crate) enum Backend {
-    Sqlite(Arc<Sqlite>),
-}
-
-/// How a file is opened.
-///
-/// ```
-/// use together_inference::store::StoreOptions;
-///
-/// let options = StoreOptions::default().max_bytes(10 << 30);
-/// ```
-#[cfg(feature = "sqlite")]
-#[derive(Clone, Debug, Default)]
-pub struct StoreOptions {
-    max_bytes: Option<u64>,
-}
-
-#[cfg(feature = "sqlite")]
-impl StoreOptions {
-    /// Bounds the file: beyond it the store says [`StoreErrorKind::Full`] instead of filling the disk. Not bounded unless
-    /// set.
-    #[must_use]
-    pub const fn max_bytes(mut self, bytes: u64) -> Self {
-        self.max_bytes = Some(bytes);
-        self
-    }
-}
-
-#[cfg(feature = "sqlite")]
-impl Store {
-    /// Opens a file, or makes it: readable by its owner alone. `file:` URIs of SQLite are understood.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`]: the file cannot be opened or written, belongs to another program or a newer version of this crate.
-    pub async fn open(path: impl Into<PathBuf>) -> Result<Self, StoreError> {
-        Self::open_with(path, StoreOptions::default()).await
-    }
-
-    /// The same, with options.
-    ///
-    /// # Errors
-    ///
-    /// As [`open`](Self::open).
-    pub async fn open_with(path: impl Into<PathBuf>, options: StoreOptions) -> Result<Self, StoreError> {
-        let sqlite = Sqlite::open(path.into(), options.max_bytes).await?;
-        Ok(Self(Backend::Sqlite(Arc::new(sqlite))))
-    }
-
-    /// Waits until everything that was written so far is on the disk, beyond a loss of power.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`] when the disk refuses.
-    pub async fn sync(&self) -> Result<(), StoreError> {
-        let Backend::Sqlite(sqlite) = &self.0;
-        sqlite.sync().await
-    }
-
-    pub(crate) const fn backend(&self) -> &Backend {
-        &self.0
-    }
-}
-
-#[cfg(feature = "sqlite")]
-impl From<&Self> for Store {
-    fn from(store: &Self) -> Self {
-        store.clone()
-    }
-}
+pub(crate) use self::sqlite::{Chore, Sqlite, error_of};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use self::{
+    database::Store,
+    error::{StoreError, StoreErrorKind},
+};

@@ -15,7 +15,7 @@ mod doubles;
 mod estimates;
 mod invalidation;
 mod keys;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod ledger;
 mod live;
 mod money;

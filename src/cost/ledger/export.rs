@@ -1,15 +1,10 @@
 //! The ledger as a file: a line a record.
 
-use std::{io, ops::Range, sync::Arc, time::SystemTime};
+use std::{io, ops::Range, time::SystemTime};
 
 use serde::Serialize;
 
-use super::{
-    Ledger,
-    row::Row,
-    sqlite::{self, Order},
-    zone::micros_of,
-};
+use super::{Ledger, row::Row, source::Order, zone::micros_of};
 use crate::{
     cost::CostRecord,
     store::{StoreError, StoreErrorKind},
@@ -74,40 +69,18 @@ impl Ledger {
         format: Format,
         to: impl io::Write + Send + 'static,
     ) -> Result<u64, StoreError> {
-        let sqlite = Arc::clone(self.sqlite());
         let range = (micros_of(range.start), micros_of(range.end));
-        self.sqlite()
-            .read(move |connection| {
-                let mut writer = Writer::new(format, to);
-                let mut count = 0;
-                let written = sqlite::each(connection, Order::Oldest, range, |record| {
+        self.books
+            .read(move |source| {
+                let failed = |error| StoreError::caused(StoreErrorKind::Other, source.name(), error);
+                let (mut writer, mut count) = (Writer::new(format, to), 0);
+                source.each(Order::Oldest, range, &mut |record| {
                     count += 1;
-                    writer.write(&record)
-                });
-                let done = written.and_then(|()| writer.end()).map(|()| count);
-                done.map_err(|failed| match failed {
-                    Failed::Store(error) => sqlite.error(error),
-                    Failed::Writer(error) => StoreError::caused(StoreErrorKind::Other, sqlite.name(), error),
-                })
+                    writer.write(&record).map_err(failed)
+                })?;
+                writer.end().map_err(failed).map(|()| count)
             })
             .await
-    }
-}
-
-enum Failed {
-    Store(rusqlite::Error),
-    Writer(io::Error),
-}
-
-impl From<rusqlite::Error> for Failed {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Store(error)
-    }
-}
-
-impl From<io::Error> for Failed {
-    fn from(error: io::Error) -> Self {
-        Self::Writer(error)
     }
 }
 
@@ -124,7 +97,7 @@ impl<W: io::Write> Writer<W> {
         }
     }
 
-    fn write(&mut self, record: &CostRecord) -> Result<(), Failed> {
+    fn write(&mut self, record: &CostRecord) -> io::Result<()> {
         let row = Row::of(record);
         let line = line(record, &row);
         match self {
@@ -137,7 +110,7 @@ impl<W: io::Write> Writer<W> {
         Ok(())
     }
 
-    fn end(&mut self) -> Result<(), Failed> {
+    fn end(&mut self) -> io::Result<()> {
         match self {
             Self::Csv(writer) => writer.flush()?,
             Self::JsonLines(writer) => io::Write::flush(writer)?,

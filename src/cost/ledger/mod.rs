@@ -20,10 +20,17 @@
 //! A month of a million records takes seconds to add up, from the sums of its days milliseconds. Sums alone could not be
 //! checked. They are written in one transaction and can be [made anew](Ledger::rebuild) from the records.
 
+mod books;
 mod export;
+mod memory;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod query;
 mod report;
+mod rollups;
 mod row;
+mod source;
+#[cfg(feature = "sqlite")]
 mod sqlite;
 mod sums;
 mod zone;
@@ -39,19 +46,20 @@ use std::{
 
 use async_trait::async_trait;
 
+use self::{
+    books::Books,
+    source::Order,
+    zone::{Zone, micros_of},
+};
 pub use self::{
     export::Format,
     query::{By, ReportQuery},
     report::{Basis, Report, ReportRow},
     sums::Sums,
 };
-use self::{
-    sqlite::{Memory, Order},
-    zone::{Zone, micros_of},
-};
 use super::{CostRecord, CostSink, Intent, SinkError};
 use crate::{
-    store::{Backend, Durable, Sqlite, Store, StoreError, reach},
+    store::{Durable, Store, StoreError, reach},
     types::{Clock, SystemClock},
 };
 
@@ -124,13 +132,8 @@ impl Retention {
 pub struct Ledger {
     store: Store,
     durability: Durability,
-    shared: Arc<Shared>,
-}
-
-#[derive(Debug, Default)]
-struct Shared {
-    memory: Arc<Memory>,
-    missed: AtomicU64,
+    books: Arc<Books>,
+    missed: Arc<AtomicU64>,
 }
 
 impl Ledger {
@@ -164,10 +167,8 @@ impl Ledger {
     }
 
     fn kept(store: &Store, keep: Retention) -> Self {
-        let shared = Arc::new(Shared::default());
-        let Backend::Sqlite(sqlite) = store.backend();
-        sqlite.every_ten_seconds(sqlite::chore(&shared.memory, keep));
-        Self { store: store.clone(), durability: Durability::default(), shared }
+        let books = Arc::new(Books::open(store, keep));
+        Self { store: store.clone(), durability: Durability::default(), books, missed: Arc::default() }
     }
 
     /// Sets when the disk must have what the ledger is told.
@@ -181,7 +182,7 @@ impl Ledger {
     /// durability is [`Standard`](Durability::Standard). Their records follow; a crash before that loses them.
     #[must_use]
     pub fn missed_intents(&self) -> u64 {
-        self.shared.missed.load(Ordering::Relaxed)
+        self.missed.load(Ordering::Relaxed)
     }
 
     /// What records come to, from the quickest source that is exact.
@@ -190,27 +191,26 @@ impl Ledger {
     ///
     /// [`StoreError`] where the store cannot be read, or the query's time zone is not known.
     pub async fn report(&self, query: &ReportQuery) -> Result<Report, StoreError> {
-        let (query, name) = (query.clone(), self.sqlite().name().to_owned());
-        self.sqlite().read(move |connection| report::of(connection, &query, &name)).await
+        let query = query.clone();
+        self.books.read(move |source| report::of(source, &query)).await
     }
 
-    /// Every record of that time that has ended, in the order in which they were written, all in memory: for the tests of an application. See
-    /// [`export`](Self::export) for many.
+    /// Every record of that time that has ended, in the order in which they were written, all in memory: for the tests of
+    /// an application. See [`export`](Self::export) for many.
     ///
     /// # Errors
     ///
     /// [`StoreError`] where the store cannot be read.
     pub async fn records(&self, range: Range<SystemTime>) -> Result<Vec<CostRecord>, StoreError> {
-        let sqlite = Arc::clone(self.sqlite());
         let range = (micros_of(range.start), micros_of(range.end));
-        self.sqlite()
-            .read(move |connection| {
+        self.books
+            .read(move |source| {
                 let mut records = Vec::new();
-                let read = sqlite::each::<rusqlite::Error>(connection, Order::Written, range, |record| {
+                source.each(Order::Written, range, &mut |record| {
                     records.push(record);
                     Ok(())
-                });
-                read.map(|()| records).map_err(|error| sqlite.error(error))
+                })?;
+                Ok(records)
             })
             .await
     }
@@ -223,28 +223,17 @@ impl Ledger {
     ///
     /// [`StoreError`] where the store cannot be written, or the time zone is not known.
     pub async fn rebuild(&self, zone: &str) -> Result<(), StoreError> {
-        let zone = Zone::named(zone).ok_or_else(|| report::no_such_zone(self.sqlite().name(), zone))?;
-        self.sqlite().write(Durable::Now, move |connection| sqlite::rebuild(connection, &zone)).await
-    }
-
-    fn sqlite(&self) -> &Arc<Sqlite> {
-        let Backend::Sqlite(sqlite) = self.store.backend();
-        sqlite
+        let zone = Zone::named(zone).ok_or_else(|| report::no_such_zone(self.books.name(), zone))?;
+        self.books.rebuild(zone).await
     }
 
     async fn write_intent(&self, intent: &Intent) -> Result<(), SinkError> {
-        let (record, memory) = (intent.record.clone(), Arc::clone(&self.shared.memory));
-        let process = self.sqlite().process();
-        let job = move |connection: &_| sqlite::intend(connection, &record, &memory, process);
         match self.durability {
             Durability::Memory => Ok(()),
-            Durability::Strict => {
-                let written = self.sqlite().write(Durable::Now, job).await;
-                written.inspect_err(|_| self.shared.memory.forget()).map_err(SinkError::new)
-            }
+            Durability::Strict => self.books.intend(&intent.record).await.map_err(SinkError::new),
             Durability::Standard => {
-                if !self.sqlite().write_later(Durable::Soon, job) {
-                    self.shared.missed.fetch_add(1, Ordering::Relaxed);
+                if !self.books.intend_later(&intent.record) {
+                    self.missed.fetch_add(1, Ordering::Relaxed);
                 }
                 Ok(())
             }
@@ -274,12 +263,11 @@ impl CostSink for Ledger {
             return Ok(());
         }
         reach("ledger: attempts have ended");
-        let (page, memory) = (page.to_vec(), Arc::clone(&self.shared.memory));
-        let written = self.sqlite().write(self.when(), move |connection| sqlite::settle(connection, &page, &memory));
-        let written = written.await.inspect_err(|_| self.shared.memory.forget()).map_err(SinkError::new);
+        let written = self.books.settle(page, self.when()).await.map_err(SinkError::new);
         reach("ledger: records were taken");
         written
     }
+
     async fn flush(&self) -> Result<(), SinkError> {
         self.store.sync().await.map_err(SinkError::new)
     }

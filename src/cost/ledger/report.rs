@@ -2,13 +2,12 @@
 
 use std::{collections::BTreeMap, fmt, time::SystemTime};
 
-use rusqlite::{Connection, Row as SqlRow, params};
-
 use super::{
     By, ReportQuery,
+    rollups::{HOURS_PRUNED, PRUNED, ZONE},
     row::time_of,
-    sqlite::{self, HOURS_PRUNED, Order, PRUNED, ZONE, setting},
-    sums::{COLUMNS, NAMES, Sums},
+    source::{Order, Source},
+    sums::Sums,
     zone::{Zone, date_of, hour_begins, hour_of, is_whole_hour, micros_of},
 };
 use crate::{
@@ -67,25 +66,25 @@ pub(super) fn no_such_zone(store: &str, zone: &str) -> StoreError {
 }
 
 /// Adds up.
-pub(super) fn of(connection: &Connection, query: &ReportQuery, store: &str) -> Result<Report, StoreError> {
-    let own = setting(connection, ZONE).map_err(|error| sqlite::error_of(store, error))?;
+pub(super) fn of(source: &dyn Source, query: &ReportQuery) -> Result<Report, StoreError> {
+    let own = source.setting(ZONE)?;
     let own = own.as_deref().unwrap_or("UTC");
     let name = query.zone.as_deref().unwrap_or(own);
-    let zone = Zone::named(name).ok_or_else(|| no_such_zone(store, name))?;
+    let zone = Zone::named(name).ok_or_else(|| no_such_zone(source.name(), name))?;
     let range = (micros_of(query.range.start), micros_of(query.range.end));
     let basis = basis(query, &zone, own, range);
     let mut fold = Fold { query, zone: &zone, rows: BTreeMap::new() };
-    let read = match basis {
-        Basis::Days => fold.days(connection, range),
-        Basis::Hours => fold.hours(connection, range),
-        Basis::Records => fold.records(connection, range),
+    match basis {
+        Basis::Days => fold.days(source, range),
+        Basis::Hours => fold.hours(source, range),
+        Basis::Records => fold.records(source, range),
+    }?;
+    let gone = match basis {
+        Basis::Days => None,
+        Basis::Hours => source.setting(HOURS_PRUNED)?,
+        Basis::Records => source.setting(PRUNED)?,
     };
-    let gone = read.and_then(|()| match basis {
-        Basis::Days => Ok(None),
-        Basis::Hours => setting(connection, HOURS_PRUNED),
-        Basis::Records => setting(connection, PRUNED),
-    });
-    let gone = gone.map_err(|error| sqlite::error_of(store, error))?.and_then(|gone| gone.parse::<i64>().ok());
+    let gone = gone.and_then(|gone| gone.parse::<i64>().ok());
     let rows: Vec<ReportRow> = fold.rows.into_iter().map(|(labels, sums)| ReportRow { labels, sums }).collect();
     let total = rows.iter().fold(Sums::default(), |total, row| total.plus(&row.sums));
     let complete_since = gone.filter(|gone| range.0 < *gone).map(time_of);
@@ -114,17 +113,17 @@ struct Fold<'a> {
 }
 
 impl Fold<'_> {
-    fn days(&mut self, connection: &Connection, (from, until): (i64, i64)) -> Result<(), rusqlite::Error> {
+    fn days(&mut self, source: &dyn Source, (from, until): (i64, i64)) -> Result<(), StoreError> {
         let buckets = (self.zone.day(from), self.zone.day(until));
-        self.sums(connection, "cost_day", buckets, |zone, by, day| match by {
+        self.sums(source, "cost_day", buckets, |zone, by, day| match by {
             By::Month => date_of(day).strftime("%Y-%m").to_string(),
             By::Hour => zone.hour(zone.beginning(day)),
             _ => date_of(day).to_string(),
         })
     }
 
-    fn hours(&mut self, connection: &Connection, (from, until): (i64, i64)) -> Result<(), rusqlite::Error> {
-        self.sums(connection, "cost_hour", (hour_of(from), hour_of(until)), |zone, by, hour| {
+    fn hours(&mut self, source: &dyn Source, (from, until): (i64, i64)) -> Result<(), StoreError> {
+        self.sums(source, "cost_hour", (hour_of(from), hour_of(until)), |zone, by, hour| {
             moment(zone, by, hour_begins(hour))
         })
     }
@@ -132,39 +131,29 @@ impl Fold<'_> {
     /// Reads sums of a table; `label` tells what a bucket is called by time.
     fn sums(
         &mut self,
-        connection: &Connection,
+        source: &dyn Source,
         table: &str,
-        (from, until): (i64, i64),
+        range: (i64, i64),
         label: impl Fn(&Zone, &By, i64) -> String,
-    ) -> Result<(), rusqlite::Error> {
-        let names = NAMES.join(", ");
-        let sql = format!(
-            "SELECT bucket, upstream, model, tenant, task, priority, {names} FROM {table}
-             WHERE bucket >= ?1 AND bucket < ?2 AND (?3 IS NULL OR tenant = ?3)"
-        );
-        let tenant = self.query.tenant.as_ref().map(Tenant::as_str);
-        let mut statement = connection.prepare(&sql)?;
-        let mut rows = statement.query(params![from, until, tenant])?;
-        while let Some(row) = rows.next()? {
-            let labels = self.query.by.iter().map(|by| {
-                let column = match by {
-                    By::Upstream => 1,
-                    By::Model => 2,
-                    By::Tenant => 3,
-                    By::Task => 4,
-                    By::Priority => 5,
-                    _ => return Ok(label(self.zone, by, row.get(0)?).into()),
-                };
-                row.get_ref(column)?.as_str().map(named).map_err(Into::into)
+    ) -> Result<(), StoreError> {
+        let (query, zone) = (self.query, self.zone);
+        source.sums(table, range, query.tenant.as_ref().map(Tenant::as_str), &mut |row| {
+            let [upstream, model, tenant, task, priority] = row.names;
+            let labels = query.by.iter().map(|by| match by {
+                By::Upstream => named(upstream),
+                By::Model => named(model),
+                By::Tenant => named(tenant),
+                By::Task => named(task),
+                By::Priority => named(priority),
+                _ => label(zone, by, row.number).into(),
             });
-            let labels = labels.collect::<Result<Vec<Box<str>>, rusqlite::Error>>()?;
-            self.add(labels, &sums_of(row)?);
-        }
-        Ok(())
+            self.add(labels.collect(), &row.sums);
+            Ok(())
+        })
     }
 
-    fn records(&mut self, connection: &Connection, range: (i64, i64)) -> Result<(), rusqlite::Error> {
-        sqlite::each(connection, Order::Written, range, |record| {
+    fn records(&mut self, source: &dyn Source, range: (i64, i64)) -> Result<(), StoreError> {
+        source.each(Order::Written, range, &mut |record| {
             if self.query.tenant.is_none() || self.query.tenant == record.tenant {
                 let labels = self.query.by.iter().map(|by| self.label(by, &record)).collect();
                 let mut sums = Sums::default();
@@ -193,14 +182,6 @@ impl Fold<'_> {
         let row = self.rows.entry(labels).or_default();
         *row = row.plus(sums);
     }
-}
-
-fn sums_of(row: &SqlRow<'_>) -> Result<Sums, rusqlite::Error> {
-    let mut sums = [0; COLUMNS];
-    for (at, sum) in sums.iter_mut().enumerate() {
-        *sum = row.get(6 + at)?;
-    }
-    Ok(Sums::from_columns(sums))
 }
 
 fn named(name: &str) -> Box<str> {

@@ -1,75 +1,42 @@
 //! The ledger in SQLite.
 
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock};
 
 use rusqlite::{Connection, OptionalExtension, Row as SqlRow, params, types::Type};
 
 use super::{
+    memory::Memory,
+    rollups::{CHUNK, COLUMN_NAMES, HOURS_PRUNED, PRUNED, Rollups, ZONE, columns_to_read},
     row::Row,
-    sums::{COLUMNS, Folded, NAMES},
+    source::{Bucket, Order, Source, TakeRecord, TakeSums},
+    sums::{COLUMNS, NAMES, Sums},
     zone::{Zone, hour_of},
 };
-pub(super) use crate::store::error_of;
 use crate::{
     cost::CostRecord,
+    store::{StoreError, error_of},
     types::{BoxError, Price},
 };
 
 type Result<T> = std::result::Result<T, rusqlite::Error>;
 
-/// Records that a chore takes at a time: more would hold up the calls.
-const CHUNK: usize = 500;
-
-/// What the writing side remembers of the store.
-#[derive(Debug, Default)]
-pub(super) struct Memory {
-    /// The numbers of prices that were written.
-    prices: Mutex<Vec<(Price, i64)>>,
-    /// The zone that was set when it was last looked at.
-    zone: Mutex<Option<Zone>>,
+/// The zone in which the store's days begin: another process may have changed it.
+fn zone(connection: &Connection, memory: &Memory) -> Result<Zone> {
+    Ok(memory.zone(setting(connection, ZONE)?.as_deref()))
 }
 
-impl Memory {
-    /// The zone in which the store's days begin: another process may have changed it.
-    pub(super) fn zone(&self, connection: &Connection) -> Result<Zone> {
-        let name = setting(connection, ZONE)?;
-        let name = name.as_deref().unwrap_or("UTC");
-        let mut zone = self.zone.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*zone {
-            Some(zone) if zone.name() == name => Ok(zone.clone()),
-            _ => Ok(zone.insert(Zone::named(name).unwrap_or_else(Zone::utc)).clone()),
-        }
+/// The number of a price, which is written if need be.
+fn price_id(connection: &Connection, price: Option<Price>, memory: &Memory) -> Result<Option<i64>> {
+    let Some(price) = price else { return Ok(None) };
+    if let Some(id) = memory.price(&price) {
+        return Ok(Some(id));
     }
-
-    /// A transaction was undone: what it wrote is not there.
-    pub(super) fn forget(&self) {
-        self.prices.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    }
-
-    fn price(&self, connection: &Connection, price: Option<Price>) -> Result<Option<i64>> {
-        let Some(price) = price else { return Ok(None) };
-        let mut prices = self.prices.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, id)) = prices.iter().find(|(known, _)| *known == price) {
-            return Ok(Some(*id));
-        }
-        let body =
-            serde_json::to_string(&price).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
-        connection.prepare_cached("INSERT INTO price (body) VALUES (?1) ON CONFLICT DO NOTHING")?.execute([&body])?;
-        let id =
-            connection.prepare_cached("SELECT id FROM price WHERE body = ?1")?.query_row([&body], |row| row.get(0))?;
-        // A program has a handful of them; one that makes them up must not fill the memory.
-        if prices.len() >= 1_024 {
-            prices.clear();
-        }
-        prices.push((price, id));
-        Ok(Some(id))
-    }
+    let body = serde_json::to_string(&price).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+    connection.prepare_cached("INSERT INTO price (body) VALUES (?1) ON CONFLICT DO NOTHING")?.execute([&body])?;
+    let id = connection.prepare_cached("SELECT id FROM price WHERE body = ?1")?.query_row([&body], |row| row.get(0))?;
+    memory.learn(price, id);
+    Ok(Some(id))
 }
-
-/// Everything that [`Row`] has, in this order.
-const COLUMN_NAMES: &str = "attempt, request, at, tenant, session, tags, task, priority, upstream, model, served, \
-     prompt, cached, completion, reasoning, images, pixels, seconds, usage_source, cost, cost_exact, saved, saved_exact, price, \
-     price_version, source, ending, error, latency, first_token, batch, arm, trace_id";
 
 static INSERT: LazyLock<String> = LazyLock::new(|| {
     let places: Vec<String> = (1..=34).map(|place| format!("?{place}")).collect();
@@ -86,10 +53,7 @@ static UPDATE: LazyLock<String> = LazyLock::new(|| {
 
 static SETTLE: LazyLock<String> = LazyLock::new(|| format!("{} AND open_by IS NOT NULL", &*UPDATE));
 
-static SELECT: LazyLock<String> = LazyLock::new(|| {
-    let columns = COLUMN_NAMES.replace(" price,", " (SELECT body FROM price WHERE id = cost_record.price),");
-    format!("SELECT {columns} FROM cost_record")
-});
+static SELECT: LazyLock<String> = LazyLock::new(|| format!("SELECT {} FROM cost_record", columns_to_read()));
 
 fn write(
     connection: &Connection,
@@ -99,7 +63,7 @@ fn write(
     open_by: Option<i64>,
 ) -> Result<usize> {
     let row = Row::of(record);
-    let price = memory.price(connection, row.price)?;
+    let price = price_id(connection, row.price, memory)?;
     let [prompt, cached, completion, reasoning, images, pixels, seconds] = row.usage;
     let trace_id = row.trace_id.as_ref().map(<[u8; 16]>::as_slice);
     connection.prepare_cached(sql)?.execute(params![
@@ -188,7 +152,7 @@ pub(super) fn intend(connection: &Connection, record: &CostRecord, memory: &Memo
 
 /// Writes records that ended, each once, and counts the new ones into the roll-ups.
 pub(super) fn settle(connection: &Connection, page: &[CostRecord], memory: &Memory) -> Result<()> {
-    let mut rollups = Rollups::of(memory.zone(connection)?);
+    let mut rollups = Rollups::of(zone(connection, memory)?);
     for record in page {
         let settles = record.ending.is_attempt() && write(connection, &SETTLE, record, memory, None)? == 1;
         if settles || write(connection, &INSERT, record, memory, None)? == 1 {
@@ -200,7 +164,7 @@ pub(super) fn settle(connection: &Connection, page: &[CostRecord], memory: &Memo
             rollups.add(record);
         }
     }
-    rollups.write(connection)
+    add(connection, &rollups)
 }
 
 /// The record as it was given up for lost.
@@ -211,21 +175,21 @@ fn recovered(connection: &Connection, record: &CostRecord) -> Result<Option<Cost
 }
 
 /// Closes attempts of processes that have ended, at their upper bound: `true` if there are more.
-pub(super) fn recover(connection: &Connection, memory: &Memory) -> Result<bool> {
+fn recover(connection: &Connection, memory: &Memory) -> Result<bool> {
     let sql = format!(
         "{} WHERE open_by IS NOT NULL AND open_by NOT IN (SELECT id FROM process) ORDER BY id LIMIT {CHUNK}",
         &*SELECT
     );
     let mut statement = connection.prepare_cached(&sql)?;
     let lost: Vec<CostRecord> = statement.query_map([], read)?.collect::<Result<_>>()?;
-    let mut rollups = Rollups::of(memory.zone(connection)?);
+    let mut rollups = Rollups::of(zone(connection, memory)?);
     for record in &lost {
         let attempt = record.attempt.value().to_be_bytes();
         let sql = "UPDATE cost_record SET open_by = NULL, recovered = 1 WHERE attempt = ?1";
         connection.prepare_cached(sql)?.execute([attempt.as_slice()])?;
         rollups.add(record);
     }
-    rollups.write(connection)?;
+    add(connection, &rollups)?;
     if !lost.is_empty() {
         tracing::warn!(attempts = lost.len(), "attempts of a process that ended count at their upper bound");
     }
@@ -233,7 +197,7 @@ pub(super) fn recover(connection: &Connection, memory: &Memory) -> Result<bool> 
 }
 
 /// Deletes what is older than it is kept: `true` if there is more.
-pub(super) fn prune(connection: &Connection, records_before: i64, hours_before: i64) -> Result<bool> {
+fn prune(connection: &Connection, records_before: i64, hours_before: i64) -> Result<bool> {
     let sql = format!(
         "DELETE FROM cost_record WHERE id IN
          (SELECT id FROM cost_record WHERE at < ?1 AND open_by IS NULL ORDER BY at LIMIT {CHUNK})"
@@ -249,42 +213,25 @@ pub(super) fn prune(connection: &Connection, records_before: i64, hours_before: 
     Ok(records == CHUNK)
 }
 
-/// Before this moment there are no records any more, in microseconds since 1970.
-pub(super) const PRUNED: &str = "ledger: pruned before";
-/// Before this moment there are no sums by hour any more, likewise.
-pub(super) const HOURS_PRUNED: &str = "ledger: hours pruned before";
-/// The zone in which the ledger's days begin.
-pub(super) const ZONE: &str = "ledger: reporting zone";
-
-pub(super) fn setting(connection: &Connection, name: &str) -> Result<Option<String>> {
+fn setting(connection: &Connection, name: &str) -> Result<Option<String>> {
     let mut statement = connection.prepare_cached("SELECT value FROM setting WHERE name = ?1")?;
     statement.query_row([name], |row| row.get(0)).optional()
 }
 
-pub(super) fn set(connection: &Connection, name: &str, value: &str) -> Result<()> {
+fn set(connection: &Connection, name: &str, value: &str) -> Result<()> {
     let sql =
         "INSERT INTO setting (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
     connection.prepare_cached(sql)?.execute([name, value]).map(drop)
 }
 
-/// The order in which records are read.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Order {
-    Oldest,
-    Written,
-}
-
 /// Hands on every record in a range of time that has ended.
-pub(super) fn each<E: From<rusqlite::Error>>(
+fn each<E: From<rusqlite::Error>>(
     connection: &Connection,
     order: Order,
     (from, until): (i64, i64),
     mut take: impl FnMut(CostRecord) -> std::result::Result<(), E>,
 ) -> std::result::Result<(), E> {
-    let order = match order {
-        Order::Oldest => "at, id",
-        Order::Written => "id",
-    };
+    let order = order.columns();
     let sql = format!("{} WHERE at >= ?1 AND at < ?2 AND open_by IS NULL ORDER BY {order}", &*SELECT);
     let mut statement = connection.prepare(&sql)?;
     let mut rows = statement.query([from, until])?;
@@ -292,13 +239,6 @@ pub(super) fn each<E: From<rusqlite::Error>>(
         take(read(row)?)?;
     }
     Ok(())
-}
-
-/// What a page changes in the sums by hour and by day.
-struct Rollups {
-    zone: Zone,
-    hours: Folded,
-    days: Folded,
 }
 
 static ADD_HOUR: LazyLock<String> = LazyLock::new(|| add_to("cost_hour"));
@@ -318,63 +258,38 @@ fn add_to(table: &str) -> String {
     )
 }
 
-impl Rollups {
-    fn of(zone: Zone) -> Self {
-        Self { zone, hours: Folded::default(), days: Folded::default() }
-    }
-
-    fn add(&mut self, record: &CostRecord) {
-        let at = super::row::micros_since_1970(record.at);
-        self.hours.add(hour_of(at), record);
-        self.days.add(self.zone.day(at), record);
-    }
-
-    fn take(&mut self, record: &CostRecord) {
-        let at = super::row::micros_since_1970(record.at);
-        self.hours.take(hour_of(at), record);
-        self.days.take(self.zone.day(at), record);
-    }
-
-    fn write(&self, connection: &Connection) -> Result<()> {
-        for (sql, folded) in [(&*ADD_HOUR, &self.hours), (&*ADD_DAY, &self.days)] {
-            for (key, sums) in folded.iter() {
-                let mut statement = connection.prepare_cached(sql)?;
-                statement.raw_bind_parameter(1, key.bucket)?;
-                let names = [&*key.upstream, &*key.model, &*key.tenant, key.task.as_str(), key.priority.as_str()];
-                for (place, name) in (2..).zip(names) {
-                    statement.raw_bind_parameter(place, name)?;
-                }
-                for (place, sum) in (7..).zip(sums) {
-                    statement.raw_bind_parameter(place, sum)?;
-                }
-                statement.raw_execute()?;
+/// Adds what changed to the sums that are there.
+fn add(connection: &Connection, rollups: &Rollups) -> Result<()> {
+    for (sql, folded) in [(&*ADD_HOUR, rollups.hours()), (&*ADD_DAY, rollups.days())] {
+        for (key, sums) in folded.iter() {
+            let mut statement = connection.prepare_cached(sql)?;
+            statement.raw_bind_parameter(1, key.bucket)?;
+            let names = [&*key.upstream, &*key.model, &*key.tenant, key.task.as_str(), key.priority.as_str()];
+            for (place, name) in (2..).zip(names) {
+                statement.raw_bind_parameter(place, name)?;
             }
+            for (place, sum) in (7..).zip(sums) {
+                statement.raw_bind_parameter(place, sum)?;
+            }
+            statement.raw_execute()?;
         }
-        Ok(())
     }
+    Ok(())
 }
 
 /// Makes the sums anew from the records that are there, in this zone. What is older than they are stays as it is.
 pub(super) fn rebuild(connection: &Connection, zone: &Zone) -> Result<()> {
-    let since: i64 = setting(connection, PRUNED)?.and_then(|since| since.parse().ok()).unwrap_or(i64::MIN);
-    // The first hour and day of which every record is there.
-    let hour = if since == i64::MIN { i64::MIN } else { hour_of(since.saturating_sub(1)) + 1 };
-    let day = if since == i64::MIN { i64::MIN } else { zone.day(since.saturating_sub(1)) + 1 };
+    let pruned = setting(connection, PRUNED)?.and_then(|since| since.parse().ok());
+    let mut rollups = Rollups::anew(zone.clone(), pruned);
+    let (hour, day) = rollups.from();
     connection.execute("DELETE FROM cost_hour WHERE bucket >= ?1", [hour])?;
     connection.execute("DELETE FROM cost_day WHERE bucket >= ?1", [day])?;
     set(connection, ZONE, zone.name())?;
-    let mut rollups = Rollups::of(zone.clone());
-    each::<rusqlite::Error>(connection, Order::Written, (since, i64::MAX), |record| {
-        let at = super::row::micros_since_1970(record.at);
-        if hour_of(at) >= hour {
-            rollups.hours.add(hour_of(at), &record);
-        }
-        if zone.day(at) >= day {
-            rollups.days.add(zone.day(at), &record);
-        }
+    each::<rusqlite::Error>(connection, Order::Written, (pruned.unwrap_or(i64::MIN), i64::MAX), |record| {
+        rollups.add(&record);
         Ok(())
     })?;
-    rollups.write(connection)
+    add(connection, &rollups)
 }
 
 /// Starts the chores of a ledger: takes over what others left, deletes what is too old.
@@ -386,4 +301,83 @@ pub(super) fn chore(memory: &Arc<Memory>, keep: super::Retention) -> crate::stor
         let pruned = prune(connection, records, hours)?;
         Ok(recovered || pruned)
     })
+}
+
+/// A connection that reads.
+pub(super) struct Reader<'a> {
+    pub(super) connection: &'a Connection,
+    pub(super) name: &'a str,
+}
+
+/// What the store refused, or whoever took what it gave.
+enum Failed {
+    Sqlite(rusqlite::Error),
+    Taker(StoreError),
+}
+
+impl From<rusqlite::Error> for Failed {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+impl Reader<'_> {
+    fn done(&self, done: std::result::Result<(), Failed>) -> std::result::Result<(), StoreError> {
+        done.map_err(|failed| match failed {
+            Failed::Sqlite(error) => error_of(self.name, error),
+            Failed::Taker(error) => error,
+        })
+    }
+
+    fn read_sums(
+        &self,
+        table: &str,
+        (from, until): (i64, i64),
+        tenant: Option<&str>,
+        take: TakeSums<'_>,
+    ) -> std::result::Result<(), Failed> {
+        let names = NAMES.join(", ");
+        let sql = format!(
+            "SELECT bucket, upstream, model, tenant, task, priority, {names} FROM {table}
+             WHERE bucket >= ?1 AND bucket < ?2 AND (?3 IS NULL OR tenant = ?3)"
+        );
+        let mut statement = self.connection.prepare(&sql)?;
+        let mut rows = statement.query(params![from, until, tenant])?;
+        while let Some(row) = rows.next()? {
+            let mut names = [""; 5];
+            for (at, name) in names.iter_mut().enumerate() {
+                *name = row.get_ref(1 + at)?.as_str().map_err(rusqlite::Error::from)?;
+            }
+            let mut sums = [0; COLUMNS];
+            for (at, sum) in sums.iter_mut().enumerate() {
+                *sum = row.get(6 + at)?;
+            }
+            take(&Bucket { number: row.get(0)?, names, sums: Sums::from_columns(sums) }).map_err(Failed::Taker)?;
+        }
+        Ok(())
+    }
+}
+
+impl Source for Reader<'_> {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn setting(&self, name: &str) -> std::result::Result<Option<String>, StoreError> {
+        setting(self.connection, name).map_err(|error| error_of(self.name, error))
+    }
+
+    fn each(&self, order: Order, range: (i64, i64), take: TakeRecord<'_>) -> std::result::Result<(), StoreError> {
+        self.done(each(self.connection, order, range, |record| take(record).map_err(Failed::Taker)))
+    }
+
+    fn sums(
+        &self,
+        table: &str,
+        range: (i64, i64),
+        tenant: Option<&str>,
+        take: TakeSums<'_>,
+    ) -> std::result::Result<(), StoreError> {
+        self.done(self.read_sums(table, range, tenant, take))
+    }
 }

@@ -15,12 +15,12 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 pub(crate) use self::open::error_of;
-pub(crate) use self::writer::{Chore, Durable};
+pub(crate) use self::writer::Chore;
 use self::{
     open::open_to_read,
     writer::{Command, Writer},
 };
-use super::{StoreError, StoreErrorKind};
+use super::{Durable, StoreError, StoreErrorKind};
 
 /// A file, open.
 #[derive(Debug)]
@@ -90,11 +90,6 @@ impl Sqlite {
         let reading = tokio::task::spawn_blocking(move || job(&open_to_read(&path, &name)?));
         let gone = |error| StoreError::caused(StoreErrorKind::Other, &self.name, error);
         reading.await.map_err(gone)?
-    }
-
-    /// The same failure, as the store's.
-    pub(crate) fn error(&self, error: rusqlite::Error) -> StoreError {
-        error_of(&self.name, error)
     }
 }
 

@@ -23,7 +23,7 @@ use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::{
-    super::{StoreError, StoreErrorKind, reach},
+    super::{Durable, StoreError, StoreErrorKind, reach},
     open::{error_of, is_current, open_to_write},
     process::Process,
 };
@@ -41,15 +41,6 @@ const LULL: Duration = Duration::from_millis(5);
 const SOON: Duration = Duration::from_millis(500);
 /// How often a process says that it lives, and chores are done.
 const TURN: Duration = Duration::from_secs(10);
-
-/// When the disk must have it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Durable {
-    /// Before the answer.
-    Now,
-    /// Within a second.
-    Soon,
-}
 
 /// What is done now and then, within a transaction: `true` if there is more to do at once. The names of processes that
 /// have ended are struck out before.

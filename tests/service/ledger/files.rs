@@ -10,7 +10,11 @@ use together_inference::{
     testing::Together,
 };
 
-use super::{super::doubles::Alerts, Folder, audit, muse, open, secs, service};
+use super::{super::doubles::Alerts, audit, home::Folder, muse, secs, service};
+
+async fn open(path: &std::path::Path) -> Ledger {
+    Ledger::new(&Store::open(path).await.unwrap())
+}
 
 async fn refused(path: impl Into<std::path::PathBuf>) -> (StoreErrorKind, String) {
     let error = Store::open(path).await.unwrap_err();

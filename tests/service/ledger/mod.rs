@@ -1,60 +1,36 @@
-//! The ledger on real files: nothing lost, nothing counted twice, whatever happens to the process or the disk.
+//! The ledger on real files and servers: nothing lost, nothing counted twice, whatever happens to the process or the disk.
 //!
-//! A file's time is real, so these tests run without a paused clock; none of them waits for a certain time.
+//! A file's time is real, so these tests run without a paused clock; none of them waits for a certain time. They run on
+//! each kind of store that is compiled in.
 
 mod crash;
+#[cfg(feature = "sqlite")]
 mod files;
+mod home;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(feature = "postgres")]
+mod server;
 mod sums;
 
-use std::{
-    path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
-    time::SystemTime,
-};
+use std::time::SystemTime;
 
 use together_inference::{
     InferenceService, Usd,
     cost::{CostRecord, CostSink, Durability, Ledger, ReportQuery, Sums},
     service::ServiceBuilder,
-    store::Store,
     testing::{Fault, Together, conformance},
 };
 
+use self::home::{Home, open};
 use super::{
     doubles::Quarters,
     world::{ask, muse, secs, spawn},
 };
 
-/// A folder of its own that goes when the test does.
-pub(super) struct Folder(PathBuf);
-
-impl Folder {
-    pub(super) fn new() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let name = format!("together-ledger-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let folder = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&folder).unwrap();
-        Self(folder)
-    }
-
-    pub(super) fn path(&self) -> PathBuf {
-        self.0.join("inference.db")
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
 /// All of time.
 pub(super) fn always() -> std::ops::Range<SystemTime> {
     SystemTime::UNIX_EPOCH..SystemTime::UNIX_EPOCH + secs(100 * 365 * 86_400)
-}
-
-pub(super) async fn open(path: &Path) -> Ledger {
-    Ledger::new(&Store::open(path).await.unwrap())
 }
 
 pub(super) fn sums(records: &[CostRecord]) -> Sums {
@@ -87,68 +63,79 @@ pub(super) fn service(together: &Together, edit: impl FnOnce(ServiceBuilder) -> 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_keeps_what_a_sink_promises() {
     for durability in [Durability::Strict, Durability::Standard, Durability::Memory] {
-        let folder = Folder::new();
-        let ledger = open(&folder.path()).await.durability(durability);
-        let kept = ledger.clone();
-        let recorded = move || {
-            let read = kept.records(always());
-            tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(read)).unwrap()
-        };
-        conformance::cost_sink(&ledger, &recorded).await.unwrap();
+        for home in Home::each().await {
+            let ledger = home.ledger().await.durability(durability);
+            let kept = ledger.clone();
+            let recorded = move || {
+                let read = kept.records(always());
+                tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(read)).unwrap()
+            };
+            conformance::cost_sink(&ledger, &recorded).await.unwrap();
+        }
     }
 }
 
 #[tokio::test]
 async fn it_is_the_providers_bill_to_the_nano_dollar() {
-    let (folder, together) = (Folder::new(), Together::new());
-    let ledger = open(&folder.path()).await;
-    let service = service(&together, |builder| builder.cost_sink(ledger.clone()).tokenizer(Quarters));
-    service.refresh_catalogue().await; // some prices are in the lists alone
-    together.fail_next(2, Fault::status(503));
-    for round in 0..20 {
-        service.complete(ask(format!("question {}", round % 7)).tenant("acme").tag("round", "a")).await.unwrap();
-        service.complete(muse(format!("muse {round}"))).await.unwrap();
-        service.embed(format!("text {}", round % 5)).await.unwrap();
+    for home in Home::each().await {
+        let together = Together::new();
+        let ledger = home.ledger().await;
+        let service = service(&together, |builder| builder.cost_sink(ledger.clone()).tokenizer(Quarters));
+        service.refresh_catalogue().await; // some prices are in the lists alone
+        together.fail_next(2, Fault::status(503));
+        for round in 0..20 {
+            service.complete(ask(format!("question {}", round % 7)).tenant("acme").tag("round", "a")).await.unwrap();
+            service.complete(muse(format!("muse {round}"))).await.unwrap();
+            service.embed(format!("text {}", round % 5)).await.unwrap();
+        }
+        service.shutdown(secs(10)).await;
+        let (records, bill) = (audit(&ledger).await, together.bill());
+        let known: Usd = records.iter().filter_map(|record| record.cost.known()).sum();
+        assert_eq!(known.nanos(), bill.nano_usd);
+        let spend = ledger.report(&ReportQuery::new(always())).await.unwrap().total;
+        assert_eq!((spend.known.nanos(), spend.unknown), (bill.nano_usd, Usd::ZERO));
+        assert_eq!(
+            (spend.failed, spend.hits),
+            (2, 13 + 15),
+            "the rest of the questions and texts came out of the cache"
+        );
+        assert!(spend.saved > Usd::ZERO);
     }
-    service.shutdown(secs(10)).await;
-    let (records, bill) = (audit(&ledger).await, together.bill());
-    let known: Usd = records.iter().filter_map(|record| record.cost.known()).sum();
-    assert_eq!(known.nanos(), bill.nano_usd);
-    let spend = ledger.report(&ReportQuery::new(always())).await.unwrap().total;
-    assert_eq!((spend.known.nanos(), spend.unknown), (bill.nano_usd, Usd::ZERO));
-    assert_eq!((spend.failed, spend.hits), (2, 13 + 15), "the rest of the questions and texts came out of the cache");
-    assert!(spend.saved > Usd::ZERO);
 }
 
 #[tokio::test]
 async fn what_was_written_is_there_after_the_service_is_gone() {
-    let (folder, together) = (Folder::new(), Together::new());
-    {
-        let store = Store::open(folder.path()).await.unwrap();
-        let service = service(&together, |builder| builder.store(&store));
-        service.complete(muse("why?").tenant("acme").session("s")).await.unwrap();
-        service.shutdown(secs(10)).await;
+    for home in Home::each().await {
+        let together = Together::new();
+        {
+            let store = home.store().await;
+            let service = service(&together, |builder| builder.store(&store));
+            service.complete(muse("why?").tenant("acme").session("s")).await.unwrap();
+            service.shutdown(secs(10)).await;
+        }
+        let records = audit(&home.ledger().await).await;
+        assert_eq!(records.len(), 1);
+        assert_eq!((records[0].tenant.clone(), records[0].price_version), (Some("acme".into()), Some(1)));
+        assert_eq!(records[0].cost.charge().nanos(), together.bill().nano_usd);
     }
-    let records = audit(&open(&folder.path()).await).await;
-    assert_eq!(records.len(), 1);
-    assert_eq!((records[0].tenant.clone(), records[0].price_version), (Some("acme".into()), Some(1)));
-    assert_eq!(records[0].cost.charge().nanos(), together.bill().nano_usd);
 }
 
 #[tokio::test]
 async fn a_cancelled_call_is_at_its_upper_bound_until_more_is_known() {
-    let (folder, together) = (Folder::new(), Together::new());
-    let ledger = open(&folder.path()).await;
-    let service = service(&together, |builder| builder.cost_sink(ledger.clone()));
-    together.hang();
-    let call = spawn(service.complete(muse("why?")));
-    while together.calls() == 0 {
-        tokio::task::yield_now().await;
+    for home in Home::each().await {
+        let together = Together::new();
+        let ledger = home.ledger().await;
+        let service = service(&together, |builder| builder.cost_sink(ledger.clone()));
+        together.hang();
+        let call = spawn(service.complete(muse("why?")));
+        while together.calls() == 0 {
+            tokio::task::yield_now().await;
+        }
+        call.abort();
+        let _ = call.await;
+        service.shutdown(secs(10)).await;
+        let total = sums(&audit(&ledger).await);
+        assert_eq!((total.attempts, total.cancelled, total.unknowns), (1, 1, 1));
+        assert!(total.unknown > Usd::ZERO);
     }
-    call.abort();
-    let _ = call.await;
-    service.shutdown(secs(10)).await;
-    let total = sums(&audit(&ledger).await);
-    assert_eq!((total.attempts, total.cancelled, total.unknowns), (1, 1, 1));
-    assert!(total.unknown > Usd::ZERO);
 }

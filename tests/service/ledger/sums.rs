@@ -14,7 +14,7 @@ use together_inference::{
     types::{RequestId, Rng, SeededRng},
 };
 
-use super::{Folder, always, audit, open, secs, sums};
+use super::{Home, always, audit, secs, sums};
 
 /// 2026-10-24 00:00 UTC: the day before Europe's clocks go back.
 const OCTOBER: Duration = Duration::from_secs(1_792_800_000);
@@ -37,7 +37,7 @@ fn pick<T: Copy>(rng: &SeededRng, from: &[T]) -> T {
 }
 
 /// A record of anything, within four days.
-fn random(rng: &SeededRng, number: u128) -> CostRecord {
+pub(super) fn random(rng: &SeededRng, number: u128) -> CostRecord {
     let mut record = record(number);
     let nanos = Usd::from_nanos((rng.next_u128() % 3_000_000_000) as i64);
     record.at += Duration::from_micros((rng.next_u128() % (4 * 86_400_000_000)) as u64);
@@ -90,76 +90,77 @@ fn nanos(text: &str) -> i64 {
 
 #[tokio::test]
 async fn records_roll_ups_reports_and_files_are_the_same_money() {
-    let folder = Folder::new();
-    let (ledger, rng) = (open(&folder.path()).await, SeededRng::new(11));
-    let mut counters = Sums::default();
-    let mut written = Vec::new();
-    for page in 0..60 {
-        let mut records: Vec<CostRecord> = (0..500).map(|number| random(&rng, page * 500 + number + 1)).collect();
-        // Some come again, in the same page and in another.
-        records.extend(records.iter().take(9).cloned().collect::<Vec<_>>());
-        records.extend(written.iter().rev().take(9).cloned());
-        CostSink::record(&ledger, &records).await.unwrap();
-        for record in records.drain(..500) {
-            counters.add(&record);
-            written.push(record);
+    for home in Home::each().await {
+        let (ledger, rng) = (home.ledger().await, SeededRng::new(11));
+        let mut counters = Sums::default();
+        let mut written = Vec::new();
+        for page in 0..60 {
+            let mut records: Vec<CostRecord> = (0..500).map(|number| random(&rng, page * 500 + number + 1)).collect();
+            // Some come again, in the same page and in another.
+            records.extend(records.iter().take(9).cloned().collect::<Vec<_>>());
+            records.extend(written.iter().rev().take(9).cloned());
+            CostSink::record(&ledger, &records).await.unwrap();
+            for record in records.drain(..500) {
+                counters.add(&record);
+                written.push(record);
+            }
         }
-    }
-    (counters.usage.pixels, counters.usage.seconds) = (0, 0);
-    let records = audit(&ledger).await;
-    assert_eq!((records.len(), sums(&records)), (written.len(), counters));
-    for by in [
-        By::Model,
-        By::Tenant,
-        By::Task,
-        By::Priority,
-        By::Upstream,
-        By::Day,
-        By::Month,
-        By::Session,
-        By::Tag("team".into()),
-    ] {
-        let report = ledger.report(&ReportQuery::new(always()).by(by.clone())).await.unwrap();
-        assert_eq!(report.total, counters, "by {}", by.name());
-    }
-    let acme = ledger.report(&ReportQuery::new(always()).tenant("acme")).await.unwrap().total;
-    let of_acme: Vec<_> = records.iter().filter(|record| record.tenant == Some("acme".into())).cloned().collect();
-    assert_eq!(acme, sums(&of_acme));
+        (counters.usage.pixels, counters.usage.seconds) = (0, 0);
+        let records = audit(&ledger).await;
+        assert_eq!((records.len(), sums(&records)), (written.len(), counters));
+        for by in [
+            By::Model,
+            By::Tenant,
+            By::Task,
+            By::Priority,
+            By::Upstream,
+            By::Day,
+            By::Month,
+            By::Session,
+            By::Tag("team".into()),
+        ] {
+            let report = ledger.report(&ReportQuery::new(always()).by(by.clone())).await.unwrap();
+            assert_eq!(report.total, counters, "by {}", by.name());
+        }
+        let acme = ledger.report(&ReportQuery::new(always()).tenant("acme")).await.unwrap().total;
+        let of_acme: Vec<_> = records.iter().filter(|record| record.tenant == Some("acme".into())).cloned().collect();
+        assert_eq!(acme, sums(&of_acme));
 
-    let (csv, json) = (Paper::default(), Paper::default());
-    assert_eq!(ledger.export(always(), Format::Csv, csv.clone()).await.unwrap(), 30_000);
-    assert_eq!(ledger.export(always(), Format::JsonLines, json.clone()).await.unwrap(), 30_000);
-    let mut of_csv = BTreeMap::<String, i64>::new();
-    let mut lines = csv::Reader::from_reader(std::io::Cursor::new(csv.text()));
-    let names = lines.headers().unwrap().clone();
-    let at = |name: &str| names.iter().position(|other| other == name).unwrap();
-    for line in lines.records() {
-        let line = line.unwrap();
-        *of_csv.entry(line[at("cost")].to_owned()).or_default() += nanos(&line[at("cost_usd")]);
+        let (csv, json) = (Paper::default(), Paper::default());
+        assert_eq!(ledger.export(always(), Format::Csv, csv.clone()).await.unwrap(), 30_000);
+        assert_eq!(ledger.export(always(), Format::JsonLines, json.clone()).await.unwrap(), 30_000);
+        let mut of_csv = BTreeMap::<String, i64>::new();
+        let mut lines = csv::Reader::from_reader(std::io::Cursor::new(csv.text()));
+        let names = lines.headers().unwrap().clone();
+        let at = |name: &str| names.iter().position(|other| other == name).unwrap();
+        for line in lines.records() {
+            let line = line.unwrap();
+            *of_csv.entry(line[at("cost")].to_owned()).or_default() += nanos(&line[at("cost_usd")]);
+        }
+        assert_eq!((of_csv["known"], of_csv["at most"]), (counters.known.nanos(), counters.unknown.nanos()));
+        let mut of_json = BTreeMap::<String, i64>::new();
+        for line in json.text().lines() {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            *of_json.entry(line["cost"].as_str().unwrap().to_owned()).or_default() +=
+                line["cost_usd"].as_str().map_or(0, nanos);
+        }
+        assert_eq!(of_json, of_csv);
     }
-    assert_eq!((of_csv["known"], of_csv["at most"]), (counters.known.nanos(), counters.unknown.nanos()));
-    let mut of_json = BTreeMap::<String, i64>::new();
-    for line in json.text().lines() {
-        let line: serde_json::Value = serde_json::from_str(line).unwrap();
-        *of_json.entry(line["cost"].as_str().unwrap().to_owned()).or_default() +=
-            line["cost_usd"].as_str().map_or(0, nanos);
-    }
-    assert_eq!(of_json, of_csv);
 }
 
 #[tokio::test]
 async fn the_sums_can_be_made_anew() {
-    let folder = Folder::new();
-    let (ledger, rng) = (open(&folder.path()).await, SeededRng::new(5));
-    let records: Vec<CostRecord> = (1..2_000).map(|number| random(&rng, number)).collect();
-    CostSink::record(&ledger, &records).await.unwrap();
-    let before = ledger.report(&ReportQuery::new(always()).by(By::Day).by(By::Model)).await.unwrap();
-    let file = rusqlite::Connection::open(folder.path()).unwrap();
-    file.execute_batch("DELETE FROM cost_day WHERE model = 'a/x'; UPDATE cost_hour SET known = known + 1").unwrap();
-    ledger.rebuild("UTC").await.unwrap();
-    audit(&ledger).await;
-    let after = ledger.report(&ReportQuery::new(always()).by(By::Day).by(By::Model)).await.unwrap();
-    assert_eq!(after.rows, before.rows);
+    for home in Home::each().await {
+        let (ledger, rng) = (home.ledger().await, SeededRng::new(5));
+        let records: Vec<CostRecord> = (1..2_000).map(|number| random(&rng, number)).collect();
+        CostSink::record(&ledger, &records).await.unwrap();
+        let before = ledger.report(&ReportQuery::new(always()).by(By::Day).by(By::Model)).await.unwrap();
+        home.execute("DELETE FROM cost_day WHERE model = 'a/x'; UPDATE cost_hour SET known = known + 1").await;
+        ledger.rebuild("UTC").await.unwrap();
+        audit(&ledger).await;
+        let after = ledger.report(&ReportQuery::new(always()).by(By::Day).by(By::Model)).await.unwrap();
+        assert_eq!(after.rows, before.rows);
+    }
 }
 
 /// One record an hour from that day on.
@@ -172,6 +173,13 @@ async fn hourly(ledger: &Ledger, hours: u32) {
         })
         .collect();
     CostSink::record(ledger, &page).await.unwrap();
+}
+
+/// A report that each basis can give, by its zone.
+#[cfg(feature = "postgres")]
+pub(super) fn query_by_days() -> ReportQuery {
+    let end = SystemTime::UNIX_EPOCH + OCTOBER + secs(86_400 * 30);
+    ReportQuery::new(always().start..end).by(By::Day).by(By::Model).by(By::Tenant)
 }
 
 async fn days(ledger: &Ledger, zone: &str) -> (Basis, Vec<(String, u64)>) {
@@ -187,92 +195,95 @@ async fn days(ledger: &Ledger, zone: &str) -> (Basis, Vec<(String, u64)>) {
 
 #[tokio::test]
 async fn a_day_is_a_day_of_the_reports_zone_in_autumn_too() {
-    let folder = Folder::new();
-    let ledger = open(&folder.path()).await;
-    hourly(&ledger, 72).await;
-    let day = |day: u32, hours: u64| (format!("2026-10-{day}"), hours);
-    assert_eq!(days(&ledger, "UTC").await, (Basis::Days, vec![day(24, 24), day(25, 24), day(26, 24)]));
-    // Berlin is two hours ahead, and one from the 25th on, which has 25 hours.
-    let berlin = vec![day(24, 22), day(25, 25), day(26, 24), day(27, 1)];
-    assert_eq!(days(&ledger, "Europe/Berlin").await, (Basis::Hours, berlin.clone()));
-    // India is five hours and a half ahead: no sum of whole hours is a day there.
-    let delhi = vec![day(24, 19), day(25, 24), day(26, 24), day(27, 5)];
-    assert_eq!(days(&ledger, "Asia/Kolkata").await, (Basis::Records, delhi));
-    ledger.rebuild("Europe/Berlin").await.unwrap();
-    assert_eq!(days(&ledger, "Europe/Berlin").await, (Basis::Days, berlin));
-    audit(&ledger).await;
-    // What is written from now on falls into days of that zone.
-    let mut late = record(1_000);
-    late.at += secs(22 * 3_600);
-    CostSink::record(&ledger, &[late]).await.unwrap();
-    assert_eq!(days(&ledger, "Europe/Berlin").await.1[1], day(25, 26));
-    assert!(ledger.rebuild("Europe/Atlantis").await.is_err());
+    for home in Home::each().await {
+        let ledger = home.ledger().await;
+        hourly(&ledger, 72).await;
+        let day = |day: u32, hours: u64| (format!("2026-10-{day}"), hours);
+        assert_eq!(days(&ledger, "UTC").await, (Basis::Days, vec![day(24, 24), day(25, 24), day(26, 24)]));
+        // Berlin is two hours ahead, and one from the 25th on, which has 25 hours.
+        let berlin = vec![day(24, 22), day(25, 25), day(26, 24), day(27, 1)];
+        assert_eq!(days(&ledger, "Europe/Berlin").await, (Basis::Hours, berlin.clone()));
+        // India is five hours and a half ahead: no sum of whole hours is a day there.
+        let delhi = vec![day(24, 19), day(25, 24), day(26, 24), day(27, 5)];
+        assert_eq!(days(&ledger, "Asia/Kolkata").await, (Basis::Records, delhi));
+        ledger.rebuild("Europe/Berlin").await.unwrap();
+        assert_eq!(days(&ledger, "Europe/Berlin").await, (Basis::Days, berlin));
+        audit(&ledger).await;
+        // What is written from now on falls into days of that zone.
+        let mut late = record(1_000);
+        late.at += secs(22 * 3_600);
+        CostSink::record(&ledger, &[late]).await.unwrap();
+        assert_eq!(days(&ledger, "Europe/Berlin").await.1[1], day(25, 26));
+        assert!(ledger.rebuild("Europe/Atlantis").await.is_err());
+    }
 }
 
 #[tokio::test]
 async fn both_hours_of_one_name_are_hours() {
-    let folder = Folder::new();
-    let ledger = open(&folder.path()).await;
-    hourly(&ledger, 72).await;
-    let report = ledger.report(&ReportQuery::new(always()).by(By::Hour).zone("Europe/Berlin")).await.unwrap();
-    let labels: Vec<&str> = report.rows.iter().map(|row| &*row.labels[0]).collect();
-    assert_eq!(labels.len(), 72);
-    assert!(labels.contains(&"2026-10-25T02:00+02:00") && labels.contains(&"2026-10-25T02:00+01:00"));
+    for home in Home::each().await {
+        let ledger = home.ledger().await;
+        hourly(&ledger, 72).await;
+        let report = ledger.report(&ReportQuery::new(always()).by(By::Hour).zone("Europe/Berlin")).await.unwrap();
+        let labels: Vec<&str> = report.rows.iter().map(|row| &*row.labels[0]).collect();
+        assert_eq!(labels.len(), 72);
+        assert!(labels.contains(&"2026-10-25T02:00+02:00") && labels.contains(&"2026-10-25T02:00+01:00"));
+    }
 }
 
 #[tokio::test]
 async fn what_is_too_old_goes_and_its_days_stay() {
-    let folder = Folder::new();
-    let store = together_inference::store::Store::open(folder.path()).await.unwrap();
-    let ledger = Ledger::new(&store);
-    let old: Vec<CostRecord> = (1..1_200)
-        .map(|number| {
-            let mut record = record(number);
-            record.at = SystemTime::UNIX_EPOCH + secs(86_400 * 365);
-            record
-        })
-        .collect();
-    CostSink::record(&ledger, &old).await.unwrap();
-    let before = ledger.report(&ReportQuery::new(always())).await.unwrap();
-    // Another ledger on it brings chores of its own, at once.
-    let short = Ledger::keep_records(&store, secs(86_400 * 30));
-    while !short.records(always()).await.unwrap().is_empty() {
-        tokio::task::yield_now().await;
+    for home in Home::each().await {
+        let store = home.store().await;
+        let ledger = Ledger::new(&store);
+        let old: Vec<CostRecord> = (1..1_200)
+            .map(|number| {
+                let mut record = record(number);
+                record.at = SystemTime::UNIX_EPOCH + secs(86_400 * 365);
+                record
+            })
+            .collect();
+        CostSink::record(&ledger, &old).await.unwrap();
+        let before = ledger.report(&ReportQuery::new(always())).await.unwrap();
+        // Another ledger on it brings chores of its own, at once.
+        let short = Ledger::keep_records(&store, secs(86_400 * 30));
+        while !short.records(always()).await.unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let after = short.report(&ReportQuery::new(always())).await.unwrap();
+        assert_eq!((after.basis, after.total, after.complete_since), (Basis::Days, before.total, None));
+        short.rebuild("UTC").await.unwrap();
+        assert_eq!(
+            short.report(&ReportQuery::new(always())).await.unwrap().total,
+            before.total,
+            "nor does a rebuild take them"
+        );
+        let by_tag = short.report(&ReportQuery::new(always()).by(By::Session)).await.unwrap();
+        assert!(by_tag.complete_since.is_some() && by_tag.rows.is_empty(), "what is missing is said");
     }
-    let after = short.report(&ReportQuery::new(always())).await.unwrap();
-    assert_eq!((after.basis, after.total, after.complete_since), (Basis::Days, before.total, None));
-    short.rebuild("UTC").await.unwrap();
-    assert_eq!(
-        short.report(&ReportQuery::new(always())).await.unwrap().total,
-        before.total,
-        "nor does a rebuild take them"
-    );
-    let by_tag = short.report(&ReportQuery::new(always()).by(By::Session)).await.unwrap();
-    assert!(by_tag.complete_since.is_some() && by_tag.rows.is_empty(), "what is missing is said");
 }
 
 #[tokio::test]
 async fn a_lost_attempt_whose_record_comes_after_all_counts_as_what_it_was() {
-    let folder = Folder::new();
-    let ledger = open(&folder.path()).await;
-    let late = record(1);
-    let intent =
-        together_inference::cost::Intent::new(late.clone(), Cost::Unknown { at_most: Usd::from_nanos(9_000_000) });
-    CostSink::intend(&ledger, &intent).await.unwrap();
-    CostSink::flush(&ledger).await.unwrap();
-    // As if this process had been silent for long: another one strikes it out.
-    let file = rusqlite::Connection::open(folder.path()).unwrap();
-    file.execute_batch("PRAGMA busy_timeout = 5000; UPDATE process SET renewed_ms = 0, host = 'elsewhere'").unwrap();
-    let other = open(&folder.path()).await;
-    let lost = loop {
-        match audit(&other).await.pop() {
-            Some(lost) => break lost,
-            None => tokio::task::yield_now().await,
-        }
-    };
-    assert_eq!((lost.ending, lost.cost.charge().nanos()), (Ending::Lost, 9_000_000));
-    CostSink::record(&ledger, std::slice::from_ref(&late)).await.unwrap();
-    assert_eq!(audit(&other).await, std::slice::from_ref(&late));
-    CostSink::record(&ledger, std::slice::from_ref(&late)).await.unwrap();
-    assert_eq!(audit(&other).await, [late], "once");
+    for home in Home::each().await {
+        let ledger = home.ledger().await;
+        let late = record(1);
+        let intent =
+            together_inference::cost::Intent::new(late.clone(), Cost::Unknown { at_most: Usd::from_nanos(9_000_000) });
+        CostSink::intend(&ledger, &intent).await.unwrap();
+        CostSink::flush(&ledger).await.unwrap();
+        // As if this process had been silent for long: another one strikes it out.
+        home.silence_everybody().await;
+        let other = home.ledger().await;
+        let lost = loop {
+            match audit(&other).await.pop() {
+                Some(lost) => break lost,
+                None => tokio::task::yield_now().await,
+            }
+        };
+        assert_eq!((lost.ending, lost.cost.charge().nanos()), (Ending::Lost, 9_000_000));
+        CostSink::record(&ledger, std::slice::from_ref(&late)).await.unwrap();
+        assert_eq!(audit(&other).await, std::slice::from_ref(&late));
+        CostSink::record(&ledger, std::slice::from_ref(&late)).await.unwrap();
+        assert_eq!(audit(&other).await, [late], "once");
+    }
 }

@@ -1,0 +1,132 @@
+//! A ledger's side of a store, whichever it is.
+
+use std::sync::Arc;
+
+#[cfg(feature = "postgres")]
+use super::postgres;
+use super::{Retention, source::Source, zone::Zone};
+#[cfg(feature = "sqlite")]
+use super::{memory::Memory, sqlite};
+#[cfg(feature = "postgres")]
+use crate::store::Postgres;
+#[cfg(feature = "sqlite")]
+use crate::store::Sqlite;
+use crate::{
+    cost::CostRecord,
+    store::{Backend, Durable, Store, StoreError},
+};
+
+#[derive(Debug)]
+pub(super) enum Books {
+    #[cfg(feature = "postgres")]
+    Postgres { postgres: Arc<Postgres>, entries: Arc<postgres::Entries> },
+    #[cfg(feature = "sqlite")]
+    Sqlite { sqlite: Arc<Sqlite>, memory: Arc<Memory> },
+}
+
+impl Books {
+    /// Starts the chores of a ledger that keeps what it has for so long.
+    pub(super) fn open(store: &Store, keep: Retention) -> Self {
+        match store.backend() {
+            #[cfg(feature = "postgres")]
+            Backend::Postgres(postgres) => {
+                let (postgres, entries) = (Arc::clone(postgres), Arc::new(postgres::Entries::of(postgres.process())));
+                postgres.every_ten_seconds(postgres::chore(&entries, keep));
+                Self::Postgres { postgres, entries }
+            }
+            #[cfg(feature = "sqlite")]
+            Backend::Sqlite(sqlite) => {
+                let (sqlite, memory) = (Arc::clone(sqlite), Arc::<Memory>::default());
+                sqlite.every_ten_seconds(sqlite::chore(&memory, keep));
+                Self::Sqlite { sqlite, memory }
+            }
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        match self {
+            #[cfg(feature = "postgres")]
+            Self::Postgres { postgres, .. } => postgres.name(),
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite { sqlite, .. } => sqlite.name(),
+        }
+    }
+
+    /// Writes that an attempt is about to be made, on the disk.
+    pub(super) async fn intend(&self, record: &CostRecord) -> Result<(), StoreError> {
+        let record = record.clone();
+        match self {
+            #[cfg(feature = "postgres")]
+            Self::Postgres { postgres, entries } => {
+                postgres.write(entries, postgres::Entry::intent(record), Durable::Now).await
+            }
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite { sqlite, memory } => {
+                let (known, process) = (Arc::clone(memory), sqlite.process());
+                let job = move |connection: &_| sqlite::intend(connection, &record, &known, process);
+                sqlite.write(Durable::Now, job).await.inspect_err(|_| memory.forget())
+            }
+        }
+    }
+
+    /// Hands the same over without waiting; `false` if too much waits already.
+    pub(super) fn intend_later(&self, record: &CostRecord) -> bool {
+        let record = record.clone();
+        match self {
+            #[cfg(feature = "postgres")]
+            Self::Postgres { postgres, entries } => postgres.write_later(entries, postgres::Entry::intent(record)),
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite { sqlite, memory } => {
+                let (memory, process) = (Arc::clone(memory), sqlite.process());
+                let job = move |connection: &_| sqlite::intend(connection, &record, &memory, process);
+                sqlite.write_later(Durable::Soon, job)
+            }
+        }
+    }
+
+    /// Writes records that ended, each once.
+    pub(super) async fn settle(&self, page: &[CostRecord], durable: Durable) -> Result<(), StoreError> {
+        match self {
+            #[cfg(feature = "postgres")]
+            Self::Postgres { postgres, entries } => postgres.write(entries, postgres::Entry::page(page), durable).await,
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite { sqlite, memory } => {
+                let (page, known) = (page.to_vec(), Arc::clone(memory));
+                let written = sqlite.write(durable, move |connection| sqlite::settle(connection, &page, &known));
+                written.await.inspect_err(|_| memory.forget())
+            }
+        }
+    }
+
+    pub(super) async fn rebuild(&self, zone: Zone) -> Result<(), StoreError> {
+        match self {
+            #[cfg(feature = "postgres")]
+            Self::Postgres { postgres, .. } => {
+                postgres.write_apart(move |connection| postgres::rebuild(connection, zone)).await
+            }
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite { sqlite, .. } => {
+                sqlite.write(Durable::Now, move |connection| sqlite::rebuild(connection, &zone)).await
+            }
+        }
+    }
+
+    /// Reads on a thread for blocking work.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&dyn Source) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        match self {
+            #[cfg(feature = "postgres")]
+            Self::Postgres { postgres, .. } => {
+                let name: Box<str> = postgres.name().into();
+                postgres.read(move |connection| job(&postgres::Reader { connection, name: &name })).await
+            }
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite { sqlite, .. } => {
+                let name: Box<str> = sqlite.name().into();
+                sqlite.read(move |connection| job(&sqlite::Reader { connection, name: &name })).await
+            }
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! A server instead of a file: what it may be, that it goes away and comes back, and that many share it.
+
+use std::sync::Arc;
+
+use together_inference::{
+    Cost, Usd,
+    cost::{CostRecord, CostSink, Durability, Ending, Intent, Ledger},
+    store::{Store, StoreError, StoreErrorKind},
+    testing::Together,
+    types::SeededRng,
+};
+
+use super::{
+    audit, muse, open, secs,
+    server::{Database, Server},
+    service, sums,
+    sums::record,
+};
+
+async fn refused(database: &Database) -> StoreError {
+    Store::connect(&database.url()).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn what_is_not_a_store_is_refused_by_name_and_without_its_password() {
+    let database = Database::new().await;
+    let client = database.client().await;
+    client.batch_execute("CREATE SCHEMA together_inference; CREATE TABLE cost_record (mine TEXT)").await.unwrap();
+    let error = refused(&database).await;
+    assert_eq!(error.kind(), StoreErrorKind::Foreign, "{error}");
+    client.batch_execute("CREATE TABLE setting (mine TEXT)").await.unwrap();
+    assert_eq!(refused(&database).await.kind(), StoreErrorKind::Foreign);
+    assert!(!format!("{error} {error:?}").contains("secret"), "{error:?}");
+
+    let nowhere = Store::connect(&format!("{}_none", database.url())).await.unwrap_err();
+    assert_eq!(nowhere.kind(), StoreErrorKind::Unreachable, "{nowhere}");
+    let url = "postgres://me:secret@127.0.0.1:1/costs";
+    let error = Store::connect(url).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Unreachable);
+    assert!(!format!("{error} {error:?}").contains("secret"), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_store_of_a_newer_crate_is_refused_and_one_of_an_older_crate_is_brought_up_to_date() {
+    let database = Database::new().await;
+    let ledger = open(&database.url()).await;
+    let client = database.client().await;
+    client.batch_execute("UPDATE setting SET value = '99' WHERE name = 'version'").await.unwrap();
+    let error = refused(&database).await;
+    assert_eq!(error.kind(), StoreErrorKind::Newer);
+    assert!(error.to_string().contains("its version is 99"), "{error}");
+    let error = CostSink::record(&ledger, &[record(1)]).await.unwrap_err();
+    assert!(error.to_string().contains("newer version of this crate"), "{error}");
+
+    // As the first version left it: without a ledger.
+    let database = Database::new().await;
+    let client = database.client().await;
+    client.batch_execute("CREATE SCHEMA together_inference").await.unwrap();
+    client.batch_execute(include_str!("../../../src/store/migrations/postgres/001_processes.sql")).await.unwrap();
+    client.batch_execute("INSERT INTO setting VALUES ('version', '1')").await.unwrap();
+    assert!(audit(&open(&database.url()).await).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_server_that_can_only_be_read_says_so() {
+    let database = Database::new().await;
+    drop(open(&database.url()).await);
+    let url = format!("{}?options=-c%20default_transaction_read_only=on", database.url());
+    let error = Store::connect(&url).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::ReadOnly);
+    assert!(error.to_string().contains("cannot be written"), "{error}");
+}
+
+#[tokio::test]
+async fn a_connection_is_encrypted_and_its_server_is_known() {
+    let server = Server::start().await;
+    let (roots, database) = (server.secure().await, server.database().await);
+    let url = database.url().replace("127.0.0.1", "localhost");
+    let ledger = open(&format!("{url}?sslmode=verify-full&sslrootcert={roots}")).await;
+    CostSink::record(&ledger, &[record(1)]).await.unwrap();
+    assert_eq!(audit(&ledger).await, [record(1)]);
+    let client = database.client().await;
+    let encrypted = "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)
+         WHERE ssl AND application_name = 'together-inference'";
+    assert!(client.query_one(encrypted, &[]).await.unwrap().get::<_, i64>(0) >= 1);
+    for distrusted in
+        [format!("{url}?sslmode=require"), format!("{}?sslmode=require&sslrootcert={roots}", database.url())]
+    {
+        let error = Store::connect(&distrusted).await.unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::Unreachable, "{error}");
+        assert!(error.to_string().contains("certificate"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn many_may_make_the_store_at_the_same_time() {
+    let database = Database::new().await;
+    let url = database.url();
+    let opened = futures_util::future::join_all((0..8).map(|_| open(&url))).await;
+    assert!(audit(&opened[7]).await.is_empty());
+}
+
+#[tokio::test]
+async fn what_a_text_has_no_room_for_is_replaced_and_nothing_else_is_lost() {
+    let database = Database::new().await;
+    let ledger = open(&database.url()).await;
+    let mut odd = record(1);
+    (odd.tenant, odd.session) = (Some("a\0b".into()), Some("s\0".into()));
+    odd.tags = vec![("t\0".into(), "v\0".into())];
+    CostSink::record(&ledger, &[odd.clone(), record(2)]).await.unwrap();
+    let kept = audit(&ledger).await;
+    (odd.tenant, odd.session) = (Some("a\u{fffd}b".into()), Some("s\u{fffd}".into()));
+    assert_eq!(kept, [odd, record(2)]);
+}
+
+fn intent(number: u128) -> Intent {
+    Intent::new(record(number), Cost::Unknown { at_most: Usd::from_nanos(9_000_000) })
+}
+
+#[tokio::test]
+async fn what_a_process_left_is_taken_over_once_by_many_at_the_same_time() {
+    let database = Database::new().await;
+    let client = database.client().await;
+    {
+        let ledger = open(&database.url()).await.durability(Durability::Strict);
+        let intents: Vec<Intent> = (1..=1_300).map(intent).collect();
+        futures_util::future::join_all(intents.iter().map(|intent| CostSink::intend(&ledger, intent))).await;
+        assert!(audit(&ledger).await.is_empty(), "what is open is no record");
+    }
+    let others = futures_util::future::join_all((0..8).map(|_| async { open(&database.url()).await })).await;
+    let open = "SELECT count(*) FROM cost_record WHERE open_by IS NOT NULL";
+    while client.query_one(open, &[]).await.unwrap().get::<_, i64>(0) > 0 {
+        tokio::task::yield_now().await;
+    }
+    let lost = audit(&others[3]).await;
+    assert_eq!(lost.len(), 1_300);
+    assert!(lost.iter().all(|lost| lost.ending == Ending::Lost));
+    assert_eq!(sums(&lost).unknown, Usd::from_nanos(1_300 * 9_000_000));
+}
+
+#[tokio::test]
+async fn a_process_that_lives_keeps_what_is_open_even_after_a_restart() {
+    let server = Server::start().await;
+    let database = server.database().await;
+    let ledger = open(&database.url()).await;
+    CostSink::intend(&ledger, &intent(1)).await.unwrap();
+    CostSink::flush(&ledger).await.unwrap();
+    server.crash();
+    // Nobody holds a lock now; another one that comes first must not take that for an end.
+    let other = open(&database.url()).await;
+    assert!(audit(&other).await.is_empty());
+    CostSink::record(&ledger, &[record(1)]).await.unwrap();
+    assert_eq!(audit(&other).await, [record(1)]);
+}
+
+#[tokio::test]
+async fn a_lock_that_is_free_is_an_end_at_once() {
+    let database = Database::new().await;
+    let ledger = open(&database.url()).await;
+    CostSink::intend(&ledger, &intent(1)).await.unwrap();
+    CostSink::flush(&ledger).await.unwrap();
+    let other = open(&database.url()).await;
+    assert!(audit(&other).await.is_empty(), "its lock is held");
+    // As if it had ended a moment ago: its row is fresh, its connection gone.
+    let client = database.client().await;
+    client.batch_execute("UPDATE process SET id = -id").await.unwrap();
+    client.batch_execute("UPDATE cost_record SET open_by = -open_by").await.unwrap();
+    let third = open(&database.url()).await;
+    assert_eq!(audit(&third).await[0].ending, Ending::Lost);
+}
+
+#[tokio::test]
+async fn a_server_that_crashes_in_the_middle_of_it_loses_and_doubles_nothing() {
+    let server = Arc::new(Server::start().await);
+    let database = server.database().await;
+    let (ledger, together) = (open(&database.url()).await, Together::new());
+    let service = service(&together, |builder| builder.cost_sink(ledger.clone()));
+    let mut made = 0;
+    for _ in 0..5 {
+        let crashing = Arc::clone(&server);
+        let crash = tokio::task::spawn_blocking(move || crashing.crash());
+        while !crash.is_finished() {
+            service.complete(muse(format!("question {made}"))).await.unwrap();
+            made += 1;
+            // The recorder and the connection want their turn, too.
+            tokio::task::yield_now().await;
+        }
+        crash.await.unwrap();
+    }
+    service.shutdown(secs(30)).await;
+    let records = audit(&ledger).await;
+    assert!(made > 50, "{made} calls were made meanwhile");
+    assert_eq!(records.len(), made);
+    assert_eq!(sums(&records).known.nanos(), together.bill().nano_usd);
+    assert_eq!(service.health().records_lost, 0);
+}
+
+#[tokio::test]
+async fn while_the_server_is_away_only_what_is_strict_is_refused() {
+    let server = Server::start().await;
+    let database = server.database().await;
+    let store = Store::connect(&database.url()).await.unwrap();
+    let (standard, strict) = (Ledger::new(&store), Ledger::new(&store).durability(Durability::Strict));
+    server.stop();
+    CostSink::intend(&standard, &intent(1)).await.unwrap();
+    let waiting = tokio::spawn({
+        let standard = standard.clone();
+        async move { CostSink::record(&standard, &[record(1), record(2)]).await }
+    });
+    let error = CostSink::intend(&strict, &intent(3)).await.unwrap_err();
+    assert!(error.to_string().contains("cannot be reached"), "{error}");
+    assert!(!waiting.is_finished());
+    server.run();
+    waiting.await.unwrap().unwrap();
+    assert_eq!(audit(&standard).await, [record(1), record(2)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_writers_of_the_same_sums_do_not_stop_each_other() {
+    let database = Database::new().await;
+    let url: Arc<str> = database.url().into();
+    let tasks: Vec<_> = (0..8_u128)
+        .map(|writer| {
+            let url = Arc::clone(&url);
+            tokio::spawn(async move {
+                let (ledger, rng) = (open(&url).await, SeededRng::new(writer as u64));
+                for page in 0..25 {
+                    let first = 1 + writer * 1_000_000 + page * 40;
+                    let mut records: Vec<CostRecord> =
+                        (0..40).map(|number| sums::random(&rng, first + number)).collect();
+                    // All of them write some of the same.
+                    records.extend((0..5).map(|number| record(99_000_000 + page * 5 + number)));
+                    CostSink::record(&ledger, &records).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert_eq!(audit(&open(&url).await).await.len(), 8 * 25 * 40 + 25 * 5);
+}
+
+/// What things cost, for the closing note: `cargo test --release ... -- --ignored figures --nocapture`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "it measures"]
+async fn figures() {
+    let server = Server::start().await;
+    server.durable().await;
+    let database = server.database().await;
+    let ledger = open(&database.url()).await;
+    let rng = SeededRng::new(1);
+    let mut next = 1;
+    let mut page = |size: u128| -> Vec<CostRecord> {
+        next += size;
+        (next - size..next).map(|number| sums::random(&rng, number)).collect()
+    };
+    CostSink::record(&ledger, &page(1_000)).await.unwrap();
+    for _ in 0..3 {
+        let (records, cpu, start) = (page(1_000), cpu_time::ProcessTime::now(), std::time::Instant::now());
+        CostSink::record(&ledger, &records).await.unwrap();
+        println!("1,000 records: {:?} wall, {:?} CPU of the client", start.elapsed(), cpu.elapsed());
+    }
+    let strict = ledger.clone().durability(Durability::Strict);
+    let mut waits = Vec::new();
+    for _ in 0..60 {
+        let intents: Vec<Intent> = page(64).into_iter().map(|record| Intent::new(record, Cost::Unpriced)).collect();
+        let timed = intents.iter().map(|intent| async {
+            let start = std::time::Instant::now();
+            CostSink::intend(&strict, intent).await.unwrap();
+            start.elapsed()
+        });
+        waits.extend(futures_util::future::join_all(timed).await);
+    }
+    waits.sort();
+    println!("strict intents x64: p50 {:?}, p99 {:?}", waits[waits.len() / 2], waits[waits.len() * 99 / 100]);
+    let many = std::env::var("RECORDS").map_or(100_000, |many| many.parse().unwrap());
+    let start = std::time::Instant::now();
+    for _ in 0..many / 1_000 {
+        CostSink::record(&ledger, &page(1_000)).await.unwrap();
+    }
+    println!("{many} records: {:?}", start.elapsed());
+    for (name, query) in [
+        ("days", sums::query_by_days()),
+        ("hours", sums::query_by_days().zone("Europe/Berlin")),
+        ("records", sums::query_by_days().zone("Asia/Kolkata")),
+    ] {
+        let start = std::time::Instant::now();
+        let report = ledger.report(&query).await.unwrap();
+        println!("report by {name} ({:?}): {:?}, {} rows", report.basis, start.elapsed(), report.rows.len());
+    }
+    println!("{} bytes", ledger_size(&database).await);
+}
+
+async fn ledger_size(database: &Database) -> i64 {
+    database.client().await.query_one("SELECT pg_total_relation_size('cost_record')", &[]).await.unwrap().get(0)
+}
