@@ -313,7 +313,7 @@ impl Thread {
         let session = self.connected().await?;
         let written = AssertUnwindSafe(write_in(session, group)).catch_unwind().await;
         let panicked = |_| StoreError::new(StoreErrorKind::Other, session.name(), "a write panicked");
-        let written = written.map_err(panicked).flatten();
+        let written = written.map_err(panicked).and_then(|written| written);
         if let Err(error) = &written {
             group.iter().for_each(|batch| batch.forget());
             self.undo(error).await;

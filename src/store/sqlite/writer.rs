@@ -309,11 +309,14 @@ impl Thread {
             self.flushes = Some(flushes);
         }
         self.execute("BEGIN IMMEDIATE")?;
-        match is_current(&self.connection) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(StoreError::new(StoreErrorKind::Newer, &self.name, "since this process opened it")),
-            Err(error) => Err(error_of(&self.name, error)),
-        }
+        let error = match is_current(&self.connection) {
+            Ok(true) => return Ok(()),
+            Ok(false) => StoreError::new(StoreErrorKind::Newer, &self.name, "since this process opened it"),
+            Err(error) => error_of(&self.name, error),
+        };
+        // What did not begin must not be open when the next one does.
+        self.roll_back();
+        Err(error)
     }
 
     fn run_job(&self, work: &mut dyn Work, is_alone: bool) -> Result<(), StoreError> {
