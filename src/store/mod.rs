@@ -2,8 +2,8 @@
 //! (PostgreSQL).
 //!
 //! A [`Store`] holds the ledger of costs. It is opened once, cloned cheaply, and given to the builder of the service.
-//! Its tables are made and brought up to date when it is opened, forward only; a store that a newer version of the crate
-//! has written is refused, not guessed at.
+//! Its tables are made and brought up to date when it is opened, forward only; a store that a newer version of the
+//! crate has written is refused, not guessed at.
 //!
 //! | | [`open`](Store::open), feature `sqlite` | [`connect`](Store::connect), feature `postgres` |
 //! |---|---|---|
@@ -14,13 +14,13 @@
 //!
 //! # Why not a connection of the application's own
 //!
-//! The ledger must know when its records are on the disk. A connection that somebody else keeps in a transaction, or that
-//! was opened with other settings, cannot tell. The tables are ordinary ones: read them with whatever you like.
+//! The ledger must know when its records are on the disk. A connection that somebody else keeps in a transaction, or
+//! that was opened with other settings, cannot tell. The tables are ordinary ones: read them with whatever you like.
 //!
 //! # Many processes
 //!
-//! Several processes may use one store. Each says every ten seconds that it lives; what a process had begun that has been
-//! silent for thirty, or that is known to have ended, is taken over by the others.
+//! Several processes may use one store. Each says every ten seconds that it lives; what a process had begun that has
+//! been silent for thirty, or that is known to have ended, is taken over by the others.
 
 mod error;
 #[cfg(feature = "testing")]
@@ -105,8 +105,8 @@ pub struct StoreOptions {
 
 #[cfg(feature = "sqlite")]
 impl StoreOptions {
-    /// Bounds the file: beyond it the store says [`StoreErrorKind::Full`] instead of filling the disk. Not bounded unless
-    /// set.
+    /// Bounds the file: beyond it the store says [`StoreErrorKind::Full`] instead of filling the disk. Not bounded
+    /// unless set.
     #[must_use]
     pub const fn max_bytes(mut self, bytes: u64) -> Self {
         self.max_bytes = Some(bytes);
@@ -115,13 +115,14 @@ impl StoreOptions {
 }
 
 impl Store {
-    /// Connects to a database of a PostgreSQL server (13 or later), and makes the schema `together_inference` in it or brings
-    /// it up to date: `postgres://user:password@host:5432/database`, with the settings of libpq that are known, such as
+    /// Connects to a database of a PostgreSQL server (13 or later), and makes the schema `together_inference` in it
+    /// or brings it up to date: `postgres://user:password@host:5432/database`, with the settings of libpq that are
+    /// known, such as
     /// `connect_timeout` (seconds, five unless set) and several hosts with `target_session_attrs=read-write`.
     ///
-    /// Connections leave this machine over TLS alone, with certificates that are verified as the system trusts them, or by
-    /// the file that `sslrootcert` names; `sslmode=disable` is for networks of one's own. Connect to the server itself, or
-    /// through a pooler by session.
+    /// Connections leave this machine over TLS alone, with certificates that are verified as the system trusts them,
+    /// or by the file that `sslrootcert` names; `sslmode=disable` is for networks of one's own. Connect to the server
+    /// itself, or through a pooler by session.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -136,8 +137,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError`]: the address cannot be read, the server cannot be reached or written, or the schema belongs to another
-    /// program or a newer version of this crate.
+    /// [`StoreError`]: the address cannot be read, the server cannot be reached or written, or the schema belongs to
+    /// another program or a newer version of this crate.
     #[cfg(feature = "postgres")]
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
         Ok(Self(Backend::Postgres(Arc::new(Postgres::connect(url).await?))))
@@ -147,7 +148,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError`]: the file cannot be opened or written, belongs to another program or a newer version of this crate.
+    /// [`StoreError`]: the file cannot be opened or written, belongs to another program or a newer version of this
+    /// crate.
     #[cfg(feature = "sqlite")]
     pub async fn open(path: impl Into<PathBuf>) -> Result<Self, StoreError> {
         Self::open_with(path, StoreOptions::default()).await
