@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | for | one machine | many machines |
 //! | its tables are | the file's | in the schema `together_inference` of a database |
-//! | an answer means | the operating system has it, the disk within a second; `Strict`: the disk has it | the server's disk has it |
+//! | an answer means | a crash does not undo it, a loss of power for a second; `Strict`: nor does that | the disk has it |
 //! | while it is away | writes fail | writes wait, and are repeated; `Strict` fails after five seconds |
 //!
 //! # Why not a connection of the application's own
