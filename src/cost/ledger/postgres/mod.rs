@@ -230,7 +230,8 @@ fn add_to(table: &str) -> String {
     )
 }
 
-/// Adds what changed to the sums that are there: in the order of the keys, so that no two processes wait for each other.
+/// Adds what changed to the sums that are there: in the order of the keys, so that no two processes wait for each
+/// other.
 async fn add(session: &Session, rollups: &Rollups) -> Result<()> {
     futures_util::try_join!(
         add_folded(session, &ADD_HOUR, rollups.hours()),
@@ -309,8 +310,8 @@ static RECOVER: LazyLock<String> = LazyLock::new(|| {
 });
 
 impl Chores {
-    /// Closes attempts of processes that have ended, at their upper bound: `true` if there are more. What another process
-    /// is taking over is left to it.
+    /// Closes attempts of processes that have ended, at their upper bound: `true` if there are more. What another
+    /// process is taking over is left to it.
     async fn recover(&self, session: &Session) -> Result<bool> {
         let mut rollups = Rollups::of(self.entries.zone(session).await?);
         let lost = session.query(&RECOVER, &[]).await?;
