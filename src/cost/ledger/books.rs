@@ -106,7 +106,7 @@ impl Books {
             }
             #[cfg(feature = "sqlite")]
             Self::Sqlite { sqlite, .. } => {
-                sqlite.write(Durable::Now, move |connection| sqlite::rebuild(connection, &zone)).await
+                sqlite.write(Durable::Now, move |connection| sqlite::rebuild(connection, zone)).await
             }
         }
     }

@@ -20,6 +20,7 @@
 //! A month of a million records takes seconds to add up, from the sums of its days milliseconds. Sums alone could not be
 //! checked. They are written in one transaction and can be [made anew](Ledger::rebuild) from the records.
 
+mod anew;
 mod books;
 mod export;
 mod memory;
@@ -216,8 +217,9 @@ impl Ledger {
     }
 
     /// Makes the sums of hours and days anew from the records, with days that begin in this time zone (its name in the
-    /// IANA's database; UTC is a new store's). Sums of days whose records are gone stay as they are. Nothing is written
-    /// meanwhile, which takes about five seconds for a million records.
+    /// IANA's database; UTC is a new store's). Where the records are gone, days come from the sums of hours; where those are
+    /// gone too, they stay as they are, and a report that reaches back to them [says so](Report::complete_since). Nothing
+    /// is written meanwhile, which takes about five seconds for a million records.
     ///
     /// # Errors
     ///

@@ -5,6 +5,7 @@ use std::sync::{Arc, LazyLock};
 use rusqlite::{Connection, OptionalExtension, Row as SqlRow, params, types::Type};
 
 use super::{
+    anew,
     memory::Memory,
     rollups::{CHUNK, COLUMN_NAMES, HOURS_PRUNED, PRUNED, Rollups, ZONE, columns_to_read},
     row::Row,
@@ -277,19 +278,13 @@ fn add(connection: &Connection, rollups: &Rollups) -> Result<()> {
     Ok(())
 }
 
-/// Makes the sums anew from the records that are there, in this zone. What is older than they are stays as it is.
-pub(super) fn rebuild(connection: &Connection, zone: &Zone) -> Result<()> {
-    let pruned = setting(connection, PRUNED)?.and_then(|since| since.parse().ok());
-    let mut rollups = Rollups::anew(zone.clone(), pruned);
-    let (hour, day) = rollups.from();
-    connection.execute("DELETE FROM cost_hour WHERE bucket >= ?1", [hour])?;
-    connection.execute("DELETE FROM cost_day WHERE bucket >= ?1", [day])?;
-    set(connection, ZONE, zone.name())?;
-    each::<rusqlite::Error>(connection, Order::Written, (pruned.unwrap_or(i64::MIN), i64::MAX), |record| {
-        rollups.add(&record);
-        Ok(())
-    })?;
-    add(connection, &rollups)
+/// Makes the sums anew, in this zone.
+pub(super) fn rebuild(connection: &Connection, zone: Zone) -> Result<()> {
+    let anew = anew::of(&Reader { connection, name: "" }, zone).map_err(|error| unreadable(0, error.into()))?;
+    connection.execute("DELETE FROM cost_hour WHERE bucket >= ?1", [anew.from.0])?;
+    connection.execute("DELETE FROM cost_day WHERE bucket >= ?1", [anew.from.1])?;
+    anew.settings.iter().try_for_each(|(name, value)| set(connection, name, value))?;
+    add(connection, &anew.sums)
 }
 
 /// Starts the chores of a ledger: takes over what others left, deletes what is too old.

@@ -12,6 +12,7 @@ mod postgres;
 #[cfg(feature = "postgres")]
 mod server;
 mod sums;
+mod zones;
 
 use std::time::SystemTime;
 

@@ -16,10 +16,9 @@ use self::{
     rows::{COLUMNS_OF, Column, Rows, cleaned},
 };
 use super::{
-    Retention,
+    Retention, anew,
     memory::Memory,
     rollups::{CHUNK, COLUMN_NAMES, HOURS_PRUNED, PRUNED, Rollups, ZONE, columns_to_read},
-    source::{Order, Source},
     sums::{COLUMNS, Folded, NAMES},
     zone::{Zone, hour_of},
 };
@@ -258,24 +257,18 @@ async fn add_folded(session: &Session, sql: &str, folded: &Folded) -> Result<()>
     session.execute(sql, &values).await.map(drop)
 }
 
-/// Makes the sums anew from the records that are there, in this zone. What is older than they are stays as it is.
+/// Makes the sums anew, in this zone.
 pub(super) fn rebuild(connection: &Blocking, zone: Zone) -> Result<()> {
     // Those who write hold a lock that this one waits for, and see what is set here.
     connection.run("LOCK TABLE cost_day, cost_hour IN SHARE ROW EXCLUSIVE MODE")?;
     let session = connection.session();
-    let pruned = connection.wait(setting(session, PRUNED))?.and_then(|since| since.parse().ok());
-    let name: Box<str> = zone.name().into();
-    let mut rollups = Rollups::anew(zone, pruned);
-    let (hour, day) = rollups.from();
-    connection.wait(session.execute("DELETE FROM cost_hour WHERE bucket >= $1", &[&hour]))?;
-    connection.wait(session.execute("DELETE FROM cost_day WHERE bucket >= $1", &[&day]))?;
-    connection.wait(set(session, ZONE, &name))?;
-    let reader = Reader { connection, name: "" };
-    reader.each(Order::Written, (pruned.unwrap_or(i64::MIN), i64::MAX), &mut |record| {
-        rollups.add(&record);
-        Ok(())
-    })?;
-    connection.wait(add(session, &rollups))
+    let anew = anew::of(&Reader { connection, name: session.name() }, zone)?;
+    connection.wait(session.execute("DELETE FROM cost_hour WHERE bucket >= $1", &[&anew.from.0]))?;
+    connection.wait(session.execute("DELETE FROM cost_day WHERE bucket >= $1", &[&anew.from.1]))?;
+    for (name, value) in &anew.settings {
+        connection.wait(set(session, name, value))?;
+    }
+    connection.wait(add(session, &anew.sums))
 }
 
 /// Takes over what others left, deletes what is too old.
