@@ -116,7 +116,7 @@ fn basis(query: &ReportQuery, zone: &Zone, own: &str, (from, until): (i64, i64))
 
 /// The same, where the sums of days are not.
 fn without_days(query: &ReportQuery, zone: &Zone, (from, until): (i64, i64)) -> Basis {
-    let by_days = query.by.iter().any(|by| matches!(by, By::Day | By::Month));
+    let by_days = query.by.iter().any(|by| matches!(by, By::Hour | By::Day | By::Month));
     let fits = !by_days || zone.has_whole_hours(from, until);
     if is_whole_hour(from) && is_whole_hour(until) && fits { Basis::Hours } else { Basis::Records }
 }

@@ -97,3 +97,21 @@ async fn where_the_sums_of_hours_are_gone_too_nothing_is_lost_and_the_report_say
         }
     }
 }
+
+#[tokio::test]
+async fn hours_that_are_not_whole_come_from_records() {
+    for home in Home::each().await {
+        let ledger = home.ledger().await;
+        let mut early = record(1);
+        early.at = SystemTime::UNIX_EPOCH + secs(1_792_800_000 + 20 * 60);
+        let mut late = record(2);
+        late.at = early.at + secs(20 * 60);
+        CostSink::record(&ledger, &[early, late]).await.unwrap();
+        let query = ReportQuery::new(always()).by(By::Hour);
+        let report = ledger.report(&query.clone().zone("Asia/Kolkata")).await.unwrap();
+        let rows: Vec<_> = report.rows.iter().map(|row| (&*row.labels[0], row.sums.attempts)).collect();
+        assert_eq!(report.basis, Basis::Records);
+        assert_eq!(rows, [("2026-10-24T05:00+05:30", 1), ("2026-10-24T06:00+05:30", 1)]);
+        assert_eq!(ledger.report(&query).await.unwrap().basis, Basis::Hours);
+    }
+}
