@@ -7,6 +7,7 @@ mod crash;
 #[cfg(feature = "sqlite")]
 mod files;
 mod home;
+mod keeping;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "postgres")]

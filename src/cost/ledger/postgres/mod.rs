@@ -5,7 +5,7 @@ mod rows;
 
 use std::{
     collections::HashSet,
-    sync::{Arc, LazyLock},
+    sync::{Arc, LazyLock, Weak},
 };
 
 use async_trait::async_trait;
@@ -16,7 +16,8 @@ use self::{
     rows::{COLUMNS_OF, Column, Rows, cleaned},
 };
 use super::{
-    Retention, anew,
+    anew,
+    keeping::{Cut, KEPT, Keeping},
     memory::Memory,
     rollups::{CHUNK, COLUMN_NAMES, HOURS_PRUNED, PRUNED, Rollups, ZONE, columns_to_read},
     sums::{COLUMNS, Folded, NAMES},
@@ -274,20 +275,22 @@ pub(super) fn rebuild(connection: &Blocking, zone: Zone) -> Result<()> {
 /// Takes over what others left, deletes what is too old.
 struct Chores {
     entries: Arc<Entries>,
-    keep: Retention,
+    keeping: Weak<Keeping>,
 }
 
-/// Starts the chores of a ledger.
-pub(super) fn chore(entries: &Arc<Entries>, keep: Retention) -> Box<dyn PostgresChore> {
-    Box::new(Chores { entries: Arc::clone(entries), keep })
+/// The chores of ledgers, until the last of them is gone.
+pub(super) fn chore(entries: &Arc<Entries>, keeping: &Arc<Keeping>) -> Box<dyn PostgresChore> {
+    Box::new(Chores { entries: Arc::clone(entries), keeping: Arc::downgrade(keeping) })
 }
 
 #[async_trait]
 impl PostgresChore for Chores {
-    async fn turn(&mut self, session: &Session) -> Result<bool> {
+    async fn turn(&mut self, session: &Session) -> Result<Option<bool>> {
+        let Some(keeping) = self.keeping.upgrade() else { return Ok(None) };
         let recovered = self.recover(session).await?;
-        let pruned = self.prune(session).await?;
-        Ok(recovered || pruned)
+        let cut = keeping.cut(setting(session, KEPT).await?.as_deref());
+        let pruned = prune(session, cut).await?;
+        Ok(Some(recovered || pruned))
     }
 }
 
@@ -317,26 +320,31 @@ impl Chores {
         }
         Ok(lost.len() == CHUNK)
     }
+}
 
-    /// Deletes what is older than it is kept: `true` if there is more.
-    async fn prune(&self, session: &Session) -> Result<bool> {
-        let (records_before, hours_before) = self.keep.cut_now();
-        let sql = format!(
-            "DELETE FROM cost_record WHERE id IN (
-                 SELECT id FROM cost_record WHERE at < $1 AND open_by IS NULL ORDER BY at LIMIT {CHUNK}
-                 FOR UPDATE SKIP LOCKED)"
-        );
-        let records = session.execute(&sql, &[&records_before]).await?;
-        let sql = "DELETE FROM cost_hour WHERE (bucket, upstream, model, tenant, task, priority) IN (
-                SELECT bucket, upstream, model, tenant, task, priority FROM cost_hour WHERE bucket < $1
-                ORDER BY bucket FOR UPDATE SKIP LOCKED)";
-        let hours = session.execute(sql, &[&hour_of(hours_before)]).await?;
-        // Last, and in one order: what is set stays locked until the end.
-        for (name, gone, before) in [(HOURS_PRUNED, hours, hours_before), (PRUNED, records, records_before)] {
-            if gone > 0 {
-                set(session, name, &before.to_string()).await?;
-            }
+/// Deletes what is older than it is kept: `true` if there is more.
+async fn prune(session: &Session, cut: Cut) -> Result<bool> {
+    let (records_before, hours_before) = cut.before;
+    let sql = format!(
+        "DELETE FROM cost_record WHERE id IN (
+             SELECT id FROM cost_record WHERE at < $1 AND open_by IS NULL ORDER BY at LIMIT {CHUNK}
+             FOR UPDATE SKIP LOCKED)"
+    );
+    let records = session.execute(&sql, &[&records_before]).await?;
+    let sql = "DELETE FROM cost_hour WHERE (bucket, upstream, model, tenant, task, priority) IN (
+            SELECT bucket, upstream, model, tenant, task, priority FROM cost_hour WHERE bucket < $1
+            ORDER BY bucket FOR UPDATE SKIP LOCKED)";
+    let hours = session.execute(sql, &[&hour_of(hours_before)]).await?;
+    // Last, and in one order: what is set stays locked until the end.
+    for (name, gone, before) in [(HOURS_PRUNED, hours, hours_before), (PRUNED, records, records_before)] {
+        if gone > 0 {
+            // What is gone stays gone, even if it is kept for longer now.
+            let there = setting(session, name).await?.and_then(|gone| gone.parse().ok());
+            set(session, name, &before.max(there.unwrap_or(i64::MIN)).to_string()).await?;
         }
-        Ok(records == CHUNK as u64)
     }
+    if let Some(told) = cut.told {
+        set(session, KEPT, &told.to_string()).await?;
+    }
+    Ok(records == CHUNK as u64)
 }
