@@ -32,6 +32,8 @@ mod failpoint;
 mod postgres;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod slot;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 

@@ -1,13 +1,16 @@
 //! A ledger's side of a store, whichever it is.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 #[cfg(feature = "postgres")]
 use super::postgres;
-use super::{Retention, source::Source, zone::Zone};
+use super::{keeping::Keeping, source::Source, zone::Zone};
 #[cfg(feature = "sqlite")]
 use super::{memory::Memory, sqlite};
 #[cfg(feature = "postgres")]
@@ -23,26 +26,34 @@ use crate::{
 #[derive(Debug)]
 pub(super) enum Books {
     #[cfg(feature = "postgres")]
-    Postgres { postgres: Arc<Postgres>, entries: Arc<postgres::Entries> },
+    Postgres { postgres: Arc<Postgres>, entries: Arc<postgres::Entries>, _keeping: Arc<Keeping> },
     #[cfg(feature = "sqlite")]
-    Sqlite { sqlite: Arc<Sqlite>, memory: Arc<Memory> },
+    Sqlite { sqlite: Arc<Sqlite>, memory: Arc<Memory>, _keeping: Arc<Keeping> },
 }
 
 impl Books {
-    /// Starts the chores of a ledger that keeps what it has for so long.
-    pub(super) fn open(store: &Store, keep: Retention) -> Self {
+    /// Starts the chores of a store, unless another ledger of it has.
+    pub(super) fn open(store: &Store, keep: Option<Duration>) -> Self {
         match store.backend() {
             #[cfg(feature = "postgres")]
             Backend::Postgres(postgres) => {
                 let (postgres, entries) = (Arc::clone(postgres), Arc::new(postgres::Entries::of(postgres.process())));
-                postgres.every_ten_seconds(postgres::chore(&entries, keep));
-                Self::Postgres { postgres, entries }
+                let (keeping, is_first) = postgres.slot().get(Keeping::default);
+                keeping.ask(keep);
+                if is_first {
+                    postgres.every_ten_seconds(postgres::chore(&entries, &keeping));
+                }
+                Self::Postgres { postgres, entries, _keeping: keeping }
             }
             #[cfg(feature = "sqlite")]
             Backend::Sqlite(sqlite) => {
                 let (sqlite, memory) = (Arc::clone(sqlite), Arc::<Memory>::default());
-                sqlite.every_ten_seconds(sqlite::chore(&memory, keep));
-                Self::Sqlite { sqlite, memory }
+                let (keeping, is_first) = sqlite.slot().get(Keeping::default);
+                keeping.ask(keep);
+                if is_first {
+                    sqlite.every_ten_seconds(sqlite::chore(&memory, &keeping));
+                }
+                Self::Sqlite { sqlite, memory, _keeping: keeping }
             }
         }
     }
@@ -61,11 +72,11 @@ impl Books {
         let record = record.clone();
         match self {
             #[cfg(feature = "postgres")]
-            Self::Postgres { postgres, entries } => {
+            Self::Postgres { postgres, entries, .. } => {
                 postgres.write(entries, postgres::Entry::intent(record), Durable::Now).await
             }
             #[cfg(feature = "sqlite")]
-            Self::Sqlite { sqlite, memory } => {
+            Self::Sqlite { sqlite, memory, .. } => {
                 let (known, process) = (Arc::clone(memory), sqlite.process());
                 let job = move |connection: &_| sqlite::intend(connection, &record, &known, process);
                 sqlite.write(Durable::Now, job).await.inspect_err(|_| memory.forget())
@@ -78,13 +89,13 @@ impl Books {
         let record = record.clone();
         match self {
             #[cfg(feature = "postgres")]
-            Self::Postgres { postgres, entries } => {
+            Self::Postgres { postgres, entries, .. } => {
                 if !postgres.write_later(entries, postgres::Entry::intent(record)) {
                     missed.fetch_add(1, Ordering::Relaxed);
                 }
             }
             #[cfg(feature = "sqlite")]
-            Self::Sqlite { sqlite, memory } => {
+            Self::Sqlite { sqlite, memory, .. } => {
                 let (known, process) = (Arc::clone(memory), sqlite.process());
                 let job = move |connection: &_| sqlite::intend(connection, &record, &known, process);
                 let (memory, missed) = (Arc::clone(memory), Arc::clone(missed));
@@ -100,9 +111,11 @@ impl Books {
     pub(super) async fn settle(&self, page: &[CostRecord], durable: Durable) -> Result<(), StoreError> {
         match self {
             #[cfg(feature = "postgres")]
-            Self::Postgres { postgres, entries } => postgres.write(entries, postgres::Entry::page(page), durable).await,
+            Self::Postgres { postgres, entries, .. } => {
+                postgres.write(entries, postgres::Entry::page(page), durable).await
+            }
             #[cfg(feature = "sqlite")]
-            Self::Sqlite { sqlite, memory } => {
+            Self::Sqlite { sqlite, memory, .. } => {
                 let (page, known) = (page.to_vec(), Arc::clone(memory));
                 let written = sqlite.write(durable, move |connection| sqlite::settle(connection, &page, &known));
                 written.await.inspect_err(|_| memory.forget())
@@ -115,11 +128,11 @@ impl Books {
         let attempts = attempts.to_vec();
         match self {
             #[cfg(feature = "postgres")]
-            Self::Postgres { postgres, entries } => {
+            Self::Postgres { postgres, entries, .. } => {
                 postgres.write(entries, postgres::Entry::Withdrawn(attempts), Durable::Soon).await
             }
             #[cfg(feature = "sqlite")]
-            Self::Sqlite { sqlite, memory } => {
+            Self::Sqlite { sqlite, memory, .. } => {
                 let known = Arc::clone(memory);
                 let job = move |connection: &_| sqlite::withdraw(connection, &attempts, &known);
                 sqlite.write(Durable::Soon, job).await.inspect_err(|_| memory.forget())
@@ -135,7 +148,7 @@ impl Books {
             }
             #[cfg(feature = "sqlite")]
             Self::Sqlite { sqlite, .. } => {
-                sqlite.write(Durable::Now, move |connection| sqlite::rebuild(connection, &zone)).await
+                sqlite.write(Durable::Now, move |connection| sqlite::rebuild(connection, zone)).await
             }
         }
     }

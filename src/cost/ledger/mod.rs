@@ -20,8 +20,10 @@
 //! A month of a million records takes seconds to add up, from the sums of its days milliseconds. Sums alone could not be
 //! checked. They are written in one transaction and can be [made anew](Ledger::rebuild) from the records.
 
+mod anew;
 mod books;
 mod export;
+mod keeping;
 mod memory;
 #[cfg(feature = "postgres")]
 mod postgres;
@@ -60,7 +62,7 @@ pub use self::{
 use super::{CostRecord, CostSink, Intent, SinkError};
 use crate::{
     store::{Durable, Store, StoreError, reach},
-    types::{AttemptId, Clock, SystemClock},
+    types::AttemptId,
 };
 
 /// When the disk must have what the ledger is told. See [the table](self#how-much-may-be-lost).
@@ -74,26 +76,6 @@ pub enum Durability {
     Standard,
     /// Within a second, records alone: attempts are not written before they are made.
     Memory,
-}
-
-/// How long a store keeps what.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Retention {
-    records: Duration,
-    hours: Duration,
-}
-
-impl Retention {
-    const DAY: Duration = Duration::from_secs(86_400);
-
-    /// What is older than these moments may go: records, sums by hour.
-    fn cut_now(self) -> (i64, i64) {
-        let now = SystemClock.now();
-        let before = |time: Duration| now.checked_sub(time).map_or(i64::MIN, micros_of);
-        // Whole days, so that what is left can be added up.
-        let day = i64::try_from(Self::DAY.as_micros()).unwrap_or(i64::MAX);
-        (before(self.records).div_euclid(day).saturating_mul(day), before(self.hours))
-    }
 }
 
 /// Writes cost records into a [`Store`], and answers what they come to.
@@ -137,14 +119,15 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Keeps records for 90 days and the sums of hours for 400, unless
-    /// [`keep_records`](Self::keep_records) says otherwise; those of days for good.
+    /// Keeps records for 90 days and the sums of hours for 400, unless [`keep_records`](Self::keep_records) says or has
+    /// said otherwise, here or in another process; those of days for good.
     #[must_use]
     pub fn new(store: &Store) -> Self {
-        Self::kept(store, Retention { records: Retention::DAY * 90, hours: Retention::DAY * 400 })
+        Self::kept(store, None)
     }
 
-    /// The same for a ledger that keeps records for another time, rounded up to whole days (UTC).
+    /// The same, and has the store keep records for another time, rounded up to whole days (UTC): for good, whoever uses
+    /// it, until somebody says otherwise. While several ledgers of a process ask for one, the longest holds.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -163,10 +146,10 @@ impl Ledger {
     /// ```
     #[must_use]
     pub fn keep_records(store: &Store, time: Duration) -> Self {
-        Self::kept(store, Retention { records: time, hours: time.max(Retention::DAY * 400) })
+        Self::kept(store, Some(time))
     }
 
-    fn kept(store: &Store, keep: Retention) -> Self {
+    fn kept(store: &Store, keep: Option<Duration>) -> Self {
         let books = Arc::new(Books::open(store, keep));
         Self { store: store.clone(), durability: Durability::default(), books, missed: Arc::default() }
     }
@@ -216,8 +199,9 @@ impl Ledger {
     }
 
     /// Makes the sums of hours and days anew from the records, with days that begin in this time zone (its name in the
-    /// IANA's database; UTC is a new store's). Sums of days whose records are gone stay as they are. Nothing is written
-    /// meanwhile, which takes about five seconds for a million records.
+    /// IANA's database; UTC is a new store's). Where the records are gone, days come from the sums of hours; where those are
+    /// gone too, they stay as they are, and a report that reaches back to them [says so](Report::complete_since). Nothing
+    /// is written meanwhile, which takes about five seconds for a million records.
     ///
     /// # Errors
     ///

@@ -1,10 +1,8 @@
 //! What a report is asked for.
 
-use std::{
-    ops::Range,
-    time::{Duration, SystemTime},
-};
+use std::{ops::Range, time::SystemTime};
 
+use super::zone::{Zone, micros_of};
 use crate::types::{Clock, SystemClock, Tenant};
 
 /// What the rows of a report are by.
@@ -52,6 +50,12 @@ impl By {
     }
 }
 
+#[derive(Clone, Debug)]
+enum Span {
+    Range(Range<SystemTime>),
+    LastDays(u32),
+}
+
 /// What a report is asked for: a range of time, what its rows are by, whose records.
 ///
 /// ```
@@ -64,7 +68,7 @@ impl By {
 /// ```
 #[derive(Clone, Debug)]
 pub struct ReportQuery {
-    pub(super) range: Range<SystemTime>,
+    span: Span,
     pub(super) by: Vec<By>,
     pub(super) zone: Option<Box<str>>,
     pub(super) tenant: Option<Tenant>,
@@ -74,18 +78,24 @@ impl ReportQuery {
     /// Everything from the start of the range until before its end.
     #[must_use]
     pub const fn new(range: Range<SystemTime>) -> Self {
-        Self { range, by: Vec::new(), zone: None, tenant: None }
+        Self { span: Span::Range(range), by: Vec::new(), zone: None, tenant: None }
     }
 
-    /// Today (UTC) and the days before it, so many in all.
+    /// Today and the days before it, so many in all, in the report's time zone.
     #[must_use]
-    pub fn last_days(days: u32) -> Self {
-        const DAY: Duration = Duration::from_secs(86_400);
-        let now = SystemClock.now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let today = Duration::from_secs(now.as_secs() / 86_400 * 86_400);
-        let end = SystemTime::UNIX_EPOCH + today + DAY;
-        let start = end.checked_sub(DAY * days).unwrap_or(SystemTime::UNIX_EPOCH);
-        Self::new(start..end)
+    pub const fn last_days(days: u32) -> Self {
+        Self { span: Span::LastDays(days), by: Vec::new(), zone: None, tenant: None }
+    }
+
+    /// From when until when, in microseconds since 1970.
+    pub(super) fn range(&self, zone: &Zone) -> (i64, i64) {
+        match &self.span {
+            Span::Range(range) => (micros_of(range.start), micros_of(range.end)),
+            Span::LastDays(days) => {
+                let end = zone.day(micros_of(SystemClock.now())) + 1;
+                (zone.beginning(end - i64::from(*days)), zone.beginning(end))
+            }
+        }
     }
 
     /// Adds a column that rows are by; one row in all unless there is one.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, time::SystemTime};
 
 use super::{
     By, ReportQuery,
-    rollups::{HOURS_PRUNED, PRUNED, ZONE},
+    rollups::{DAYS_CUT, HOURS_PRUNED, PRUNED, ZONE},
     row::time_of,
     source::{Order, Source},
     sums::Sums,
@@ -31,7 +31,8 @@ pub struct Report {
     /// What it was added up from.
     pub basis: Basis,
     /// Where the range begins earlier than what the basis still has: what is before is missing. A query that asks for
-    /// days alone, in the ledger's own zone, has everything.
+    /// days alone, in the ledger's own zone, has everything, but what is before may be in days of the zone that the ledger
+    /// had then, if [it was changed](super::Ledger::rebuild) after the sums of those hours were gone.
     pub complete_since: Option<SystemTime>,
 }
 
@@ -71,8 +72,19 @@ pub(super) fn of(source: &dyn Source, query: &ReportQuery) -> Result<Report, Sto
     let own = own.as_deref().unwrap_or("UTC");
     let name = query.zone.as_deref().unwrap_or(own);
     let zone = Zone::named(name).ok_or_else(|| no_such_zone(source.name(), name))?;
-    let range = (micros_of(query.range.start), micros_of(query.range.end));
-    let basis = basis(query, &zone, own, range);
+    let range = query.range(&zone);
+    let number = |name| source.setting(name).map(|value| value.and_then(|value| value.parse::<i64>().ok()));
+    // What is before is in days of another zone.
+    let cut = number(DAYS_CUT)?.map(|day| zone.beginning(day));
+    let hours_gone = number(HOURS_PRUNED)?;
+    let lacks = |gone: Option<i64>| gone.filter(|gone| range.0 < *gone);
+    let basis = match basis(query, &zone, own, range) {
+        Basis::Days if lacks(cut).is_some() && lacks(hours_gone).is_none() => match without_days(query, &zone, range) {
+            Basis::Hours => Basis::Hours,
+            _ => Basis::Days,
+        },
+        basis => basis,
+    };
     let mut fold = Fold { query, zone: &zone, rows: BTreeMap::new() };
     match basis {
         Basis::Days => fold.days(source, range),
@@ -80,14 +92,13 @@ pub(super) fn of(source: &dyn Source, query: &ReportQuery) -> Result<Report, Sto
         Basis::Records => fold.records(source, range),
     }?;
     let gone = match basis {
-        Basis::Days => None,
-        Basis::Hours => source.setting(HOURS_PRUNED)?,
-        Basis::Records => source.setting(PRUNED)?,
+        Basis::Days => cut,
+        Basis::Hours => hours_gone,
+        Basis::Records => number(PRUNED)?,
     };
-    let gone = gone.and_then(|gone| gone.parse::<i64>().ok());
     let rows: Vec<ReportRow> = fold.rows.into_iter().map(|(labels, sums)| ReportRow { labels, sums }).collect();
     let total = rows.iter().fold(Sums::default(), |total, row| total.plus(&row.sums));
-    let complete_since = gone.filter(|gone| range.0 < *gone).map(time_of);
+    let complete_since = lacks(gone).map(time_of);
     Ok(Report { by: query.by.clone(), rows, total, basis, complete_since })
 }
 
@@ -100,7 +111,12 @@ fn basis(query: &ReportQuery, zone: &Zone, own: &str, (from, until): (i64, i64))
     if zone.name() == own && begins_a_day(from) && begins_a_day(until) && !query.by.contains(&By::Hour) {
         return Basis::Days;
     }
-    let by_days = query.by.iter().any(|by| matches!(by, By::Day | By::Month));
+    without_days(query, zone, (from, until))
+}
+
+/// The same, where the sums of days are not.
+fn without_days(query: &ReportQuery, zone: &Zone, (from, until): (i64, i64)) -> Basis {
+    let by_days = query.by.iter().any(|by| matches!(by, By::Hour | By::Day | By::Month));
     let fits = !by_days || zone.has_whole_hours(from, until);
     if is_whole_hour(from) && is_whole_hour(until) && fits { Basis::Hours } else { Basis::Records }
 }

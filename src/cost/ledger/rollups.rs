@@ -2,10 +2,11 @@
 
 use super::{
     row::micros_since_1970,
+    source::Bucket,
     sums::Folded,
     zone::{Zone, hour_of},
 };
-use crate::cost::CostRecord;
+use crate::{cost::CostRecord, types::ParseTaskError};
 
 /// Before this moment there are no records any more, in microseconds since 1970.
 pub(super) const PRUNED: &str = "ledger: pruned before";
@@ -13,6 +14,9 @@ pub(super) const PRUNED: &str = "ledger: pruned before";
 pub(super) const HOURS_PRUNED: &str = "ledger: hours pruned before";
 /// The zone in which the ledger's days begin.
 pub(super) const ZONE: &str = "ledger: reporting zone";
+
+/// The first day of which all days begin in that zone, in days since 1970; nothing where all of them do.
+pub(super) const DAYS_CUT: &str = "ledger: days in that zone since";
 
 /// Records that a chore takes at a time: more would hold up the calls.
 pub(super) const CHUNK: usize = 500;
@@ -33,38 +37,33 @@ pub(super) struct Rollups {
     zone: Zone,
     hours: Folded,
     days: Folded,
-    /// The first hour and day that count.
-    from: (i64, i64),
 }
 
 impl Rollups {
     pub(super) fn of(zone: Zone) -> Self {
-        Self { zone, hours: Folded::default(), days: Folded::default(), from: (i64::MIN, i64::MIN) }
-    }
-
-    /// Sums to be made anew where the records before a moment (if any) are gone: of the hours and days of which every
-    /// record is there.
-    pub(super) fn anew(zone: Zone, pruned: Option<i64>) -> Self {
-        let from = pruned.map_or((i64::MIN, i64::MIN), |since| {
-            let last = since.saturating_sub(1);
-            (hour_of(last) + 1, zone.day(last) + 1)
-        });
-        Self { from, ..Self::of(zone) }
-    }
-
-    /// The first hour and the first day that count.
-    pub(super) const fn from(&self) -> (i64, i64) {
-        self.from
+        Self { zone, hours: Folded::default(), days: Folded::default() }
     }
 
     pub(super) fn add(&mut self, record: &CostRecord) {
         let (hour, day) = self.buckets(record);
-        if hour >= self.from.0 {
-            self.hours.add(hour, record);
-        }
-        if day >= self.from.1 {
-            self.days.add(day, record);
-        }
+        self.put(hour, (Some(day), None), record);
+    }
+
+    /// Adds a record to an hour and a day, and takes it from another day.
+    pub(super) fn put(&mut self, hour: i64, (to, from): (Option<i64>, Option<i64>), record: &CostRecord) {
+        self.hours.add(hour, record);
+        to.into_iter().for_each(|day| self.days.add(day, record));
+        from.into_iter().for_each(|day| self.days.take(day, record));
+    }
+
+    /// Adds the sums of an hour to a day, and takes them from another day.
+    pub(super) fn move_hour(
+        &mut self,
+        (to, from): (Option<i64>, Option<i64>),
+        hour: &Bucket<'_>,
+    ) -> Result<(), ParseTaskError> {
+        to.map_or(Ok(()), |day| self.days.change_by(day, hour, i64::saturating_add))?;
+        from.map_or(Ok(()), |day| self.days.change_by(day, hour, i64::saturating_sub))
     }
 
     pub(super) fn take(&mut self, record: &CostRecord) {

@@ -5,6 +5,8 @@ use std::sync::{Arc, LazyLock};
 use rusqlite::{Connection, OptionalExtension, Row as SqlRow, params, types::Type};
 
 use super::{
+    anew,
+    keeping::{KEPT, Keeping},
     memory::Memory,
     rollups::{CHUNK, COLUMN_NAMES, HOURS_PRUNED, PRUNED, Rollups, ZONE, columns_to_read},
     row::Row,
@@ -210,18 +212,21 @@ fn recover(connection: &Connection, memory: &Memory) -> Result<bool> {
 }
 
 /// Deletes what is older than it is kept: `true` if there is more.
-fn prune(connection: &Connection, records_before: i64, hours_before: i64) -> Result<bool> {
+fn prune(connection: &Connection, (records_before, hours_before): (i64, i64)) -> Result<bool> {
     let sql = format!(
         "DELETE FROM cost_record WHERE id IN
          (SELECT id FROM cost_record WHERE at < ?1 AND open_by IS NULL ORDER BY at LIMIT {CHUNK})"
     );
     let records = connection.prepare_cached(&sql)?.execute([records_before])?;
     if records > 0 {
-        set(connection, PRUNED, &records_before.to_string())?;
+        // What is gone stays gone, even if records are kept for longer now.
+        let gone = setting(connection, PRUNED)?.and_then(|gone| gone.parse().ok());
+        set(connection, PRUNED, &records_before.max(gone.unwrap_or(i64::MIN)).to_string())?;
     }
     let sql = "DELETE FROM cost_hour WHERE bucket < ?1";
     if connection.prepare_cached(sql)?.execute([hour_of(hours_before)])? > 0 {
-        set(connection, HOURS_PRUNED, &hours_before.to_string())?;
+        let gone = setting(connection, HOURS_PRUNED)?.and_then(|gone| gone.parse().ok());
+        set(connection, HOURS_PRUNED, &hours_before.max(gone.unwrap_or(i64::MIN)).to_string())?;
     }
     Ok(records == CHUNK)
 }
@@ -290,29 +295,27 @@ fn add(connection: &Connection, rollups: &Rollups) -> Result<()> {
     Ok(())
 }
 
-/// Makes the sums anew from the records that are there, in this zone. What is older than they are stays as it is.
-pub(super) fn rebuild(connection: &Connection, zone: &Zone) -> Result<()> {
-    let pruned = setting(connection, PRUNED)?.and_then(|since| since.parse().ok());
-    let mut rollups = Rollups::anew(zone.clone(), pruned);
-    let (hour, day) = rollups.from();
-    connection.execute("DELETE FROM cost_hour WHERE bucket >= ?1", [hour])?;
-    connection.execute("DELETE FROM cost_day WHERE bucket >= ?1", [day])?;
-    set(connection, ZONE, zone.name())?;
-    each::<rusqlite::Error>(connection, Order::Written, (pruned.unwrap_or(i64::MIN), i64::MAX), |record| {
-        rollups.add(&record);
-        Ok(())
-    })?;
-    add(connection, &rollups)
+/// Makes the sums anew, in this zone.
+pub(super) fn rebuild(connection: &Connection, zone: Zone) -> Result<()> {
+    let anew = anew::of(&Reader { connection, name: "" }, zone).map_err(|error| unreadable(0, error.into()))?;
+    connection.execute("DELETE FROM cost_hour WHERE bucket >= ?1", [anew.from.0])?;
+    connection.execute("DELETE FROM cost_day WHERE bucket >= ?1", [anew.from.1])?;
+    anew.settings.iter().try_for_each(|(name, value)| set(connection, name, value))?;
+    add(connection, &anew.sums)
 }
 
-/// Starts the chores of a ledger: takes over what others left, deletes what is too old.
-pub(super) fn chore(memory: &Arc<Memory>, keep: super::Retention) -> crate::store::Chore {
-    let memory = Arc::clone(memory);
+/// The chores of ledgers, until the last of them is gone: takes over what others left, deletes what is too old.
+pub(super) fn chore(memory: &Arc<Memory>, keeping: &Arc<Keeping>) -> crate::store::Chore {
+    let (memory, keeping) = (Arc::clone(memory), Arc::downgrade(keeping));
     Box::new(move |connection| {
+        let Some(keeping) = keeping.upgrade() else { return Ok(None) };
         let recovered = recover(connection, &memory)?;
-        let (records, hours) = keep.cut_now();
-        let pruned = prune(connection, records, hours)?;
-        Ok(recovered || pruned)
+        let cut = keeping.cut(setting(connection, KEPT)?.as_deref());
+        if let Some(told) = cut.told {
+            set(connection, KEPT, &told.to_string())?;
+        }
+        let pruned = prune(connection, cut.before)?;
+        Ok(Some(recovered || pruned))
     })
 }
 

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use super::source::Bucket;
 use crate::{
     cost::{CostRecord, Ending},
-    types::{Cost, Priority, Task, Usage, Usd},
+    types::{Cost, ParseTaskError, Priority, Task, Usage, Usd},
 };
 
 /// What many records come to.
@@ -191,8 +192,26 @@ impl Folded {
             task: record.task,
             priority: record.priority,
         };
-        let sums = self.0.entry(key).or_insert([0; COLUMNS]);
-        sums.iter_mut().zip(Sums::of(record).columns()).for_each(|(sum, one)| *sum = by(*sum, one));
+        self.change_key(key, &Sums::of(record), by);
+    }
+
+    /// The same with the sums of a bucket, which go to another one.
+    pub(super) fn change_by(
+        &mut self,
+        bucket: i64,
+        of: &Bucket<'_>,
+        by: impl Fn(i64, i64) -> i64,
+    ) -> Result<(), ParseTaskError> {
+        let [upstream, model, tenant, task, priority] = of.names;
+        let (task, priority) = (task.parse()?, priority.parse()?);
+        let key = Key { bucket, upstream: upstream.into(), model: model.into(), tenant: tenant.into(), task, priority };
+        self.change_key(key, &of.sums, by);
+        Ok(())
+    }
+
+    fn change_key(&mut self, key: Key, sums: &Sums, by: impl Fn(i64, i64) -> i64) {
+        let all = self.0.entry(key).or_insert([0; COLUMNS]);
+        all.iter_mut().zip(sums.columns()).for_each(|(sum, one)| *sum = by(*sum, one));
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Key, &[i64; COLUMNS])> {

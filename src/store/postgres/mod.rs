@@ -33,7 +33,7 @@ use self::{
     connect::Server,
     writer::{Command, Writer},
 };
-use super::{Durable, StoreError, StoreErrorKind};
+use super::{Durable, StoreError, StoreErrorKind, slot::Slot};
 
 /// Readers at a time.
 const READERS: usize = 4;
@@ -44,6 +44,7 @@ pub(crate) struct Postgres {
     server: Arc<Server>,
     writer: Writer,
     process: i64,
+    slot: Slot,
     idle: Mutex<Vec<Session>>,
     readers: Arc<Semaphore>,
 }
@@ -55,7 +56,8 @@ impl Postgres {
         let gone = |_| StoreError::new(StoreErrorKind::Other, server.name(), "it panicked");
         let process = opened.await.map_err(gone)??;
         writer.opened();
-        Ok(Self { server, writer, process, idle: Mutex::default(), readers: Arc::new(Semaphore::new(READERS)) })
+        let (slot, readers) = (Slot::default(), Arc::new(Semaphore::new(READERS)));
+        Ok(Self { server, writer, process, slot, idle: Mutex::default(), readers })
     }
 
     /// What this process is called in the store.
@@ -86,7 +88,12 @@ impl Postgres {
         self.writer.try_send(Command::Batch(batch::one(writes, item, Durable::Soon, None)))
     }
 
-    /// Has this done now and about every ten seconds, until the store is closed.
+    /// What its users share.
+    pub(crate) const fn slot(&self) -> &Slot {
+        &self.slot
+    }
+
+    /// Has this done now and about every ten seconds, until it ends or the store is closed.
     pub(crate) fn every_ten_seconds(&self, chore: Box<dyn Chore>) {
         self.writer.chore(chore);
     }

@@ -60,8 +60,9 @@ const TRIES: u32 = 5;
 /// What is done now and then, each time in a transaction of its own.
 #[async_trait]
 pub(crate) trait Chore: Send {
-    /// `true` if there is more to do at once. The names of processes that have ended are struck out before.
-    async fn turn(&mut self, session: &Session) -> Result<bool, StoreError>;
+    /// `true` if there is more to do at once, `None` when it has ended for good. The names of processes that have ended
+    /// are struck out before.
+    async fn turn(&mut self, session: &Session) -> Result<Option<bool>, StoreError>;
 }
 
 pub(super) enum Command {
@@ -372,17 +373,25 @@ async fn write_in(session: &Session, group: &Group) -> Result<(), StoreError> {
     session.run("COMMIT").await
 }
 
-async fn do_turn(session: &Session, process: &mut Process, chores: &mut [Box<dyn Chore>]) -> Result<bool, StoreError> {
+async fn do_turn(
+    session: &Session,
+    process: &mut Process,
+    chores: &mut Vec<Box<dyn Chore>>,
+) -> Result<bool, StoreError> {
     session.begin().await?;
     process.renew(session).await?;
     process.bury_others(session).await?;
     session.run("COMMIT").await?;
-    let mut more = false;
-    for chore in chores {
+    let (mut more, mut at) = (false, 0);
+    while let Some(chore) = chores.get_mut(at) {
         session.begin().await?;
-        more |= chore.turn(session).await?;
+        let done = chore.turn(session).await?;
         reach("store: a turn is written");
         session.run("COMMIT").await?;
+        match done {
+            Some(again) => (more, at) = (more || again, at + 1),
+            None => drop(chores.remove(at)),
+        }
     }
     Ok(more)
 }

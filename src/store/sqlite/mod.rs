@@ -20,7 +20,7 @@ use self::{
     open::open_to_read,
     writer::{Command, Writer},
 };
-use super::{Durable, StoreError, StoreErrorKind};
+use super::{Durable, StoreError, StoreErrorKind, slot::Slot};
 
 /// A file, open.
 #[derive(Debug)]
@@ -29,6 +29,7 @@ pub(crate) struct Sqlite {
     name: Box<str>,
     writer: Writer,
     process: i64,
+    slot: Slot,
 }
 
 impl Sqlite {
@@ -36,7 +37,7 @@ impl Sqlite {
         let name: Box<str> = path.to_string_lossy().into();
         let (writer, opened) = Writer::start(path.clone(), max_bytes, &name)?;
         let process = opened.await.map_err(|_| StoreError::new(StoreErrorKind::Other, &name, "it panicked"))??;
-        Ok(Self { path, name, writer, process })
+        Ok(Self { path, name, writer, process, slot: Slot::default() })
     }
 
     /// What this process is called in the store.
@@ -70,7 +71,12 @@ impl Sqlite {
         self.writer.try_send(durable, job, failed);
     }
 
-    /// Has this done now and about every ten seconds, until the store is closed.
+    /// What its users share.
+    pub(crate) const fn slot(&self) -> &Slot {
+        &self.slot
+    }
+
+    /// Has this done now and about every ten seconds, until it ends or the store is closed.
     pub(crate) fn every_ten_seconds(&self, chore: Chore) {
         self.writer.command(Command::Chore(chore));
     }

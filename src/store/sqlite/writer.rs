@@ -42,9 +42,9 @@ const SOON: Duration = Duration::from_millis(500);
 /// How often a process says that it lives, and chores are done.
 const TURN: Duration = Duration::from_secs(10);
 
-/// What is done now and then, within a transaction: `true` if there is more to do at once. The names of processes that
-/// have ended are struck out before.
-pub(crate) type Chore = Box<dyn FnMut(&Connection) -> Result<bool, rusqlite::Error> + Send>;
+/// What is done now and then, within a transaction: `true` if there is more to do at once, `None` when it has ended for
+/// good. The names of processes that have ended are struck out before.
+pub(crate) type Chore = Box<dyn FnMut(&Connection) -> Result<Option<bool>, rusqlite::Error> + Send>;
 
 pub(super) enum Command {
     Job(Job),
@@ -417,7 +417,7 @@ impl Thread {
         let done = (|| {
             self.process.renew(&self.connection, now_wall)?;
             self.process.bury_others(&self.connection, now_wall)?;
-            chores.iter_mut().try_fold(false, |more, chore| Ok(chore(&self.connection)? || more))
+            do_all(&self.connection, &mut chores)
         })();
         self.chores = chores;
         let done = done.map_err(|error| error_of(&self.name, error)).and_then(|more| {
@@ -451,7 +451,45 @@ impl Thread {
     }
 }
 
+/// Does chores, and leaves out from then on those that have ended.
+fn do_all(connection: &Connection, chores: &mut Vec<Chore>) -> Result<bool, rusqlite::Error> {
+    let (mut more, mut at) = (false, 0);
+    while let Some(chore) = chores.get_mut(at) {
+        match chore(connection)? {
+            Some(again) => (more, at) = (more || again, at + 1),
+            None => drop(chores.remove(at)),
+        }
+    }
+    Ok(more)
+}
+
 #[expect(clippy::disallowed_methods, reason = "a thread has no tokio clock, and the disk no virtual time")]
 fn now() -> Instant {
     Instant::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chore_that_has_ended_is_not_done_again() {
+        let connection = Connection::open_in_memory().unwrap();
+        let calls = Arc::new(Mutex::new((0, 0)));
+        let (one, other) = (Arc::clone(&calls), Arc::clone(&calls));
+        let mut chores: Vec<Chore> = vec![
+            Box::new(move |_| {
+                one.lock().unwrap().0 += 1;
+                Ok(None)
+            }),
+            Box::new(move |_| {
+                other.lock().unwrap().1 += 1;
+                Ok(Some(false))
+            }),
+        ];
+        for _ in 0..3 {
+            assert!(!do_all(&connection, &mut chores).unwrap());
+        }
+        assert_eq!(*calls.lock().unwrap(), (1, 3));
+    }
 }

@@ -7,11 +7,13 @@ mod crash;
 #[cfg(feature = "sqlite")]
 mod files;
 mod home;
+mod keeping;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "postgres")]
 mod server;
 mod sums;
+mod zones;
 
 use std::time::SystemTime;
 

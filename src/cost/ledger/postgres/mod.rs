@@ -5,7 +5,7 @@ mod rows;
 
 use std::{
     collections::HashSet,
-    sync::{Arc, LazyLock},
+    sync::{Arc, LazyLock, Weak},
 };
 
 use async_trait::async_trait;
@@ -16,10 +16,10 @@ use self::{
     rows::{COLUMNS_OF, Column, Rows, cleaned},
 };
 use super::{
-    Retention,
+    anew,
+    keeping::{Cut, KEPT, Keeping},
     memory::Memory,
     rollups::{CHUNK, COLUMN_NAMES, HOURS_PRUNED, PRUNED, Rollups, ZONE, columns_to_read},
-    source::{Order, Source},
     sums::{COLUMNS, Folded, NAMES},
     zone::{Zone, hour_of},
 };
@@ -275,43 +275,39 @@ async fn add_folded(session: &Session, sql: &str, folded: &Folded) -> Result<()>
     session.execute(sql, &values).await.map(drop)
 }
 
-/// Makes the sums anew from the records that are there, in this zone. What is older than they are stays as it is.
+/// Makes the sums anew, in this zone.
 pub(super) fn rebuild(connection: &Blocking, zone: Zone) -> Result<()> {
     // Those who write hold a lock that this one waits for, and see what is set here.
     connection.run("LOCK TABLE cost_day, cost_hour IN SHARE ROW EXCLUSIVE MODE")?;
     let session = connection.session();
-    let pruned = connection.wait(setting(session, PRUNED))?.and_then(|since| since.parse().ok());
-    let name: Box<str> = zone.name().into();
-    let mut rollups = Rollups::anew(zone, pruned);
-    let (hour, day) = rollups.from();
-    connection.wait(session.execute("DELETE FROM cost_hour WHERE bucket >= $1", &[&hour]))?;
-    connection.wait(session.execute("DELETE FROM cost_day WHERE bucket >= $1", &[&day]))?;
-    connection.wait(set(session, ZONE, &name))?;
-    let reader = Reader { connection, name: "" };
-    reader.each(Order::Written, (pruned.unwrap_or(i64::MIN), i64::MAX), &mut |record| {
-        rollups.add(&record);
-        Ok(())
-    })?;
-    connection.wait(add(session, &rollups))
+    let anew = anew::of(&Reader { connection, name: session.name() }, zone)?;
+    connection.wait(session.execute("DELETE FROM cost_hour WHERE bucket >= $1", &[&anew.from.0]))?;
+    connection.wait(session.execute("DELETE FROM cost_day WHERE bucket >= $1", &[&anew.from.1]))?;
+    for (name, value) in &anew.settings {
+        connection.wait(set(session, name, value))?;
+    }
+    connection.wait(add(session, &anew.sums))
 }
 
 /// Takes over what others left, deletes what is too old.
 struct Chores {
     entries: Arc<Entries>,
-    keep: Retention,
+    keeping: Weak<Keeping>,
 }
 
-/// Starts the chores of a ledger.
-pub(super) fn chore(entries: &Arc<Entries>, keep: Retention) -> Box<dyn PostgresChore> {
-    Box::new(Chores { entries: Arc::clone(entries), keep })
+/// The chores of ledgers, until the last of them is gone.
+pub(super) fn chore(entries: &Arc<Entries>, keeping: &Arc<Keeping>) -> Box<dyn PostgresChore> {
+    Box::new(Chores { entries: Arc::clone(entries), keeping: Arc::downgrade(keeping) })
 }
 
 #[async_trait]
 impl PostgresChore for Chores {
-    async fn turn(&mut self, session: &Session) -> Result<bool> {
+    async fn turn(&mut self, session: &Session) -> Result<Option<bool>> {
+        let Some(keeping) = self.keeping.upgrade() else { return Ok(None) };
         let recovered = self.recover(session).await?;
-        let pruned = self.prune(session).await?;
-        Ok(recovered || pruned)
+        let cut = keeping.cut(setting(session, KEPT).await?.as_deref());
+        let pruned = prune(session, cut).await?;
+        Ok(Some(recovered || pruned))
     }
 }
 
@@ -341,26 +337,31 @@ impl Chores {
         }
         Ok(lost.len() == CHUNK)
     }
+}
 
-    /// Deletes what is older than it is kept: `true` if there is more.
-    async fn prune(&self, session: &Session) -> Result<bool> {
-        let (records_before, hours_before) = self.keep.cut_now();
-        let sql = format!(
-            "DELETE FROM cost_record WHERE id IN (
-                 SELECT id FROM cost_record WHERE at < $1 AND open_by IS NULL ORDER BY at LIMIT {CHUNK}
-                 FOR UPDATE SKIP LOCKED)"
-        );
-        let records = session.execute(&sql, &[&records_before]).await?;
-        let sql = "DELETE FROM cost_hour WHERE (bucket, upstream, model, tenant, task, priority) IN (
-                SELECT bucket, upstream, model, tenant, task, priority FROM cost_hour WHERE bucket < $1
-                ORDER BY bucket FOR UPDATE SKIP LOCKED)";
-        let hours = session.execute(sql, &[&hour_of(hours_before)]).await?;
-        // Last, and in one order: what is set stays locked until the end.
-        for (name, gone, before) in [(HOURS_PRUNED, hours, hours_before), (PRUNED, records, records_before)] {
-            if gone > 0 {
-                set(session, name, &before.to_string()).await?;
-            }
+/// Deletes what is older than it is kept: `true` if there is more.
+async fn prune(session: &Session, cut: Cut) -> Result<bool> {
+    let (records_before, hours_before) = cut.before;
+    let sql = format!(
+        "DELETE FROM cost_record WHERE id IN (
+             SELECT id FROM cost_record WHERE at < $1 AND open_by IS NULL ORDER BY at LIMIT {CHUNK}
+             FOR UPDATE SKIP LOCKED)"
+    );
+    let records = session.execute(&sql, &[&records_before]).await?;
+    let sql = "DELETE FROM cost_hour WHERE (bucket, upstream, model, tenant, task, priority) IN (
+            SELECT bucket, upstream, model, tenant, task, priority FROM cost_hour WHERE bucket < $1
+            ORDER BY bucket FOR UPDATE SKIP LOCKED)";
+    let hours = session.execute(sql, &[&hour_of(hours_before)]).await?;
+    // Last, and in one order: what is set stays locked until the end.
+    for (name, gone, before) in [(HOURS_PRUNED, hours, hours_before), (PRUNED, records, records_before)] {
+        if gone > 0 {
+            // What is gone stays gone, even if it is kept for longer now.
+            let there = setting(session, name).await?.and_then(|gone| gone.parse().ok());
+            set(session, name, &before.max(there.unwrap_or(i64::MIN)).to_string()).await?;
         }
-        Ok(records == CHUNK as u64)
     }
+    if let Some(told) = cut.told {
+        set(session, KEPT, &told.to_string()).await?;
+    }
+    Ok(records == CHUNK as u64)
 }
