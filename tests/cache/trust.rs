@@ -109,7 +109,9 @@ async fn somebody_hears_that_values_are_forged_and_once() {
         for request in requests() {
             service.complete(request).await.unwrap();
         }
-        assert!(service.flush().await && alerts.0.lock().unwrap().is_empty());
+        // Others are told of other things: a model of the catalogue has no price.
+        let tampered = || alerts.0.lock().unwrap().iter().filter(|it| it.kind() == AlertKind::CacheTampered).count();
+        assert!(service.flush().await && tampered() == 0);
         eventually(SOON, async || cache.flush().await.is_ok() && server.cli(&["DBSIZE"]) == "2").await;
         for name in server.cli(&["KEYS", "ti:*"]).lines() {
             server.put(name, b"whatever somebody else may have written here, however long");
@@ -118,9 +120,10 @@ async fn somebody_hears_that_values_are_forged_and_once() {
             assert_eq!(service.complete(request).await.unwrap().source, Source::Miss);
         }
         service.shutdown(MINUTE).await;
+        assert_eq!(tampered(), 1);
         let told = alerts.0.lock().unwrap();
-        assert_eq!(told.iter().map(Alert::kind).collect::<Vec<_>>(), [AlertKind::CacheTampered]);
-        assert!(told[0].title().contains("somebody else writes"), "{:?}", told[0]);
+        let told = told.iter().find(|alert| alert.kind() == AlertKind::CacheTampered).unwrap();
+        assert!(told.title().contains("somebody else writes"), "{told:?}");
     }
 }
 
