@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use super::zone::micros_of;
@@ -48,6 +48,10 @@ impl Keeping {
 
     /// What may go now, where the store says this of [`KEPT`].
     pub(super) fn cut(&self, kept: Option<&str>) -> Cut {
+        self.cut_at(kept, SystemClock.now())
+    }
+
+    fn cut_at(&self, kept: Option<&str>, now: SystemTime) -> Cut {
         let kept = kept.and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
         let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let whole = asked.time.map(|time| Duration::from_secs(time.as_secs()));
@@ -55,7 +59,6 @@ impl Keeping {
         asked.is_known |= whole.is_none() || whole == kept;
         let (told, time) = if asked.is_known { (None, kept) } else { (whole.map(|time| time.as_secs()), whole) };
         let records = time.unwrap_or(RECORDS);
-        let now = SystemClock.now();
         let before = |time: Duration| now.checked_sub(time).map_or(i64::MIN, micros_of);
         // Whole days, so that what is left can be added up.
         let day = i64::try_from(DAY.as_micros()).unwrap_or(i64::MAX);
@@ -67,6 +70,10 @@ impl Keeping {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn now() -> SystemTime {
+        SystemTime::UNIX_EPOCH + days(20_000)
+    }
 
     const fn days(days: u64) -> Duration {
         Duration::from_secs(days * 86_400)
@@ -80,20 +87,24 @@ mod tests {
         keeping.ask(Some(days(365)));
         keeping.ask(Some(days(7)));
         let year = days(365).as_secs();
-        assert_eq!(keeping.cut(None).told, Some(year));
-        assert_eq!(keeping.cut(Some("86400")).told, Some(year));
-        assert_eq!(keeping.cut(Some(&year.to_string())).told, None);
+        assert_eq!(keeping.cut_at(None, now()).told, Some(year));
+        assert_eq!(keeping.cut_at(Some("86400"), now()).told, Some(year));
+        assert_eq!(keeping.cut_at(Some(&year.to_string()), now()).told, None);
     }
 
     #[test]
     fn what_the_store_was_told_last_holds_for_those_who_ask_for_nothing_and_for_those_who_asked_before() {
         let (keeping, other) = (Keeping::default(), Keeping::default());
         keeping.ask(Some(days(30)));
-        let month = keeping.cut(None).before.0;
+        let month = keeping.cut_at(None, now()).before.0;
         let kept = days(30).as_secs().to_string();
-        assert_eq!(other.cut(Some(&kept)), Cut { told: None, ..keeping.cut(Some(&kept)) });
-        assert_eq!(other.cut(None).before.0, month - 60 * 86_400_000_000, "90 days unless somebody says otherwise");
+        assert_eq!(other.cut_at(Some(&kept), now()), Cut { told: None, ..keeping.cut_at(Some(&kept), now()) });
+        assert_eq!(
+            other.cut_at(None, now()).before.0,
+            month - 60 * 86_400_000_000,
+            "90 days unless somebody says otherwise"
+        );
         let year = days(365).as_secs().to_string();
-        assert_eq!(keeping.cut(Some(&year)).before.0, month - 335 * 86_400_000_000);
+        assert_eq!(keeping.cut_at(Some(&year), now()).before.0, month - 335 * 86_400_000_000);
     }
 }
