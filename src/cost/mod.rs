@@ -40,6 +40,8 @@ use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 
+#[cfg(feature = "postgres")]
+pub use self::budget::PostgresBudgets;
 #[cfg(feature = "redis")]
 pub use self::budget::{RedisBudgets, RedisBudgetsBuilder};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]

@@ -76,11 +76,11 @@ impl State {
         }
     }
 
-    /// Longer than the attempt itself: a stream may go on after the deadline of its beginning.
+    /// Longer than the attempt waits for its turn and takes: a stream may go on after the deadline of its beginning.
     fn expires(&self, plan: &Plan, route: &RouteId) -> Duration {
         let left = plan.deadline.saturating_duration_since(Instant::now());
         let longest = self.client(route).map_or(left, TogetherClient::longest_attempt);
-        left.max(longest).saturating_add(GRACE)
+        left.saturating_add(longest).saturating_add(GRACE)
     }
 
     /// Has the alerts of budgets told. They hold the service weakly: it holds them.

@@ -49,6 +49,8 @@ pub enum StoreErrorKind {
     Corrupt,
     /// It was closed.
     Closed,
+    /// A store of this kind cannot do what is asked of it.
+    Unsupported,
     /// Something else went wrong; the source says what.
     Other,
 }
@@ -76,6 +78,7 @@ impl StoreErrorKind {
             Self::Busy => "was locked by others for too long",
             Self::Corrupt => "is damaged; restore it from a backup",
             Self::Closed => "was closed",
+            Self::Unsupported => "cannot do this",
             Self::Other => "failed",
         }
     }

@@ -1,9 +1,9 @@
 //! Where what must not be lost outlives the process: a file of this machine (SQLite), or a server that many share
 //! (PostgreSQL).
 //!
-//! A [`Store`] holds the ledger of costs. It is opened once, cloned cheaply, and given to the builder of the service.
-//! Its tables are made and brought up to date when it is opened, forward only; a store that a newer version of the
-//! crate has written is refused, not guessed at.
+//! A [`Store`] holds the ledger of costs, and on a server the money of budgets. It is opened once, cloned cheaply, and
+//! given to the builder of the service. Its tables are made and brought up to date when it is opened, forward only; a
+//! store that a newer version of the crate has written is refused, not guessed at.
 //!
 //! | | [`open`](Store::open), feature `sqlite` | [`connect`](Store::connect), feature `postgres` |
 //! |---|---|---|
@@ -42,7 +42,7 @@ pub use self::database::StoreOptions;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use self::database::{Backend, Durable, reach};
 #[cfg(feature = "postgres")]
-pub(crate) use self::postgres::{Blocking, Chore as PostgresChore, Postgres, Session, Value, Writes};
+pub(crate) use self::postgres::{Answers, Blocking, Chore as PostgresChore, Desk, Postgres, Session, Value, Writes};
 #[cfg(feature = "redis")]
 pub use self::redis::RedisServer;
 #[cfg(feature = "sqlite")]

@@ -14,6 +14,8 @@
 mod memory;
 mod over;
 mod policy;
+#[cfg(feature = "postgres")]
+mod postgres;
 #[cfg(feature = "redis")]
 mod redis;
 mod rule;
@@ -21,6 +23,8 @@ mod scope;
 mod store;
 mod window;
 
+#[cfg(feature = "postgres")]
+pub use self::postgres::PostgresBudgets;
 #[cfg(feature = "redis")]
 pub use self::redis::{RedisBudgets, RedisBudgetsBuilder};
 pub use self::{

@@ -14,10 +14,13 @@ use async_trait::async_trait;
 use redis::{Cmd, Script};
 use tokio::{runtime::Handle, task::JoinHandle};
 
-use super::{Account, Balance, BudgetError, BudgetStore, Charge, Expired, Hold, Line, MemoryBudgets, Period, Refusal};
+use super::{
+    Account, Balance, BudgetError, BudgetStore, Charge, Expired, Hold, Line, MemoryBudgets, Period, Refusal,
+    store::{balance_of, whole_millis},
+};
 use crate::{
     store::redis::{Link, RedisServer, Target},
-    types::{FOREVER, SystemRng, Usd},
+    types::{SystemRng, Usd},
 };
 
 /// How long a question may take: longer than a look-up, which is only a miss.
@@ -355,17 +358,6 @@ fn record(hold: &Hold, keys: &[String]) -> String {
         record.extend([way(line), &prefix(line.period), ":", &key.len().to_string(), ":", key]);
     }
     record
-}
-
-fn balance_of(spent: i64, reserved: i64, calls: i64) -> Balance {
-    let calls = u64::try_from(calls).unwrap_or_default();
-    Balance::new(Usd::from_nanos(spent), Usd::from_nanos(reserved), calls)
-}
-
-/// Rounded up, and not beyond what Redis can count.
-fn whole_millis(time: Duration) -> u64 {
-    let millis = time.min(FOREVER).as_nanos().div_ceil(1_000_000);
-    u64::try_from(millis).unwrap_or(u64::MAX).max(1)
 }
 
 #[cfg(test)]

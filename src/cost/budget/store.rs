@@ -14,6 +14,8 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::{OverBudget, Period};
+#[cfg(any(feature = "postgres", feature = "redis"))]
+use crate::types::FOREVER;
 use crate::types::{AttemptId, BoxError, Usd};
 
 /// What the money of one budget and scope is kept under. Cloning one is a reference count.
@@ -386,4 +388,18 @@ impl<T: BudgetStore + ?Sized> BudgetStore for Arc<T> {
     fn largest_limit(&self) -> Usd {
         (**self).largest_limit()
     }
+}
+
+/// What a server answers, as it counts.
+#[cfg(any(feature = "postgres", feature = "redis"))]
+pub(super) fn balance_of(spent: i64, reserved: i64, calls: i64) -> Balance {
+    let calls = u64::try_from(calls).unwrap_or_default();
+    Balance::new(Usd::from_nanos(spent), Usd::from_nanos(reserved), calls)
+}
+
+/// Rounded up, and not beyond what a server can count.
+#[cfg(any(feature = "postgres", feature = "redis"))]
+pub(super) fn whole_millis(time: Duration) -> i64 {
+    let millis = time.min(FOREVER).as_nanos().div_ceil(1_000_000);
+    i64::try_from(millis).unwrap_or(i64::MAX).max(1)
 }

@@ -1,4 +1,4 @@
-//! PostgreSQL: one connection writes, for all of a process; readers share a few others.
+//! PostgreSQL: one connection writes, for all of a process; readers share a few others, and budgets have one.
 //!
 //! # Why one connection
 //!
@@ -11,6 +11,7 @@
 
 mod batch;
 mod connect;
+mod desk;
 mod process;
 mod session;
 mod writer;
@@ -26,6 +27,7 @@ use tokio_postgres::Row;
 
 pub(crate) use self::{
     batch::Writes,
+    desk::{Answers, Desk},
     session::{Session, Value},
     writer::Chore,
 };
@@ -96,6 +98,11 @@ impl Postgres {
     /// Has this done now and about every ten seconds, until it ends or the store is closed.
     pub(crate) fn every_ten_seconds(&self, chore: Box<dyn Chore>) {
         self.writer.chore(chore);
+    }
+
+    /// A connection for questions that are answered at once, many of them together.
+    pub(crate) fn desk<A: Answers>(&self, answers: A) -> Desk<A> {
+        Desk::open(&self.server, self.writer.runtime(), answers)
     }
 
     /// Waits until everything so far is written.

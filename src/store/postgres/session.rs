@@ -15,8 +15,11 @@ use super::{
 };
 
 /// What brings a store up to date, oldest first; the number of those that were done is kept in the store.
-const MIGRATIONS: [&str; 2] =
-    [include_str!("../migrations/postgres/001_processes.sql"), include_str!("../migrations/postgres/002_ledger.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("../migrations/postgres/001_processes.sql"),
+    include_str!("../migrations/postgres/002_ledger.sql"),
+    include_str!("../migrations/postgres/003_budgets.sql"),
+];
 
 /// Held by whoever brings the store up to date: "TGIS".
 const MIGRATING: i64 = 0x5447_4953;
@@ -178,8 +181,12 @@ impl Session {
     /// Begins a transaction, in a store that still is of the version that this process knows.
     pub(super) async fn begin(&self) -> Result<(), StoreError> {
         // Both go out at once.
-        let version = self.query("SELECT value FROM setting WHERE name = 'version'", &[]);
-        let ((), version) = futures_util::try_join!(self.run("BEGIN"), version)?;
+        futures_util::try_join!(self.run("BEGIN"), self.is_current()).map(drop)
+    }
+
+    /// That the store still is of the version that this process knows.
+    pub(crate) async fn is_current(&self) -> Result<(), StoreError> {
+        let version = self.query("SELECT value FROM setting WHERE name = 'version'", &[]).await?;
         match version.first().map(|row| self.known(row.get(0))).transpose()? {
             Some(version) if version == MIGRATIONS.len() => Ok(()),
             _ => Err(self.wrong(StoreErrorKind::Newer, "since this process opened it")),

@@ -3,6 +3,8 @@
 //! A file's time is real, so these tests run without a paused clock; none of them waits for a certain time. They run on
 //! each kind of store that is compiled in.
 
+#[cfg(feature = "postgres")]
+mod budgets;
 mod crash;
 #[cfg(feature = "sqlite")]
 mod files;

@@ -1,0 +1,320 @@
+//! Budgets that processes share, in PostgreSQL.
+//!
+//! One function sets aside, one settles; each is a statement and so a transaction, which locks the accounts of all that it
+//! was handed, in one order. No process sees the same dollar twice, and none waits for another's client. What callers of one
+//! process ask for at the same time goes to the server together: a commit for each of them would be waited for by all.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::try_join;
+
+use super::{
+    Account, Balance, BudgetError, BudgetStore, Charge, Expired, Hold, Period, Refusal,
+    store::{balance_of, whole_millis},
+};
+use crate::{
+    store::{Answers, Backend, Desk, Postgres, PostgresChore, Session, Store, StoreError},
+    types::Usd,
+};
+
+/// How much of each kind is swept at a time.
+const SWEPT: i32 = 1_000;
+/// Every how many turns, of ten seconds each, accounts of no more use are looked for.
+const TURNS: u32 = 60;
+
+/// The money of budgets in a [`Store`] on a PostgreSQL server, for all processes that use the store. Clones share the
+/// connection, which is one beside the store's own.
+///
+/// ```no_run
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use together_inference::{InferenceService, cost::{Budget, PostgresBudgets}, store::Store, testing::Together, usd};
+///
+/// let store = Store::connect("postgres://me@db.example/costs").await?;
+/// let service = InferenceService::builder(Together::new().client())
+///     .store(&store)
+///     .budget(Budget::daily(usd!("25.00")).hard())
+///     .budget_store(PostgresBudgets::new(&store)?)
+///     .build()?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// * **Out of reach.** Hard budgets refuse at once while the server cannot be asked, and five seconds after a question that
+///   it does not answer; soft ones let every call through, uncounted.
+/// * **Time.** Windows are cut by the service's clock, and reservations expire by the server's: processes whose clocks differ
+///   charge different days around midnight, and never let each other's reservations expire too early.
+/// * **Settling** is done by a task of the service, again and again until the server takes it; a process that dies leaves
+///   its reservations to their expiry. What expired can be settled for a day.
+/// * **Durability.** What was set aside is on the server's disk when the call is made: a restart forgets nothing.
+/// * **Speed.** A call waits for one round trip and one commit, which it shares with those that come meanwhile. Where every
+///   process has thousands of calls a second, Redis is faster.
+/// * **Reading.** The view `together_inference.budget` shows every account in dollars.
+#[derive(Clone, Debug)]
+pub struct PostgresBudgets {
+    desk: Arc<Desk<Teller>>,
+    /// Its runtime has the connection.
+    _store: Arc<Postgres>,
+}
+
+impl PostgresBudgets {
+    /// Budgets in this store.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] for a store that is a file, which machines do not share.
+    pub fn new(store: &Store) -> Result<Self, StoreError> {
+        match store.backend() {
+            Backend::Postgres(store) => {
+                store.every_ten_seconds(Box::new(Sweeper::default()));
+                Ok(Self { desk: Arc::new(store.desk(Teller)), _store: Arc::clone(store) })
+            }
+            #[cfg(feature = "sqlite")]
+            Backend::Sqlite(store) => {
+                let detail = "budgets are shared over a server alone; MemoryBudgets is for one process";
+                Err(StoreError::new(crate::store::StoreErrorKind::Unsupported, store.name(), detail))
+            }
+        }
+    }
+
+    async fn ask(&self, question: Question) -> Result<Reply, BudgetError> {
+        self.desk.ask(question).await.map_err(|error| BudgetError::Store(error.into()))
+    }
+}
+
+#[async_trait]
+impl BudgetStore for PostgresBudgets {
+    async fn reserve(&self, hold: &Arc<Hold>) -> Result<(), BudgetError> {
+        match self.ask(Question::Reserve(Arc::clone(hold))).await? {
+            Reply::Reserved(refused) => refused.map_or(Ok(()), |refusal| Err(BudgetError::Refused(refusal))),
+            Reply::Balances(_) => Ok(()),
+        }
+    }
+
+    async fn settle(&self, hold: &Arc<Hold>, charge: Charge) -> Result<Vec<Balance>, BudgetError> {
+        self.ask(Question::Settle(Arc::clone(hold), charge)).await.map(Reply::balances)
+    }
+
+    async fn read(&self, accounts: &[(Account, Period)]) -> Result<Vec<Balance>, BudgetError> {
+        self.ask(Question::Read(accounts.to_vec())).await.map(Reply::balances)
+    }
+}
+
+/// What is asked of the server.
+#[derive(Debug)]
+enum Question {
+    Reserve(Arc<Hold>),
+    Settle(Arc<Hold>, Charge),
+    Read(Vec<(Account, Period)>),
+}
+
+/// What it answers.
+#[derive(Debug)]
+enum Reply {
+    Reserved(Option<Refusal>),
+    Balances(Vec<Balance>),
+}
+
+impl Reply {
+    fn balances(self) -> Vec<Balance> {
+        match self {
+            Self::Balances(balances) => balances,
+            Self::Reserved(_) => Vec::new(),
+        }
+    }
+}
+
+/// Who asks it.
+#[derive(Debug)]
+struct Teller;
+
+type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+#[async_trait]
+impl Answers for Teller {
+    type Question = Question;
+    type Answer = Reply;
+
+    async fn answer(&self, session: &Session, questions: &[Arc<Question>]) -> Result<Vec<Reply>> {
+        let (mut asked, mut ended, mut read) = (Vec::new(), Vec::new(), Vec::new());
+        for question in questions {
+            match &**question {
+                Question::Reserve(hold) => asked.push(&**hold),
+                Question::Settle(hold, charge) => ended.push((&**hold, *charge)),
+                Question::Read(accounts) => read.push(accounts.as_slice()),
+            }
+        }
+        // First what is asked for: whoever gives up may say so in the same group.
+        let ((), refused) = try_join!(session.is_current(), reserve(session, &asked))?;
+        let (settled, balances) = try_join!(settle(session, &ended), balances_of(session, &read))?;
+        let (mut refused, mut settled, mut balances) = (refused.into_iter(), settled.into_iter(), balances.into_iter());
+        let reply = |question: &Arc<Question>| match &**question {
+            Question::Reserve(_) => Reply::Reserved(refused.next().flatten()),
+            Question::Settle(..) => Reply::Balances(settled.next().unwrap_or_default()),
+            Question::Read(accounts) => Reply::Balances(balances.by_ref().take(accounts.len()).collect()),
+        };
+        Ok(questions.iter().map(reply).collect())
+    }
+}
+
+/// The lines of many holds, by columns.
+#[derive(Debug, Default)]
+struct Lines<'a> {
+    /// How many lines there are up to the end of each hold.
+    lasts: Vec<i32>,
+    names: Vec<&'a [u8]>,
+    slots: Vec<i64>,
+    sinces: Vec<i64>,
+    untils: Vec<i64>,
+}
+
+impl<'a> Lines<'a> {
+    fn of(holds: impl Iterator<Item = &'a Hold>) -> Self {
+        let mut lines = Self::default();
+        for hold in holds {
+            for line in &hold.lines {
+                lines.names.push(line.account.as_str().as_bytes());
+                lines.slots.push(line.period.slot);
+                lines.sinces.push(line.period.since);
+                lines.untils.push(line.period.until);
+            }
+            lines.lasts.push(i32::try_from(lines.names.len()).unwrap_or(i32::MAX));
+        }
+        lines
+    }
+}
+
+fn attempts<'a>(holds: impl Iterator<Item = &'a Hold>) -> Vec<Vec<u8>> {
+    holds.map(|hold| hold.id.value().to_be_bytes().to_vec()).collect()
+}
+
+/// The place of a hold that is counted from 1.
+fn place(hold: i32) -> usize {
+    usize::try_from(hold - 1).unwrap_or(usize::MAX)
+}
+
+/// What refuses each, if anything does.
+async fn reserve(session: &Session, holds: &[&Hold]) -> Result<Vec<Option<Refusal>>> {
+    let mut refused = vec![None; holds.len()];
+    if holds.is_empty() {
+        return Ok(refused);
+    }
+    let lines = Lines::of(holds.iter().copied());
+    let attempts = attempts(holds.iter().copied());
+    let amounts: Vec<i64> = holds.iter().map(|hold| hold.amount.nanos()).collect();
+    let times: Vec<i64> = holds.iter().map(|hold| whole_millis(hold.expires)).collect();
+    let all = || holds.iter().flat_map(|hold| &hold.lines);
+    let limits: Vec<Option<i64>> = all().map(|line| line.hard.then(|| line.limit.nanos())).collect();
+    let whole = |calls: u64| i64::try_from(calls).unwrap_or(i64::MAX);
+    let caps: Vec<Option<i64>> = all().map(|line| line.max_calls.filter(|_| line.hard).map(whole)).collect();
+    let keeps: Vec<Option<i64>> = all().map(|line| line.keep.map(whole_millis)).collect();
+    let returns: Vec<bool> = all().map(|line| line.expired == Expired::Return).collect();
+    let sql = "SELECT hold, line, spent, reserved, calls
+         FROM budget_reserve($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+    let rows = session
+        .query(
+            sql,
+            &[
+                &attempts,
+                &amounts,
+                &times,
+                &lines.lasts,
+                &lines.names,
+                &lines.slots,
+                &lines.sinces,
+                &lines.untils,
+                &limits,
+                &caps,
+                &keeps,
+                &returns,
+            ],
+        )
+        .await?;
+    for row in rows {
+        if let Some(refused) = refused.get_mut(place(row.get(0))) {
+            let line = usize::try_from(row.get::<_, i32>(1)).unwrap_or(usize::MAX);
+            *refused = Some(Refusal::new(line, balance_of(row.get(2), row.get(3), row.get(4))));
+        }
+    }
+    Ok(refused)
+}
+
+/// The balances of each; none of those that were not set aside.
+async fn settle(session: &Session, ended: &[(&Hold, Charge)]) -> Result<Vec<Vec<Balance>>> {
+    let mut settled = vec![Vec::new(); ended.len()];
+    if ended.is_empty() {
+        return Ok(settled);
+    }
+    let holds = || ended.iter().map(|(hold, _)| *hold);
+    let lines = Lines::of(holds());
+    let charges: Vec<Option<i64>> = ended
+        .iter()
+        .map(|(_, charge)| match charge {
+            Charge::NotSent => None,
+            Charge::Spent(usd) => Some(usd.nanos()),
+        })
+        .collect();
+    let sql = "SELECT hold, spent, reserved, calls, shown FROM budget_settle($1, $2, $3, $4, $5, $6, $7)";
+    let rows = session
+        .query(
+            sql,
+            &[&attempts(holds()), &charges, &lines.lasts, &lines.names, &lines.slots, &lines.sinces, &lines.untils],
+        )
+        .await?;
+    for row in rows {
+        if let Some(balances) = settled.get_mut(place(row.get(0))) {
+            let balance = balance_of(row.get(1), row.get(2), row.get(3));
+            balances.push(Balance { shown: Usd::from_nanos(row.get(4)), ..balance });
+        }
+    }
+    Ok(settled)
+}
+
+/// What is due counts as expired, whether or not anybody has let it go.
+const READ: &str = "
+    SELECT least(s.spent + due.spent, 9223372036854775807)::INT8,
+           least(s.reserved - due.amount, 9223372036854775807)::INT8, (s.calls - due.calls)::INT8
+    FROM UNNEST($1::BYTEA[], $2::INT8[], $3::INT8[]) WITH ORDINALITY AS q (name, since, until, at),
+    LATERAL (
+        SELECT coalesce(sum(spent), 0) AS spent, coalesce(sum(reserved), 0) AS reserved, coalesce(sum(calls), 0) AS calls
+        FROM budget_slot WHERE account = sha256(q.name) AND slot BETWEEN q.since AND q.until
+    ) AS s,
+    LATERAL (
+        SELECT coalesce(sum(amount), 0) AS amount, coalesce(sum(amount) FILTER (WHERE NOT returns), 0) AS spent,
+               count(*) FILTER (WHERE returns) AS calls
+        FROM budget_hold
+        WHERE account = sha256(q.name) AND slot BETWEEN q.since AND q.until AND NOT expired AND ends <= clock_timestamp()
+    ) AS due
+    ORDER BY q.at";
+
+/// What is used of these, one after another.
+async fn balances_of(session: &Session, asked: &[&[(Account, Period)]]) -> Result<Vec<Balance>> {
+    let asked = || asked.iter().copied().flatten();
+    let names: Vec<&[u8]> = asked().map(|(account, _)| account.as_str().as_bytes()).collect();
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sinces: Vec<i64> = asked().map(|(_, period)| period.since).collect();
+    let untils: Vec<i64> = asked().map(|(_, period)| period.until).collect();
+    let rows = session.query(READ, &[&names, &sinces, &untils]).await?;
+    Ok(rows.iter().map(|row| balance_of(row.get(0), row.get(1), row.get(2))).collect())
+}
+
+/// Forgets what is of no more use.
+#[derive(Debug, Default)]
+struct Sweeper {
+    turns: u32,
+}
+
+#[async_trait]
+impl PostgresChore for Sweeper {
+    async fn turn(&mut self, session: &Session) -> Result<Option<bool>> {
+        let all_accounts = self.turns.is_multiple_of(TURNS);
+        let swept = session.query("SELECT budget_sweep($1, $2)", &[&SWEPT, &all_accounts]).await?;
+        let more = swept.first().is_some_and(|row| row.get(0));
+        // What is left is done by the next turn, of the same kind.
+        self.turns = self.turns.wrapping_add(u32::from(!more));
+        Ok(Some(more))
+    }
+}
