@@ -55,7 +55,7 @@ fn script(own: &str) -> Script {
 ///
 /// * **Out of reach.** Hard budgets refuse at once while Redis cannot be asked, and 250 ms after a question that it does
 ///   not answer ([`RedisServer::operation_timeout`]); soft ones let every call through, uncounted. With
-///   [`fail_local`](Self::fail_local) each process goes on with a share of its own.
+///   [`fail_local`](RedisBudgetsBuilder::fail_local) each process goes on with a share of its own.
 /// * **Time.** Windows are cut by the service's clock, and reservations expire by the server's: processes whose clocks
 ///   differ charge different days around midnight, and never let each other's reservations expire too early.
 /// * **Settling** is done by a task of the service, again and again until Redis takes it; a process that dies leaves its

@@ -7,14 +7,6 @@
 //! from a process that was only paused, replaces that bound. An attempt is never counted twice, however often its record
 //! comes.
 //!
-//! # How much may be lost
-//!
-//! | [`Durability`] | a crash of the process | a loss of power |
-//! |---|---|---|
-//! | `Strict` | nothing | nothing; a disk that is full or fails stops paid calls |
-//! | `Standard` | nothing that was dispatched more than a moment ago | the last second; calls go on where the disk fails, with an alert |
-//! | `Memory` | attempts under way, and records of the last moment | the same and the last second |
-//!
 //! # Why both records and sums
 //!
 //! A month of a million records takes seconds to add up, from the sums of its days milliseconds. Sums alone could not be
@@ -65,7 +57,13 @@ use crate::{
     types::AttemptId,
 };
 
-/// When the disk must have what the ledger is told. See [the table](self#how-much-may-be-lost).
+/// When the disk must have what the ledger is told, and so how much may be lost.
+///
+/// | [`Durability`] | a crash of the process | a loss of power |
+/// |---|---|---|
+/// | `Strict` | nothing | nothing; a disk that is full or fails stops paid calls |
+/// | `Standard` | nothing that was dispatched more than a moment ago | the last second; calls go on where the disk fails, with an alert |
+/// | `Memory` | attempts under way, and records of the last moment | the same and the last second |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Durability {
