@@ -52,10 +52,10 @@ impl Server {
         };
         // What stays on this machine needs no certificate; anything else is not sent unprotected unless told to.
         match (settings.mode, is_near) {
-            (Some(SslMode::Prefer), false) => config.ssl_mode(SslMode::Require),
+            // A preference is one that whoever is in between may refuse.
+            (Some(SslMode::Prefer) | None, false) => config.ssl_mode(SslMode::Require),
             (Some(mode), _) => config.ssl_mode(mode),
             (None, true) => config.ssl_mode(SslMode::Disable),
-            (None, false) => config.ssl_mode(SslMode::Require),
         };
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(CONNECT);

@@ -53,6 +53,7 @@ pub(super) fn open_to_write(path: &Path, max_bytes: Option<u64>, name: &str) -> 
 
 /// Has writers and readers not wait for each other. Where several processes open a new file at once, SQLite says that it
 /// is busy without having waited.
+#[expect(clippy::disallowed_methods, reason = "the store's own thread, where there is no worker")]
 fn keep_a_journal(connection: &Connection, name: &str) -> Result<(), StoreError> {
     let mut tries = 0;
     let mode: String = loop {
