@@ -115,7 +115,8 @@ impl Store {
         Ok(Self(Backend::Postgres(Arc::new(Postgres::connect(url).await?))))
     }
 
-    /// Opens a file, or makes it: readable by its owner alone. `file:` URIs of SQLite are understood.
+    /// Opens a file, or makes it: readable by its owner alone. `file:` URIs of SQLite are understood;
+    /// what they make has the permissions that the process gives.
     ///
     /// # Errors
     ///

@@ -8,7 +8,7 @@ use super::{Ledger, row::Row, source::Order, zone::micros_of};
 use crate::{
     cost::CostRecord,
     store::{StoreError, StoreErrorKind},
-    types::{Cost, Usd, rfc3339},
+    types::{AttemptId, Cost, Rate, RequestId, RouteId, Usd, rfc3339},
 };
 
 /// How records are written down.
@@ -40,12 +40,17 @@ struct Line<'a> {
     completion_tokens: i64,
     reasoning_tokens: i64,
     images: i64,
+    pixels: i64,
     seconds: i64,
     usage_source: &'a str,
     cost_usd: Option<String>,
     cost: &'static str,
     saved_usd: Option<String>,
     price_version: Option<i64>,
+    input_usd_per_million: Option<String>,
+    cached_input_usd_per_million: Option<String>,
+    output_usd_per_million: Option<String>,
+    image_usd: Option<String>,
     source: &'a str,
     ending: &'a str,
     error: Option<&'a str>,
@@ -78,6 +83,9 @@ impl Ledger {
                     count += 1;
                     writer.write(&record).map_err(failed)
                 })?;
+                if count == 0 {
+                    writer.write_names().map_err(failed)?;
+                }
                 writer.end().map_err(failed).map(|()| count)
             })
             .await
@@ -110,6 +118,18 @@ impl<W: io::Write> Writer<W> {
         Ok(())
     }
 
+    /// The line of names where there is no record to take them from.
+    fn write_names(&mut self) -> io::Result<()> {
+        let Self::Csv(writer) = self else { return Ok(()) };
+        let mut lines = csv::Writer::from_writer(Vec::new());
+        let record =
+            CostRecord::new(AttemptId::new(0), RequestId::new(0), RouteId::new("", ""), SystemTime::UNIX_EPOCH);
+        lines.serialize(line(&record, &Row::of(&record))).map_err(io::Error::other)?;
+        let lines = lines.into_inner().map_err(|error| io::Error::other(error.to_string()))?;
+        let names = csv::Reader::from_reader(&*lines).headers().map_err(io::Error::other)?.clone();
+        writer.write_record(&names).map_err(io::Error::other)
+    }
+
     fn end(&mut self) -> io::Result<()> {
         match self {
             Self::Csv(writer) => writer.flush()?,
@@ -120,7 +140,9 @@ impl<W: io::Write> Writer<W> {
 }
 
 fn line<'a>(record: &'a CostRecord, row: &'a Row<'a>) -> Line<'a> {
-    let [prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens, images, _, seconds] = row.usage;
+    let [prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens, images, pixels, seconds] = row.usage;
+    let price = row.price;
+    let cached = price.map(|price| price.cached_input.unwrap_or(price.input));
     let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     Line {
         at: rfc3339(record.at),
@@ -139,6 +161,7 @@ fn line<'a>(record: &'a CostRecord, row: &'a Row<'a>) -> Line<'a> {
         completion_tokens,
         reasoning_tokens,
         images,
+        pixels,
         seconds,
         usage_source: &row.usage_source,
         cost_usd: dollars(record.cost),
@@ -149,6 +172,10 @@ fn line<'a>(record: &'a CostRecord, row: &'a Row<'a>) -> Line<'a> {
         },
         saved_usd: dollars(record.saved),
         price_version: row.price_version,
+        input_usd_per_million: price.map(|price| per_million(price.input)),
+        cached_input_usd_per_million: cached.map(per_million),
+        output_usd_per_million: price.map(|price| per_million(price.output)),
+        image_usd: price.map(|price| amount(price.image)),
         source: &row.source,
         ending: &row.ending,
         error: row.error.as_deref(),
@@ -160,12 +187,18 @@ fn line<'a>(record: &'a CostRecord, row: &'a Row<'a>) -> Line<'a> {
     }
 }
 
+fn amount(usd: Usd) -> String {
+    let (sign, nanos) = (if usd.nanos() < 0 { "-" } else { "" }, usd.nanos().unsigned_abs());
+    format!("{sign}{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000)
+}
+
+/// `0.150000`: a pico-dollar per token is a millionth of a dollar per million tokens.
+fn per_million(rate: Rate) -> String {
+    format!("{}.{:06}", rate.picos() / 1_000_000, rate.picos() % 1_000_000)
+}
+
 /// `0.000213000`; nothing where there is no price.
 fn dollars(cost: Cost) -> Option<String> {
-    let amount = |usd: Usd| {
-        let (sign, nanos) = (if usd.nanos() < 0 { "-" } else { "" }, usd.nanos().unsigned_abs());
-        format!("{sign}{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000)
-    };
     match cost {
         Cost::Known(usd) | Cost::Unknown { at_most: usd } => Some(amount(usd)),
         Cost::Unpriced => None,

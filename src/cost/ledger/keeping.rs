@@ -29,7 +29,7 @@ struct Asked {
 }
 
 /// What a chore is to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Cut {
     /// What is older may go, in microseconds since 1970: records, sums by hour.
     pub(super) before: (i64, i64),

@@ -22,6 +22,9 @@ pub(crate) trait Writes: fmt::Debug + Send + Sync + 'static {
 
     /// A transaction was undone: what it wrote is not there.
     fn forget(&self);
+
+    /// Whether whoever waits for it may do something else instead: what has happened already must be written.
+    fn may_expire(item: &Self::Item) -> bool;
 }
 
 /// Whoever waits for it.
@@ -54,7 +57,7 @@ pub(super) trait Batch: Any + Send + Sync {
 
     fn forget(&self);
 
-    /// Gives up what must be durable before it counts and has waited for so long.
+    /// Gives up what must be durable before something else may happen, and has waited for so long.
     fn expire(&mut self, patience: Duration, error: &StoreError);
 
     fn end(self: Box<Self>, failed: Option<&StoreError>);
@@ -103,7 +106,10 @@ impl<W: Writes> Batch for Page<W> {
     }
 
     fn expire(&mut self, patience: Duration, error: &StoreError) {
-        let is_late = |entry: &mut Entry<W::Item>| entry.durable == Durable::Now && entry.since.elapsed() >= patience;
+        let is_late = |entry: &mut Entry<W::Item>| {
+            let may_expire = entry.durable == Durable::Now && W::may_expire(&entry.item);
+            may_expire && entry.since.elapsed() >= patience
+        };
         self.entries.extract_if(.., is_late).for_each(|entry| answer(entry, Some(error)));
     }
 

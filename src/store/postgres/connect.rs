@@ -43,12 +43,19 @@ impl Server {
         let (url, settings) = own_settings(url);
         let mut config: Config = url.parse().map_err(|error: Error| refused("postgres", &error))?;
         let name = name_of(&config);
-        let is_near = !config.get_hosts().is_empty() && config.get_hosts().iter().all(is_near);
+        // Addresses are where it goes to; names beside them are what certificates are for.
+        let addresses = config.get_hostaddrs();
+        let is_near = if addresses.is_empty() {
+            !config.get_hosts().is_empty() && config.get_hosts().iter().all(is_near)
+        } else {
+            addresses.iter().all(std::net::IpAddr::is_loopback)
+        };
         // What stays on this machine needs no certificate; anything else is not sent unprotected unless told to.
         match (settings.mode, is_near) {
+            // A preference is one that whoever is in between may refuse.
+            (Some(SslMode::Prefer) | None, false) => config.ssl_mode(SslMode::Require),
             (Some(mode), _) => config.ssl_mode(mode),
             (None, true) => config.ssl_mode(SslMode::Disable),
-            (None, false) => config.ssl_mode(SslMode::Require),
         };
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(CONNECT);
@@ -231,5 +238,11 @@ mod tests {
         assert_eq!(mode("postgres://me@db.example/costs?sslmode=verify-full"), SslMode::Require);
         assert_eq!(mode("postgres://me@db.example/costs?sslmode=disable&connect_timeout=3"), SslMode::Disable);
         assert_eq!(mode("postgres://me@localhost,db.example/costs"), SslMode::Require);
+        for lax in ["prefer", "allow"] {
+            assert_eq!(mode(&format!("postgres://me@db.example/costs?sslmode={lax}")), SslMode::Require);
+            assert_eq!(mode(&format!("postgres://me@localhost/costs?sslmode={lax}")), SslMode::Prefer);
+        }
+        assert_eq!(mode("postgres://me@localhost/costs?hostaddr=192.0.2.7"), SslMode::Require);
+        assert_eq!(mode("postgres://me@db.example/costs?hostaddr=127.0.0.1"), SslMode::Disable);
     }
 }

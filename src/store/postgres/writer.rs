@@ -9,7 +9,8 @@
 //! # What is guaranteed
 //!
 //! A write answers after the server has it on its disk. While the server is away everything waits in order, and
-//! nothing is dropped; [`Durable::Now`](super::Durable::Now) alone gives up after five seconds. A commit of which
+//! nothing is dropped; what must be written before it happens alone gives up after five
+//! seconds. A commit of which
 //! nobody knows whether it was done is repeated: what is written twice counts once.
 
 use std::{

@@ -94,7 +94,12 @@ impl Sqlite {
         job: impl FnOnce(&Connection) -> Result<T, E> + Send + 'static,
     ) -> Result<T, E> {
         let (path, name) = (self.path.clone(), self.name.clone());
-        let reading = tokio::task::spawn_blocking(move || job(&open_to_read(&path, &name)?));
+        let reading = tokio::task::spawn_blocking(move || {
+            let connection = open_to_read(&path, &name)?;
+            // All that the job reads is of one moment; closing the connection ends it.
+            connection.execute_batch("BEGIN").map_err(|error| error_of(&name, error))?;
+            job(&connection)
+        });
         let gone = |error| StoreError::caused(StoreErrorKind::Other, &self.name, error);
         reading.await.map_err(gone)?
     }
@@ -103,4 +108,33 @@ impl Sqlite {
 /// Whether SQLite takes it for a URI and not for a path.
 fn is_uri(path: &Path) -> bool {
     path.to_string_lossy().starts_with("file:")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_job_that_reads_twice_reads_the_same() {
+        let path = std::env::temp_dir().join(format!("together-inference-snapshot-{}.db", std::process::id()));
+        let sqlite = Sqlite::open(path.clone(), None).await.unwrap();
+        let other = path.clone();
+        let count = |connection: &Connection| {
+            connection.query_row("SELECT count(*) FROM setting", [], |row| row.get::<_, i64>(0)).unwrap()
+        };
+        let job = move |connection: &Connection| {
+            let before = count(connection);
+            let writer = Connection::open(other).unwrap();
+            writer.busy_timeout(std::time::Duration::from_secs(5)).unwrap();
+            writer.execute_batch("INSERT INTO setting (name, value) VALUES ('a', 'b')").unwrap();
+            Ok::<_, StoreError>((before, count(connection), count(&writer)))
+        };
+        let (before, after, written) = sqlite.read(job).await.unwrap();
+        assert_eq!(before, after);
+        assert!(written > after);
+        drop(sqlite);
+        for end in ["", "-wal", "-shm"] {
+            let _ = std::fs::remove_file(format!("{}{end}", path.display()));
+        }
+    }
 }

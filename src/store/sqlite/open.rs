@@ -20,17 +20,24 @@ const KNOWN: u32 = MIGRATIONS.len() as u32;
 /// How long a writer waits for another process's.
 const BUSY: Duration = Duration::from_secs(5);
 
+/// How often within that time it tries what SQLite does not wait for.
+const TRIES: u32 = 100;
+
 /// Opens a file to write it, made and brought up to date where necessary.
 pub(super) fn open_to_write(path: &Path, max_bytes: Option<u64>, name: &str) -> Result<Connection, StoreError> {
     make(path).map_err(|error| StoreError::caused(StoreErrorKind::Unreachable, name, error))?;
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    // A URI's own mode may ask for less.
+    if is_uri(path) {
+        flags |= OpenFlags::SQLITE_OPEN_CREATE;
+    }
     let mut connection = Connection::open_with_flags(path, flags).map_err(|error| error_of(name, error))?;
     let failed = |error| error_of(name, error);
     connection.busy_timeout(BUSY).map_err(failed)?;
     // A file that can only be read refuses to begin.
     connection.execute_batch("BEGIN IMMEDIATE; ROLLBACK").map_err(failed)?;
     let version = version(&connection, name)?;
-    connection.pragma_update(None, "journal_mode", "wal").map_err(failed)?;
+    keep_a_journal(&connection, name)?;
     connection.pragma_update(None, "foreign_keys", true).map_err(failed)?;
     if let Some(bytes) = max_bytes {
         let page: u32 = connection.pragma_query_value(None, "page_size", |row| row.get(0)).map_err(failed)?;
@@ -42,6 +49,31 @@ pub(super) fn open_to_write(path: &Path, max_bytes: Option<u64>, name: &str) -> 
         migrate(&mut connection, name)?;
     }
     Ok(connection)
+}
+
+/// Has writers and readers not wait for each other. Where several processes open a new file at once, SQLite says that it
+/// is busy without having waited.
+#[expect(clippy::disallowed_methods, reason = "the store's own thread, where there is no worker")]
+fn keep_a_journal(connection: &Connection, name: &str) -> Result<(), StoreError> {
+    let mut tries = 0;
+    let mode: String = loop {
+        match connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0)) {
+            Ok(mode) => break mode,
+            Err(error) => {
+                let error = error_of(name, error);
+                tries += 1;
+                if error.kind() != StoreErrorKind::Busy || tries > TRIES {
+                    return Err(error);
+                }
+                std::thread::sleep(BUSY / TRIES);
+            }
+        }
+    };
+    if mode == "wal" {
+        return Ok(());
+    }
+    let detail = format!("it cannot keep a write-ahead log, its journal is {mode:?}; name a file of a local disk");
+    Err(StoreError::new(StoreErrorKind::Other, name, detail))
 }
 
 /// Opens a file that is a store to read it.

@@ -16,6 +16,7 @@ use together_inference::{
     testing::{Server, Together},
     types::{Rng, SeededRng},
 };
+use tokio::time::Instant;
 
 use super::{Home, audit, muse, open, secs, sums};
 
@@ -109,7 +110,9 @@ async fn survives(home: &Home, mode: &str, place: &str, times: u32) {
 async fn left_in(home: &Home) -> Vec<CostRecord> {
     // What a child left open is closed by the first chore, which the next read may come before; the server may notice a
     // little later that a connection is gone, so that it takes another ledger with chores of its own.
+    let until = Instant::now() + secs(60);
     loop {
+        assert!(Instant::now() < until, "attempts of a child stay open");
         let records = audit(&home.ledger().await).await;
         if home.count("SELECT count(*) FROM cost_record WHERE open_by IS NOT NULL").await == 0 {
             break records;
@@ -141,14 +144,20 @@ async fn killed_at_any_time_it_loses_and_doubles_nothing() {
         let served = together.serve().await.unwrap();
         let mut child = start(&home, &served.base_url(), "strict", 1_000_000, "nowhere");
         let calls = 1 + rng.next_u128() % 40;
+        let until = Instant::now() + secs(60);
         while u128::from(together.calls()) < calls {
+            let ended = child.try_wait().unwrap();
+            assert!(ended.is_none() && Instant::now() < until, "round {round}: {ended:?} after {}", together.calls());
             tokio::time::sleep(Duration::from_micros(rng.next_u128() as u64 % 500)).await;
         }
         child.kill().unwrap(); // SIGKILL
         child.wait().unwrap();
-        while together.in_flight() > 0 {
-            tokio::task::yield_now().await;
-        }
+        let settled = async {
+            while together.in_flight() > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(secs(60), settled).await.expect("the simulator still answers a child that is gone");
         let total = sums(&left_in(&home).await);
         let bill = together.bill();
         let bound = total.known + total.unknown;

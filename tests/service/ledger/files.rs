@@ -81,6 +81,30 @@ async fn a_store_that_can_only_be_read_says_so() {
     assert!(message.contains("cannot be written"), "{message}");
 }
 
+#[tokio::test]
+async fn a_uri_makes_its_file_and_one_that_is_in_memory_alone_is_refused() {
+    let folder = Folder::new();
+    let ledger = open(format!("file:{}", folder.path().display()).as_ref()).await;
+    CostSink::record(&ledger, &[super::sums::record(1)]).await.unwrap();
+    assert!(folder.path().exists());
+    assert_eq!(audit(&ledger).await.len(), 1);
+    let (_, message) = refused(format!("file:{}?mode=memory&cache=shared", folder.path().display())).await;
+    assert!(message.contains("name a file"), "{message}");
+}
+
+#[tokio::test]
+async fn the_view_for_people_does_not_call_what_has_no_price_free() {
+    let folder = Folder::new();
+    let ledger = open(&folder.path()).await;
+    let mut unpriced = super::sums::record(1);
+    unpriced.cost = together_inference::Cost::Unpriced;
+    CostSink::record(&ledger, &[unpriced, super::sums::record(2)]).await.unwrap();
+    let file = rusqlite::Connection::open(folder.path()).unwrap();
+    let mut rows = file.prepare("SELECT usd FROM cost ORDER BY attempt").unwrap();
+    let amounts: Vec<Option<String>> = rows.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap();
+    assert_eq!(amounts, [None, Some("0.001000001".into())]);
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn only_its_owner_may_read_it() {

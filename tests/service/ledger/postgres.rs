@@ -207,12 +207,21 @@ async fn while_the_server_is_away_only_what_is_strict_is_refused() {
         let standard = standard.clone();
         async move { CostSink::record(&standard, &[record(1), record(2)]).await }
     });
+    let ended = tokio::spawn({
+        let strict = strict.clone();
+        async move { CostSink::record(&strict, &[record(4)]).await }
+    });
+    tokio::task::yield_now().await;
     let error = CostSink::intend(&strict, &intent(3)).await.unwrap_err();
     assert!(error.to_string().contains("cannot be reached"), "{error}");
-    assert!(!waiting.is_finished());
+    // What has ended was paid for, and must be written.
+    assert!(!waiting.is_finished() && !ended.is_finished());
     server.run();
     waiting.await.unwrap().unwrap();
-    assert_eq!(audit(&standard).await, [record(1), record(2)]);
+    ended.await.unwrap().unwrap();
+    let mut attempts: Vec<_> = audit(&standard).await.iter().map(|record| record.attempt).collect();
+    attempts.sort_unstable();
+    assert_eq!(attempts, [record(1), record(2), record(4)].map(|record| record.attempt));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

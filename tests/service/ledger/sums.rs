@@ -8,7 +8,7 @@ use std::{
 };
 
 use together_inference::{
-    Cost, Priority, RouteId, Task, Usage, Usd,
+    Cost, Price, Priority, RouteId, Task, Usage, Usd,
     client::ErrorKind,
     cost::{Basis, By, CostRecord, CostSink, Ending, Format, Ledger, ReportQuery, Sums},
     types::{RequestId, Rng, SeededRng},
@@ -151,6 +151,31 @@ async fn records_roll_ups_reports_and_files_are_the_same_money() {
                 line["cost_usd"].as_str().map_or(0, nanos);
         }
         assert_eq!(of_json, of_csv);
+    }
+}
+
+#[tokio::test]
+async fn a_file_tells_the_prices_and_has_its_names_even_if_nothing_else() {
+    for home in Home::each().await {
+        let ledger = home.ledger().await;
+        let empty = Paper::default();
+        assert_eq!(ledger.export(always(), Format::Csv, empty.clone()).await.unwrap(), 0);
+        let mut priced = record(1);
+        let usd = |text: &str| text.parse::<Usd>().unwrap();
+        priced.price = Some(Price::per_million(usd("0.15"), usd("0.600001")));
+        priced.usage.pixels = 1_048_576;
+        CostSink::record(&ledger, &[priced]).await.unwrap();
+        let full = Paper::default();
+        ledger.export(always(), Format::Csv, full.clone()).await.unwrap();
+        assert_eq!(empty.text().lines().collect::<Vec<_>>(), [full.text().lines().next().unwrap()]);
+        let text = full.text();
+        let mut lines = csv::Reader::from_reader(text.as_bytes());
+        let names = lines.headers().unwrap().clone();
+        let line = lines.records().next().unwrap().unwrap();
+        let value = |name: &str| &line[names.iter().position(|other| other == name).unwrap()];
+        assert_eq!(value("pixels"), "1048576");
+        assert_eq!((value("input_usd_per_million"), value("cached_input_usd_per_million")), ("0.150000", "0.150000"));
+        assert_eq!((value("output_usd_per_million"), value("image_usd")), ("0.600001", "0.000000000"));
     }
 }
 

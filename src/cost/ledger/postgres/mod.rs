@@ -108,6 +108,10 @@ impl Writes for Entries {
     fn forget(&self) {
         self.memory.forget();
     }
+
+    fn may_expire(entry: &Entry) -> bool {
+        matches!(entry, Entry::Intent(_))
+    }
 }
 
 impl Entries {

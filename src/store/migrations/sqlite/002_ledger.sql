@@ -113,7 +113,7 @@ SELECT strftime('%Y-%m-%dT%H:%M:%SZ', at / 1000000, 'unixepoch') AS at,
        tenant, session, tags, task, priority, upstream, model AS asked,
        coalesce(nullif(served, ''), model) AS model,
        prompt, cached, completion, reasoning, images, usage_source,
-       printf('%d.%09d', cost / 1000000000, cost % 1000000000) AS usd,
+       CASE WHEN cost IS NOT NULL THEN printf('%d.%09d', cost / 1000000000, cost % 1000000000) END AS usd,
        CASE WHEN cost IS NULL THEN 'unpriced' WHEN cost_exact THEN 'known' ELSE 'at most' END AS cost,
        source, ending, error, latency / 1000 AS latency_ms, batch
 FROM cost_record WHERE open_by IS NULL;
