@@ -61,7 +61,7 @@ pub(crate) use self::{
     budget::{Held, NoTenant, Notice},
     sinks::{PATIENCE, offer},
 };
-use crate::types::BoxError;
+use crate::types::{AttemptId, BoxError};
 
 /// Takes cost records.
 #[async_trait]
@@ -100,6 +100,17 @@ pub trait CostSink: Send + Sync + fmt::Debug {
     /// [`SinkError`]; answers do not wait for it.
     async fn record(&self, page: &[CostRecord]) -> Result<(), SinkError>;
 
+    /// Is told of attempts that it was told of before they were made, and that were not made after all: nothing was sent,
+    /// and no record will come. Told twice has the effect of once. The default keeps nothing, and does nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`SinkError`]; it is told again.
+    async fn withdraw(&self, attempts: &[AttemptId]) -> Result<(), SinkError> {
+        let _ = attempts;
+        Ok(())
+    }
+
     /// Waits until what it took is as safe as it will be; called when the service shuts down. The default does nothing.
     ///
     /// # Errors
@@ -117,6 +128,12 @@ pub trait CostSink: Send + Sync + fmt::Debug {
     /// Whether an attempt without a place for its record must not be made. Unless one of a service's sinks says so, such
     /// an attempt is made, and the gap is counted and alerted.
     fn is_strict(&self) -> bool {
+        false
+    }
+
+    /// Whether a record that it did not take is lost, whoever else took it: so with a ledger. Otherwise a record is lost
+    /// that no sink took.
+    fn is_durable(&self) -> bool {
         false
     }
 }
@@ -150,6 +167,10 @@ impl<T: CostSink + ?Sized> CostSink for Arc<T> {
         (**self).record(page).await
     }
 
+    async fn withdraw(&self, attempts: &[AttemptId]) -> Result<(), SinkError> {
+        (**self).withdraw(attempts).await
+    }
+
     async fn flush(&self) -> Result<(), SinkError> {
         (**self).flush().await
     }
@@ -160,5 +181,9 @@ impl<T: CostSink + ?Sized> CostSink for Arc<T> {
 
     fn is_strict(&self) -> bool {
         (**self).is_strict()
+    }
+
+    fn is_durable(&self) -> bool {
+        (**self).is_durable()
     }
 }

@@ -7,6 +7,7 @@ use futures_util::{FutureExt, future::join_all};
 use tokio::time::timeout;
 
 use super::{CostRecord, CostSink, Intent, SinkError};
+use crate::types::AttemptId;
 
 /// One `debug` event a record, at target `together_inference::cost`. No prompts.
 #[derive(Clone, Copy, Debug, Default)]
@@ -68,7 +69,12 @@ impl CostSink for FanOut {
     }
 
     async fn record(&self, page: &[CostRecord]) -> Result<(), SinkError> {
-        let offered = self.0.iter().map(|sink| offer(&**sink, page));
+        let offered = self.0.iter().map(|sink| offer(&**sink, page, &[]));
+        join_all(offered).await.into_iter().collect()
+    }
+
+    async fn withdraw(&self, attempts: &[AttemptId]) -> Result<(), SinkError> {
+        let offered = self.0.iter().map(|sink| offer(&**sink, &[], attempts));
         join_all(offered).await.into_iter().collect()
     }
 
@@ -83,11 +89,22 @@ impl CostSink for FanOut {
     fn is_strict(&self) -> bool {
         self.0.iter().any(CostSink::is_strict)
     }
+
+    fn is_durable(&self) -> bool {
+        self.0.iter().any(CostSink::is_durable)
+    }
 }
 
-/// Offers a page to one sink, once: what it does wrong is an error, never a panic, and within ten seconds.
-pub(crate) async fn offer(sink: &dyn CostSink, page: &[CostRecord]) -> Result<(), SinkError> {
-    match timeout(PATIENCE, AssertUnwindSafe(sink.record(page)).catch_unwind()).await {
+/// Offers a page to one sink, once, and tells it what was not done after all: what it does wrong is an error, never a
+/// panic, and within ten seconds.
+pub(crate) async fn offer(sink: &dyn CostSink, page: &[CostRecord], withdrawn: &[AttemptId]) -> Result<(), SinkError> {
+    let offered = async {
+        if !page.is_empty() {
+            sink.record(page).await?;
+        }
+        if withdrawn.is_empty() { Ok(()) } else { sink.withdraw(withdrawn).await }
+    };
+    match timeout(PATIENCE, AssertUnwindSafe(offered).catch_unwind()).await {
         Ok(Ok(taken)) => taken,
         Ok(Err(_)) => Err(SinkError::new("it panicked")),
         Err(_) => Err(SinkError::new("it took too long")),

@@ -258,7 +258,7 @@ impl State {
         };
         settlement.admitted(permit);
         if self.wants_intents {
-            self.intend(plan, &settlement).await?;
+            self.intend(plan, &mut settlement).await?;
         }
         // Whatever was waited for above: nothing starts that nobody waits for any more.
         if Instant::now() >= plan.deadline {
@@ -267,7 +267,7 @@ impl State {
         Ok(settlement)
     }
 
-    async fn intend(&self, plan: &Plan, settlement: &Settlement) -> Result<(), Error> {
+    async fn intend(&self, plan: &Plan, settlement: &mut Settlement) -> Result<(), Error> {
         let Some(intent) = settlement.intent() else { return Ok(()) };
         let told = AssertUnwindSafe(crate::cost::CostSink::intend(&self.sinks, &intent)).catch_unwind();
         match timeout_at(plan.deadline, told).await {

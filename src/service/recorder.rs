@@ -31,6 +31,7 @@ use super::state::State;
 use crate::{
     cost::{Budgets, Charge, CostRecord, CostSink, FanOut, Held, PATIENCE},
     notify::AlertKind,
+    types::AttemptId,
 };
 
 /// Records that may wait for the sinks, and for one sink that has fallen behind the others.
@@ -48,6 +49,8 @@ pub(super) type RecordSlot = mpsc::OwnedPermit<Item>;
 
 pub(super) enum Item {
     Record(Box<Settled>),
+    /// An attempt that the sinks were told of, and that was never made.
+    Withdraw(AttemptId),
     /// A reservation of an attempt that was never made.
     Settle(Arc<Held>, Charge),
     /// Answered when everything before it was handed over.
@@ -149,6 +152,13 @@ impl Recorder {
         slot
     }
 
+    /// Hands over that an attempt was never made, where it has no slot.
+    pub(super) fn withdraw(&self, attempt: AttemptId) {
+        if self.queue.try_send(Item::Withdraw(attempt)).is_err() {
+            tracing::warn!(%attempt, "an attempt that was not made stays open in the ledger until the process ends");
+        }
+    }
+
     /// Hands over a record that costs nothing, if there is room.
     pub(super) fn offer(&self, record: CostRecord) {
         let item = Item::Record(Box::new(Settled { record, budget: None }));
@@ -220,7 +230,7 @@ impl Shared {
                 break;
             }
             // No more waiting from here on: if the task ended in between, these would be gone.
-            let mut records = Vec::new();
+            let (mut records, mut withdrawn) = (Vec::new(), Vec::new());
             for item in items.drain(..) {
                 match item {
                     Item::Record(settled) => {
@@ -228,13 +238,14 @@ impl Shared {
                         self.due(settled.budget.map(|(held, charge)| Due::Settle(held, charge)));
                     }
                     Item::Settle(held, charge) => self.due(Some(Due::Settle(held, charge))),
+                    Item::Withdraw(attempt) => withdrawn.push(attempt),
                     Item::Flush(done) => {
-                        self.page(std::mem::take(&mut records));
+                        self.page(std::mem::take(&mut records), std::mem::take(&mut withdrawn));
                         self.mark(done);
                     }
                 }
             }
-            self.page(records);
+            self.page(records, withdrawn);
         }
         let (done, over) = oneshot::channel();
         self.mark(done);
@@ -248,12 +259,12 @@ impl Shared {
             && self.desks.iter().all(Desk::holds_up_nobody)
     }
 
-    fn page(&self, records: Vec<CostRecord>) {
-        if records.is_empty() {
+    fn page(&self, records: Vec<CostRecord>, withdrawn: Vec<AttemptId>) {
+        if records.is_empty() && withdrawn.is_empty() {
             return;
         }
         let losses = Arc::clone(&self.losses);
-        let page = Arc::new(Page::new(records, move |records| losses.add(records)));
+        let page = Arc::new(Page::new(records, withdrawn, move |records| losses.add(records)));
         self.desks.iter().for_each(|desk| desk.push(Entry::Page(Arc::clone(&page))));
     }
 

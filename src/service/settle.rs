@@ -61,6 +61,8 @@ pub(super) struct Settlement {
     called: Instant,
     probe: bool,
     passed_over: u32,
+    /// Whether the ledger was told of it.
+    intended: bool,
     ended: Option<Ended>,
 }
 
@@ -116,6 +118,7 @@ impl Settlement {
             called: plan.started,
             probe,
             passed_over,
+            intended: false,
             ended: None,
         }
     }
@@ -149,7 +152,8 @@ impl Settlement {
     }
 
     /// What the ledger is told before the attempt is dispatched.
-    pub(super) fn intent(&self) -> Option<Intent> {
+    pub(super) fn intent(&mut self) -> Option<Intent> {
+        self.intended = true;
         self.record.as_ref().map(|settled| Intent::new(settled.record.clone(), self.at_most))
     }
 
@@ -297,8 +301,9 @@ impl Settlement {
 
     /// Nothing left this machine: no record, the reservation returns.
     fn never_sent(&mut self, ending: Ending) {
-        if self.record.take().is_none() {
-            return;
+        let Some(settled) = self.record.take() else { return };
+        if self.intended {
+            self.state.recorder.withdraw(settled.record.attempt);
         }
         if let Some((held, charge)) = self.release(Charge::NotSent)
             && let Some(slot) = self.slot.take()

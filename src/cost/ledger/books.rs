@@ -1,6 +1,9 @@
 //! A ledger's side of a store, whichever it is.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 #[cfg(feature = "postgres")]
 use super::postgres;
@@ -14,6 +17,7 @@ use crate::store::Sqlite;
 use crate::{
     cost::CostRecord,
     store::{Backend, Durable, Store, StoreError},
+    types::AttemptId,
 };
 
 #[derive(Debug)]
@@ -69,17 +73,25 @@ impl Books {
         }
     }
 
-    /// Hands the same over without waiting; `false` if too much waits already.
-    pub(super) fn intend_later(&self, record: &CostRecord) -> bool {
+    /// Hands the same over without waiting. `missed` counts those that found no room or could not be written.
+    pub(super) fn intend_later(&self, record: &CostRecord, missed: &Arc<AtomicU64>) {
         let record = record.clone();
         match self {
             #[cfg(feature = "postgres")]
-            Self::Postgres { postgres, entries } => postgres.write_later(entries, postgres::Entry::intent(record)),
+            Self::Postgres { postgres, entries } => {
+                if !postgres.write_later(entries, postgres::Entry::intent(record)) {
+                    missed.fetch_add(1, Ordering::Relaxed);
+                }
+            }
             #[cfg(feature = "sqlite")]
             Self::Sqlite { sqlite, memory } => {
-                let (memory, process) = (Arc::clone(memory), sqlite.process());
-                let job = move |connection: &_| sqlite::intend(connection, &record, &memory, process);
-                sqlite.write_later(Durable::Soon, job)
+                let (known, process) = (Arc::clone(memory), sqlite.process());
+                let job = move |connection: &_| sqlite::intend(connection, &record, &known, process);
+                let (memory, missed) = (Arc::clone(memory), Arc::clone(missed));
+                sqlite.write_later(Durable::Soon, job, move || {
+                    memory.forget();
+                    missed.fetch_add(1, Ordering::Relaxed);
+                });
             }
         }
     }
@@ -94,6 +106,23 @@ impl Books {
                 let (page, known) = (page.to_vec(), Arc::clone(memory));
                 let written = sqlite.write(durable, move |connection| sqlite::settle(connection, &page, &known));
                 written.await.inspect_err(|_| memory.forget())
+            }
+        }
+    }
+
+    /// Takes attempts out again that were not made.
+    pub(super) async fn withdraw(&self, attempts: &[AttemptId]) -> Result<(), StoreError> {
+        let attempts = attempts.to_vec();
+        match self {
+            #[cfg(feature = "postgres")]
+            Self::Postgres { postgres, entries } => {
+                postgres.write(entries, postgres::Entry::Withdrawn(attempts), Durable::Soon).await
+            }
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite { sqlite, memory } => {
+                let known = Arc::clone(memory);
+                let job = move |connection: &_| sqlite::withdraw(connection, &attempts, &known);
+                sqlite.write(Durable::Soon, job).await.inspect_err(|_| memory.forget())
             }
         }
     }

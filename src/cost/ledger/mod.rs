@@ -60,7 +60,7 @@ pub use self::{
 use super::{CostRecord, CostSink, Intent, SinkError};
 use crate::{
     store::{Durable, Store, StoreError, reach},
-    types::{Clock, SystemClock},
+    types::{AttemptId, Clock, SystemClock},
 };
 
 /// When the disk must have what the ledger is told. See [the table](self#how-much-may-be-lost).
@@ -232,9 +232,7 @@ impl Ledger {
             Durability::Memory => Ok(()),
             Durability::Strict => self.books.intend(&intent.record).await.map_err(SinkError::new),
             Durability::Standard => {
-                if !self.books.intend_later(&intent.record) {
-                    self.missed.fetch_add(1, Ordering::Relaxed);
-                }
+                self.books.intend_later(&intent.record, &self.missed);
                 Ok(())
             }
         }
@@ -268,12 +266,20 @@ impl CostSink for Ledger {
         written
     }
 
+    async fn withdraw(&self, attempts: &[AttemptId]) -> Result<(), SinkError> {
+        self.books.withdraw(attempts).await.map_err(SinkError::new)
+    }
+
     async fn flush(&self) -> Result<(), SinkError> {
         self.store.sync().await.map_err(SinkError::new)
     }
 
     fn wants_intents(&self) -> bool {
         self.durability != Durability::Memory
+    }
+
+    fn is_durable(&self) -> bool {
+        true
     }
 
     fn is_strict(&self) -> bool {

@@ -42,8 +42,8 @@ impl Rollups {
         Self { zone, hours: Folded::default(), days: Folded::default(), from: (i64::MIN, i64::MIN) }
     }
 
-    /// Sums to be made anew where the records before a moment (if any) are gone: of the hours and days of which every record
-    /// is there.
+    /// Sums to be made anew where the records before a moment (if any) are gone: of the hours and days of which every
+    /// record is there.
     pub(super) fn anew(zone: Zone, pruned: Option<i64>) -> Self {
         let from = pruned.map_or((i64::MIN, i64::MIN), |since| {
             let last = since.saturating_sub(1);

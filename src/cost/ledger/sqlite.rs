@@ -15,7 +15,7 @@ use super::{
 use crate::{
     cost::CostRecord,
     store::{StoreError, error_of},
-    types::{BoxError, Price},
+    types::{AttemptId, BoxError, Price},
 };
 
 type Result<T> = std::result::Result<T, rusqlite::Error>;
@@ -157,7 +157,7 @@ pub(super) fn settle(connection: &Connection, page: &[CostRecord], memory: &Memo
         let settles = record.ending.is_attempt() && write(connection, &SETTLE, record, memory, None)? == 1;
         if settles || write(connection, &INSERT, record, memory, None)? == 1 {
             rollups.add(record);
-        } else if let Some(bound) = recovered(connection, record)? {
+        } else if let Some(bound) = recovered(connection, record.attempt)? {
             // It was given up for lost, and was not: what is known now counts instead.
             write(connection, &UPDATE, record, memory, None)?;
             rollups.take(&bound);
@@ -167,9 +167,22 @@ pub(super) fn settle(connection: &Connection, page: &[CostRecord], memory: &Memo
     add(connection, &rollups)
 }
 
+/// Takes attempts out again that were not made, also where they were given up for lost meanwhile.
+pub(super) fn withdraw(connection: &Connection, attempts: &[AttemptId], memory: &Memory) -> Result<()> {
+    let mut rollups = Rollups::of(zone(connection, memory)?);
+    for attempt in attempts {
+        if let Some(bound) = recovered(connection, *attempt)? {
+            rollups.take(&bound);
+        }
+        let sql = "DELETE FROM cost_record WHERE attempt = ?1 AND (open_by IS NOT NULL OR recovered = 1)";
+        connection.prepare_cached(sql)?.execute([attempt.value().to_be_bytes().as_slice()])?;
+    }
+    add(connection, &rollups)
+}
+
 /// The record as it was given up for lost.
-fn recovered(connection: &Connection, record: &CostRecord) -> Result<Option<CostRecord>> {
-    let attempt = record.attempt.value().to_be_bytes();
+fn recovered(connection: &Connection, attempt: AttemptId) -> Result<Option<CostRecord>> {
+    let attempt = attempt.value().to_be_bytes();
     let sql = format!("{} WHERE attempt = ?1 AND recovered = 1", &*SELECT);
     connection.prepare_cached(&sql)?.query_row([attempt.as_slice()], read).optional()
 }

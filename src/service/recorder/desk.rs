@@ -18,7 +18,10 @@ use tokio::{
 };
 
 use super::{OFFERS, PAGE, PAUSE, QUEUE};
-use crate::cost::{CostRecord, CostSink, SinkError, offer};
+use crate::{
+    cost::{CostRecord, CostSink, SinkError, offer},
+    types::AttemptId,
+};
 
 /// After this the others do not wait for a sink any more.
 const SLOW: Duration = Duration::from_secs(1);
@@ -26,21 +29,31 @@ const SLOW: Duration = Duration::from_secs(1);
 /// Records on their way to every sink.
 pub(super) struct Page {
     pub(super) records: Vec<CostRecord>,
+    /// Attempts that were not made after all.
+    withdrawn: Vec<AttemptId>,
     /// Whether a sink took them.
     taken: AtomicBool,
+    /// Whether one did not that nobody stands in for.
+    missed: AtomicBool,
     lost: Box<dyn Fn(u64) + Send + Sync>,
 }
 
 impl Page {
-    pub(super) fn new(records: Vec<CostRecord>, lost: impl Fn(u64) + Send + Sync + 'static) -> Self {
-        Self { records, taken: AtomicBool::new(false), lost: Box::new(lost) }
+    pub(super) fn new(
+        records: Vec<CostRecord>,
+        withdrawn: Vec<AttemptId>,
+        lost: impl Fn(u64) + Send + Sync + 'static,
+    ) -> Self {
+        let (taken, missed) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { records, withdrawn, taken, missed, lost: Box::new(lost) }
     }
 }
 
 impl Drop for Page {
     /// Every sink is done with it.
     fn drop(&mut self) {
-        if !self.taken.load(Ordering::Acquire) {
+        let is_lost = !self.taken.load(Ordering::Acquire) || self.missed.load(Ordering::Acquire);
+        if is_lost && !self.records.is_empty() {
             (self.lost)(self.records.len() as u64);
         }
     }
@@ -113,6 +126,7 @@ impl Desk {
         if let Entry::Page(page) = &entry {
             if backlog.records >= QUEUE {
                 tracing::warn!(sink = ?self.sink, records = page.records.len(), "a cost sink is too far behind for more");
+                self.misses(page);
                 return;
             }
             backlog.records += page.records.len();
@@ -127,15 +141,16 @@ impl Desk {
         loop {
             let pages = self.next().await;
             let taken = match pages.as_slice() {
-                [page] => self.hand_over(&page.records, moved).await,
+                [page] => self.hand_over(&page.records, &page.withdrawn, moved).await,
                 pages => {
                     let records: Vec<_> = pages.iter().flat_map(|page| &page.records).cloned().collect();
-                    self.hand_over(&records, moved).await
+                    let withdrawn: Vec<_> = pages.iter().flat_map(|page| &page.withdrawn).copied().collect();
+                    self.hand_over(&records, &withdrawn, moved).await
                 }
             };
             // Taken out once they are done: taking one twice has the effect of once, leaving one out has not.
-            if taken {
-                pages.iter().for_each(|page| page.taken.store(true, Ordering::Release));
+            for page in &pages {
+                if taken { page.taken.store(true, Ordering::Release) } else { self.misses(page) }
             }
             let mut done = Vec::with_capacity(pages.len());
             let mut backlog = self.lock();
@@ -182,9 +197,16 @@ impl Desk {
         pages
     }
 
+    /// A sink will never have a page. Where it is a ledger, no other stands in for it.
+    fn misses(&self, page: &Page) {
+        if self.sink.is_durable() {
+            page.missed.store(true, Ordering::Release);
+        }
+    }
+
     /// One offer. Whoever waits for the sink knows after a second that it hangs.
-    async fn offer(&self, records: &[CostRecord], moved: &Notify) -> Result<(), SinkError> {
-        let mut offered = pin!(offer(&*self.sink, records));
+    async fn offer(&self, records: &[CostRecord], withdrawn: &[AttemptId], moved: &Notify) -> Result<(), SinkError> {
+        let mut offered = pin!(offer(&*self.sink, records, withdrawn));
         if let Ok(taken) = timeout(SLOW, &mut offered).await {
             return taken;
         }
@@ -198,10 +220,10 @@ impl Desk {
     }
 
     /// Offers records until they are taken, with pauses, and gives them up after the last offer.
-    async fn hand_over(&self, records: &[CostRecord], moved: &Notify) -> bool {
+    async fn hand_over(&self, records: &[CostRecord], withdrawn: &[AttemptId], moved: &Notify) -> bool {
         let mut pause = PAUSE;
         for number in 1..=OFFERS {
-            match self.offer(records, moved).await {
+            match self.offer(records, withdrawn, moved).await {
                 Ok(()) => {
                     self.failing.store(false, Ordering::Release);
                     return true;

@@ -16,8 +16,8 @@ pub(crate) trait Writes: fmt::Debug + Send + Sync + 'static {
     /// What is written.
     type Item: Send + Sync + 'static;
 
-    /// Writes all of it, in a transaction that others may share. May be repeated after a failure, even one that came after
-    /// the commit: what is written already must change nothing.
+    /// Writes all of it, in a transaction that others may share. May be repeated after a failure, even one that came
+    /// after the commit: what is written already must change nothing.
     async fn write(&self, session: &Session, items: &[&Self::Item]) -> Result<(), StoreError>;
 
     /// A transaction was undone: what it wrote is not there.

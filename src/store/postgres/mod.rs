@@ -2,11 +2,12 @@
 //!
 //! # Why one connection
 //!
-//! A commit waits for the server's disk. Connections that commit one row each pay for it each; one that takes whatever
-//! waits pays once for a hundred. Many processes together have as many connections as there are processes, and few more.
+//! A commit waits for the server's disk. Connections that commit one row each pay for it each; one that takes
+//! whatever waits pays once for a hundred. Many processes together have as many connections as there are processes,
+//! and few more.
 //!
-//! A pooler that hands out connections by transaction does not do: a process is known to live by a lock that its connection
-//! holds.
+//! A pooler that hands out connections by transaction does not do: a process is known to live by a lock that its
+//! connection holds.
 
 mod batch;
 mod connect;

@@ -111,8 +111,8 @@ impl Session {
         StoreError::new(kind, &self.name, detail)
     }
 
-    /// Makes the store, or brings it up to date: all of it or nothing. Refuses what is not a store, is not for this version
-    /// of the crate, or cannot be written.
+    /// Makes the store, or brings it up to date: all of it or nothing. Refuses what is not a store, is not for this
+    /// version of the crate, or cannot be written.
     pub(super) async fn prepare_store(&self) -> Result<(), StoreError> {
         let read_only = self.query("SELECT current_setting('transaction_read_only') = 'on'", &[]).await?;
         if read_only.first().is_some_and(|row| row.get(0)) {

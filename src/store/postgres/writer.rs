@@ -2,15 +2,15 @@
 //!
 //! # Why a thread of its own
 //!
-//! Tasks of the application's runtime end with it, and wait where it is not driven. What was handed over must be written
-//! whatever becomes of the callers, and a program that ends must wait for it. So the store has a runtime on a thread: it
-//! owns every task that carries a connection, and ends them all when it ends.
+//! Tasks of the application's runtime end with it, and wait where it is not driven. What was handed over must be
+//! written whatever becomes of the callers, and a program that ends must wait for it. So the store has a runtime on a
+//! thread: it owns every task that carries a connection, and ends them all when it ends.
 //!
 //! # What is guaranteed
 //!
-//! A write answers after the server has it on its disk. While the server is away everything waits in order, and nothing is
-//! dropped; [`Durable::Now`](super::Durable::Now) alone gives up after five seconds. A commit of which nobody knows whether
-//! it was done is repeated: what is written twice counts once.
+//! A write answers after the server has it on its disk. While the server is away everything waits in order, and
+//! nothing is dropped; [`Durable::Now`](super::Durable::Now) alone gives up after five seconds. A commit of which
+//! nobody knows whether it was done is repeated: what is written twice counts once.
 
 use std::{
     fmt,
@@ -313,7 +313,7 @@ impl Thread {
         let session = self.connected().await?;
         let written = AssertUnwindSafe(write_in(session, group)).catch_unwind().await;
         let panicked = |_| StoreError::new(StoreErrorKind::Other, session.name(), "a write panicked");
-        let written = written.map_err(panicked).flatten();
+        let written = written.map_err(panicked).and_then(|written| written);
         if let Err(error) = &written {
             group.iter().for_each(|batch| batch.forget());
             self.undo(error).await;

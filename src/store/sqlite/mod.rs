@@ -60,13 +60,14 @@ impl Sqlite {
         answered.await.map_err(|_| StoreError::new(StoreErrorKind::Closed, &self.name, ""))?
     }
 
-    /// Hands a job over without waiting; `false` if too many wait already.
+    /// Hands a job over without waiting. If too many wait already, or it cannot be written, `failed` is told.
     pub(crate) fn write_later(
         &self,
         durable: Durable,
         job: impl FnOnce(&Connection) -> Result<(), rusqlite::Error> + Send + 'static,
-    ) -> bool {
-        self.writer.try_send(durable, job)
+        failed: impl FnOnce() + Send + 'static,
+    ) {
+        self.writer.try_send(durable, job, failed);
     }
 
     /// Has this done now and about every ten seconds, until the store is closed.

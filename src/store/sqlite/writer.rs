@@ -68,7 +68,14 @@ trait Work: Send {
 struct Typed<F, T> {
     job: Option<F>,
     result: Option<T>,
-    answer: Option<oneshot::Sender<Result<T, StoreError>>>,
+    answer: Answer<T>,
+}
+
+/// Who learns how it ended.
+enum Answer<T> {
+    To(oneshot::Sender<Result<T, StoreError>>),
+    /// Nobody waits; this is told if it could not be written.
+    Failed(Box<dyn FnOnce() + Send>),
 }
 
 impl<F, T> Work for Typed<F, T>
@@ -83,19 +90,17 @@ where
         Ok(())
     }
 
-    fn end(mut self: Box<Self>, failed: Option<StoreError>) {
-        let Some(answer) = self.answer.take() else {
-            if let Some(error) = failed {
-                tracing::warn!(%error, "a write that nobody waits for failed");
-            }
-            return;
-        };
+    fn end(self: Box<Self>, failed: Option<StoreError>) {
         // Whoever asked may have given up waiting.
-        let _ = match (failed, self.result.take()) {
-            (Some(error), _) => answer.send(Err(error)),
-            (None, Some(result)) => answer.send(Ok(result)),
-            (None, None) => Ok(()),
-        };
+        match (self.answer, failed, self.result) {
+            (Answer::To(answer), Some(error), _) => drop(answer.send(Err(error))),
+            (Answer::To(answer), None, Some(result)) => drop(answer.send(Ok(result))),
+            (Answer::Failed(told), Some(error), _) => {
+                tracing::warn!(%error, "a write that nobody waits for failed");
+                told();
+            }
+            _ => {}
+        }
     }
 }
 
@@ -138,7 +143,7 @@ impl Writer {
     ) -> Result<(), StoreError> {
         let closed = |_| StoreError::new(StoreErrorKind::Closed, &self.name, "");
         let place = Arc::clone(&self.places).acquire_owned().await.map_err(closed)?;
-        let work = Box::new(Typed { job: Some(job), result: None, answer: Some(answer) });
+        let work = Box::new(Typed { job: Some(job), result: None, answer: Answer::To(answer) });
         self.command(Command::Job(Job { durable, work, _place: place }));
         Ok(())
     }
@@ -147,11 +152,11 @@ impl Writer {
         &self,
         durable: Durable,
         job: impl FnOnce(&Connection) -> Result<(), rusqlite::Error> + Send + 'static,
-    ) -> bool {
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else { return false };
-        let work = Box::new(Typed { job: Some(job), result: None, answer: None });
+        failed: impl FnOnce() + Send + 'static,
+    ) {
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else { return failed() };
+        let work = Box::new(Typed { job: Some(job), result: None, answer: Answer::Failed(Box::new(failed)) });
         self.command(Command::Job(Job { durable, work, _place: place }));
-        true
     }
 
     pub(super) fn command(&self, command: Command) {

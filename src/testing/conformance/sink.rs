@@ -207,7 +207,11 @@ async fn intents_are_no_records(on: &mut On<'_>) -> Result<(), Failure> {
     }
     on.has("after two intents")?;
     on.take(vec![made]).await?;
-    on.has("after the record of an intent")
+    on.has("after the record of an intent")?;
+    for _ in 0..2 {
+        on.promise.done("withdraw", on.sink.withdraw(&[never.attempt])).await?;
+    }
+    on.has("after an attempt was withdrawn")
 }
 
 async fn pages_of_any_size(on: &mut On<'_>) -> Result<(), Failure> {

@@ -3,7 +3,7 @@
 use std::fs;
 
 use together_inference::{
-    cost::{CostSink, Durability, Ledger},
+    cost::{CostSink, Durability, Ledger, TracingCosts},
     notify::AlertKind,
     service::ErrorKind,
     store::{Store, StoreErrorKind, StoreOptions},
@@ -127,7 +127,9 @@ async fn a_full_disk_does_not_stop_calls_otherwise_and_the_gap_is_counted_and_to
     let (folder, together) = (Folder::new(), Together::new());
     let ledger = nearly_full(&folder, Durability::Standard).await;
     let told = Alerts::default();
-    let service = service(&together, |builder| builder.cost_sink(ledger.clone()).notifier(told.clone()));
+    // Another sink that takes everything does not stand in for the ledger.
+    let service =
+        service(&together, |builder| builder.cost_sink(ledger.clone()).cost_sink(TracingCosts).notifier(told.clone()));
     for _ in 0..600 {
         service.complete(muse("why?")).await.unwrap();
     }
@@ -136,4 +138,5 @@ async fn a_full_disk_does_not_stop_calls_otherwise_and_the_gap_is_counted_and_to
     assert!(health.records_lost > 0, "{health:?}");
     assert!(records.len() < 600);
     assert!(told.kinds().contains(&AlertKind::LedgerGap), "{:?}", told.kinds());
+    assert!(ledger.missed_intents() > 0);
 }

@@ -18,7 +18,7 @@ mod sums;
 use std::time::SystemTime;
 
 use together_inference::{
-    InferenceService, Usd,
+    InferenceService, TogetherClient, Usd,
     cost::{CostRecord, CostSink, Durability, Ledger, ReportQuery, Sums},
     service::ServiceBuilder,
     testing::{Fault, Together, conformance},
@@ -119,6 +119,26 @@ async fn what_was_written_is_there_after_the_service_is_gone() {
         assert_eq!(records.len(), 1);
         assert_eq!((records[0].tenant.clone(), records[0].price_version), (Some("acme".into()), Some(1)));
         assert_eq!(records[0].cost.charge().nanos(), together.bill().nano_usd);
+    }
+}
+
+#[tokio::test]
+async fn what_was_never_sent_is_nowhere_in_the_ledger() {
+    for home in Home::each().await {
+        for durability in [Durability::Strict, Durability::Standard] {
+            let ledger = home.ledger().await.durability(durability);
+            // Nobody listens there.
+            let client = TogetherClient::builder().base_url("http://127.0.0.1:1").api_key("key").build().unwrap();
+            let service = InferenceService::builder(client).cost_sink(ledger.clone()).build().unwrap();
+            for _ in 0..5 {
+                service.complete(muse("why?")).await.unwrap_err();
+            }
+            service.shutdown(secs(10)).await;
+        }
+        // Whoever opens it next takes over what is open.
+        let ledger = home.ledger().await;
+        assert!(audit(&ledger).await.is_empty());
+        assert_eq!(ledger.report(&ReportQuery::new(always())).await.unwrap().total, Sums::default());
     }
 }
 

@@ -19,6 +19,9 @@ use super::{Home, always, audit, secs, sums};
 /// 2026-10-24 00:00 UTC: the day before Europe's clocks go back.
 const OCTOBER: Duration = Duration::from_secs(1_792_800_000);
 
+/// 2026-03-28 00:00 UTC: the day before they go forward.
+const MARCH: Duration = Duration::from_secs(1_774_656_000);
+
 pub(super) fn record(number: u128) -> CostRecord {
     let call = RequestId::new(number);
     let mut record = CostRecord::new(
@@ -90,11 +93,13 @@ fn nanos(text: &str) -> i64 {
 
 #[tokio::test]
 async fn records_roll_ups_reports_and_files_are_the_same_money() {
+    // Of 500 records; LEDGER_TEST_PAGES=2000 for a million.
+    let pages = std::env::var("LEDGER_TEST_PAGES").map_or(60, |pages| pages.parse().unwrap());
     for home in Home::each().await {
         let (ledger, rng) = (home.ledger().await, SeededRng::new(11));
         let mut counters = Sums::default();
         let mut written = Vec::new();
-        for page in 0..60 {
+        for page in 0..pages {
             let mut records: Vec<CostRecord> = (0..500).map(|number| random(&rng, page * 500 + number + 1)).collect();
             // Some come again, in the same page and in another.
             records.extend(records.iter().take(9).cloned().collect::<Vec<_>>());
@@ -127,8 +132,9 @@ async fn records_roll_ups_reports_and_files_are_the_same_money() {
         assert_eq!(acme, sums(&of_acme));
 
         let (csv, json) = (Paper::default(), Paper::default());
-        assert_eq!(ledger.export(always(), Format::Csv, csv.clone()).await.unwrap(), 30_000);
-        assert_eq!(ledger.export(always(), Format::JsonLines, json.clone()).await.unwrap(), 30_000);
+        for (format, paper) in [(Format::Csv, &csv), (Format::JsonLines, &json)] {
+            assert_eq!(ledger.export(always(), format, paper.clone()).await.unwrap(), written.len() as u64);
+        }
         let mut of_csv = BTreeMap::<String, i64>::new();
         let mut lines = csv::Reader::from_reader(std::io::Cursor::new(csv.text()));
         let names = lines.headers().unwrap().clone();
@@ -163,12 +169,12 @@ async fn the_sums_can_be_made_anew() {
     }
 }
 
-/// One record an hour from that day on.
-async fn hourly(ledger: &Ledger, hours: u32) {
-    let page: Vec<CostRecord> = (0..hours)
+/// One record an hour, for three days from that moment on.
+async fn hourly(ledger: &Ledger, since_1970: Duration) {
+    let page: Vec<CostRecord> = (0..72)
         .map(|hour| {
             let mut record = record(u128::from(hour) + 1);
-            record.at += secs(3_600) * hour;
+            record.at = SystemTime::UNIX_EPOCH + since_1970 + secs(3_600) * hour;
             record
         })
         .collect();
@@ -197,7 +203,7 @@ async fn days(ledger: &Ledger, zone: &str) -> (Basis, Vec<(String, u64)>) {
 async fn a_day_is_a_day_of_the_reports_zone_in_autumn_too() {
     for home in Home::each().await {
         let ledger = home.ledger().await;
-        hourly(&ledger, 72).await;
+        hourly(&ledger, OCTOBER).await;
         let day = |day: u32, hours: u64| (format!("2026-10-{day}"), hours);
         assert_eq!(days(&ledger, "UTC").await, (Basis::Days, vec![day(24, 24), day(25, 24), day(26, 24)]));
         // Berlin is two hours ahead, and one from the 25th on, which has 25 hours.
@@ -219,10 +225,27 @@ async fn a_day_is_a_day_of_the_reports_zone_in_autumn_too() {
 }
 
 #[tokio::test]
+async fn the_day_that_lacks_an_hour_in_spring_has_twenty_three() {
+    for home in Home::each().await {
+        let ledger = home.ledger().await;
+        hourly(&ledger, MARCH).await;
+        let day = |day: u32, hours: u64| (format!("2026-03-{day}"), hours);
+        let start = SystemTime::UNIX_EPOCH + MARCH - secs(3_600);
+        let berlin = ReportQuery::new(start..start + secs(4 * 86_400 - 3_600)).by(By::Day).zone("Europe/Berlin");
+        for basis in [Basis::Hours, Basis::Days] {
+            let report = ledger.report(&berlin).await.unwrap();
+            let rows: Vec<_> = report.rows.iter().map(|row| (row.labels[0].to_string(), row.sums.attempts)).collect();
+            assert_eq!((report.basis, rows), (basis, vec![day(28, 23), day(29, 23), day(30, 24), day(31, 2)]));
+            ledger.rebuild("Europe/Berlin").await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
 async fn both_hours_of_one_name_are_hours() {
     for home in Home::each().await {
         let ledger = home.ledger().await;
-        hourly(&ledger, 72).await;
+        hourly(&ledger, OCTOBER).await;
         let report = ledger.report(&ReportQuery::new(always()).by(By::Hour).zone("Europe/Berlin")).await.unwrap();
         let labels: Vec<&str> = report.rows.iter().map(|row| &*row.labels[0]).collect();
         assert_eq!(labels.len(), 72);

@@ -38,6 +38,8 @@ pub(crate) enum Entry {
     Intent(Box<CostRecord>),
     /// Records that ended.
     Page(Vec<CostRecord>),
+    /// Attempts that were not made after all.
+    Withdrawn(Vec<AttemptId>),
 }
 
 impl Entry {
@@ -84,19 +86,23 @@ impl Writes for Entries {
     type Item = Entry;
 
     async fn write(&self, session: &Session, entries: &[&Entry]) -> Result<()> {
-        let (mut intents, mut ended) = (Vec::new(), Vec::new());
+        let (mut intents, mut ended, mut withdrawn) = (Vec::new(), Vec::new(), Vec::new());
         let mut seen = HashSet::new();
         for entry in entries {
             match entry {
                 Entry::Intent(record) => intents.push(&**record),
                 // The first of an attempt counts.
                 Entry::Page(page) => ended.extend(page.iter().filter(|record| seen.insert(record.attempt))),
+                Entry::Withdrawn(attempts) => withdrawn.extend(attempts),
             }
         }
         self.learn_prices(session, &intents).await?;
         self.learn_prices(session, &ended).await?;
         self.write_rows(session, &INSERT, &intents, Some(self.process)).await?;
-        if ended.is_empty() { Ok(()) } else { self.settle(session, &ended).await }
+        if !ended.is_empty() {
+            self.settle(session, &ended).await?;
+        }
+        if withdrawn.is_empty() { Ok(()) } else { self.withdraw(session, &withdrawn).await }
     }
 
     fn forget(&self) {
@@ -120,12 +126,23 @@ impl Entries {
         let is_new = |record: &&&CostRecord| settled.contains(&record.attempt) || added.contains(&record.attempt);
         ended.iter().filter(is_new).for_each(|record| rollups.add(record));
         // What was given up for lost, and was not: what is known now counts instead.
-        let bounds = recovered(session, &rest).await?;
+        let bounds = recovered(session, rest.iter().map(|record| record.attempt)).await?;
         let late: HashSet<AttemptId> = bounds.iter().map(|bound| bound.attempt).collect();
         let late: Vec<&CostRecord> = rest.into_iter().filter(|record| late.contains(&record.attempt)).collect();
         self.write_rows(session, &REPLACE, &late, None).await?;
         bounds.iter().for_each(|bound| rollups.take(bound));
         late.iter().for_each(|record| rollups.add(record));
+        add(session, &rollups).await
+    }
+
+    /// Takes attempts out again that were not made, also where they were given up for lost meanwhile.
+    async fn withdraw(&self, session: &Session, attempts: &[AttemptId]) -> Result<()> {
+        let mut rollups = Rollups::of(self.zone(session).await?);
+        recovered(session, attempts.iter().copied()).await?.iter().for_each(|bound| rollups.take(bound));
+        let attempts: Vec<[u8; 16]> = attempts.iter().map(|attempt| attempt.value().to_be_bytes()).collect();
+        let attempts: Vec<&[u8]> = attempts.iter().map(<[u8; 16]>::as_slice).collect();
+        let sql = "DELETE FROM cost_record WHERE attempt = ANY($1) AND (open_by IS NOT NULL OR recovered)";
+        session.execute(sql, &[&attempts]).await?;
         add(session, &rollups).await
     }
 
@@ -189,11 +206,11 @@ fn without<'a>(records: &[&'a CostRecord], attempts: &HashSet<AttemptId>) -> Vec
 }
 
 /// Of these, those that were given up for lost, as they were then.
-async fn recovered(session: &Session, records: &[&CostRecord]) -> Result<Vec<CostRecord>> {
-    if records.is_empty() {
+async fn recovered(session: &Session, attempts: impl Iterator<Item = AttemptId> + Send) -> Result<Vec<CostRecord>> {
+    let attempts: Vec<[u8; 16]> = attempts.map(|attempt| attempt.value().to_be_bytes()).collect();
+    if attempts.is_empty() {
         return Ok(Vec::new());
     }
-    let attempts: Vec<[u8; 16]> = records.iter().map(|record| record.attempt.value().to_be_bytes()).collect();
     let attempts: Vec<&[u8]> = attempts.iter().map(<[u8; 16]>::as_slice).collect();
     let sql = format!("{} WHERE attempt = ANY($1) AND recovered ORDER BY id FOR UPDATE", *SELECT);
     session.query(&sql, &[&attempts]).await?.iter().map(|row| record_of(row, session)).collect()
@@ -230,7 +247,8 @@ fn add_to(table: &str) -> String {
     )
 }
 
-/// Adds what changed to the sums that are there: in the order of the keys, so that no two processes wait for each other.
+/// Adds what changed to the sums that are there: in the order of the keys, so that no two processes wait for each
+/// other.
 async fn add(session: &Session, rollups: &Rollups) -> Result<()> {
     futures_util::try_join!(
         add_folded(session, &ADD_HOUR, rollups.hours()),
@@ -309,8 +327,8 @@ static RECOVER: LazyLock<String> = LazyLock::new(|| {
 });
 
 impl Chores {
-    /// Closes attempts of processes that have ended, at their upper bound: `true` if there are more. What another process
-    /// is taking over is left to it.
+    /// Closes attempts of processes that have ended, at their upper bound: `true` if there are more. What another
+    /// process is taking over is left to it.
     async fn recover(&self, session: &Session) -> Result<bool> {
         let mut rollups = Rollups::of(self.entries.zone(session).await?);
         let lost = session.query(&RECOVER, &[]).await?;

@@ -110,7 +110,8 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// The record without what PostgreSQL has no room for in a text: the character 0, which becomes the replacement character.
+/// The record without what PostgreSQL has no room for in a text: the character 0, which becomes the replacement
+/// character.
 pub(super) fn cleaned(record: CostRecord) -> CostRecord {
     let mut row = Row::of(&record);
     let mut found = false;
