@@ -213,9 +213,13 @@ async fn whoever_gives_up_at_once_leaves_nothing_set_aside() {
     });
     let locked =
         "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
-    while client.query_one(locked, &[]).await.unwrap().get::<_, i64>(0) == 0 {
-        tokio::task::yield_now().await;
-    }
+    let is_locked = async || client.query_one(locked, &[]).await.unwrap().get::<_, i64>(0) > 0;
+    let wait = async {
+        while !is_locked().await {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(secs(30), wait).await.unwrap();
     let given_up = hold(3, DIME, &[&all]);
     assert!(futures_util::FutureExt::now_or_never(store.reserve(&given_up)).is_none());
     let settles = store.settle(&given_up, Charge::NotSent);
