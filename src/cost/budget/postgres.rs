@@ -1,8 +1,9 @@
 //! Budgets that processes share, in PostgreSQL.
 //!
-//! One function sets aside, one settles; each is a statement and so a transaction, which locks the accounts of all that it
-//! was handed, in one order. No process sees the same dollar twice, and none waits for another's client. What callers of one
-//! process ask for at the same time goes to the server together: a commit for each of them would be waited for by all.
+//! One function sets aside, one settles; each is a statement and so a transaction, which locks the accounts of all
+//! that it was handed, in one order. No process sees the same dollar twice, and none waits for another's client. What
+//! callers of one process ask for at the same time goes to the server together: a commit for each of them would be
+//! waited for by all.
 
 use std::sync::Arc;
 
@@ -41,15 +42,14 @@ const TURNS: u32 = 60;
 /// # }
 /// ```
 ///
-/// * **Out of reach.** Hard budgets refuse at once while the server cannot be asked, and five seconds after a question that
-///   it does not answer; soft ones let every call through, uncounted.
-/// * **Time.** Windows are cut by the service's clock, and reservations expire by the server's: processes whose clocks differ
-///   charge different days around midnight, and never let each other's reservations expire too early.
-/// * **Settling** is done by a task of the service, again and again until the server takes it; a process that dies leaves
-///   its reservations to their expiry. What expired can be settled for a day.
+/// * **Out of reach.** Hard budgets refuse at once while the server cannot be asked, and five seconds after a question
+///   that it does not answer; soft ones let every call through, uncounted.
+/// * **Time.** Windows are cut by the service's clock, and reservations expire by the server's: processes whose clocks
+///   differ charge different days around midnight, and never let each other's reservations expire too early.
+/// * **Settling** is done by a task of the service, again and again until the server takes it; a process that dies
+///   leaves its reservations to their expiry. What expired can be settled for a day.
 /// * **Durability.** What was set aside is on the server's disk when the call is made: a restart forgets nothing.
-/// * **Speed.** A call waits for one round trip and one commit, which it shares with those that come meanwhile. Where every
-///   process has thousands of calls a second, Redis is faster.
+/// * **Speed.** A call waits for one round trip and one commit, which it shares with those that come meanwhile.
 /// * **Reading.** The view `together_inference.budget` shows every account in dollars.
 #[derive(Clone, Debug)]
 pub struct PostgresBudgets {
@@ -277,14 +277,16 @@ const READ: &str = "
            least(s.reserved - due.amount, 9223372036854775807)::INT8, (s.calls - due.calls)::INT8
     FROM UNNEST($1::BYTEA[], $2::INT8[], $3::INT8[]) WITH ORDINALITY AS q (name, since, until, at),
     LATERAL (
-        SELECT coalesce(sum(spent), 0) AS spent, coalesce(sum(reserved), 0) AS reserved, coalesce(sum(calls), 0) AS calls
+        SELECT coalesce(sum(spent), 0) AS spent, coalesce(sum(reserved), 0) AS reserved,
+               coalesce(sum(calls), 0) AS calls
         FROM budget_slot WHERE account = sha256(q.name) AND slot BETWEEN q.since AND q.until
     ) AS s,
     LATERAL (
         SELECT coalesce(sum(amount), 0) AS amount, coalesce(sum(amount) FILTER (WHERE NOT returns), 0) AS spent,
                count(*) FILTER (WHERE returns) AS calls
         FROM budget_hold
-        WHERE account = sha256(q.name) AND slot BETWEEN q.since AND q.until AND NOT expired AND ends <= clock_timestamp()
+        WHERE account = sha256(q.name) AND slot BETWEEN q.since AND q.until
+          AND NOT expired AND ends <= clock_timestamp()
     ) AS due
     ORDER BY q.at";
 

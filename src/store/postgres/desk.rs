@@ -3,8 +3,8 @@
 //! # Why not a connection a question
 //!
 //! Those who ask for the same rows wait for each other, each for the commit before its own. One connection that takes
-//! whatever waits pays for one commit, and holds one place of the server's. It is apart from the one that writes, so that
-//! a question waits for no page of records.
+//! whatever waits pays for one commit, and holds one place of the server's. It is apart from the one that writes, so
+//! that a question waits for no page of records.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -40,8 +40,8 @@ pub(crate) trait Answers: Send + Sync + 'static {
     /// What comes of it.
     type Answer: Send + 'static;
 
-    /// One answer a question, in their order. May be repeated after a failure, even one that came after the commit: what is
-    /// done already must change nothing.
+    /// One answer a question, in their order. May be repeated after a failure, even one that came after the commit:
+    /// what is done already must change nothing.
     async fn answer(
         &self,
         session: &Session,

@@ -60,8 +60,8 @@ fn line(name: &str, limit: Usd) -> Line {
     Line::new(Account::new(name), Period::new(0), limit)
 }
 
-fn hold(id: u128, amount: Usd, lines: &[Line]) -> Arc<Hold> {
-    Arc::new(Hold::new(AttemptId::new(id), amount, lines.to_vec(), secs(60)))
+fn hold(id: u128, amount: Usd, lines: &[&Line]) -> Arc<Hold> {
+    Arc::new(Hold::new(AttemptId::new(id), amount, lines.iter().copied().cloned().collect(), secs(60)))
 }
 
 fn is_refused(reserved: &Result<(), BudgetError>) -> bool {
@@ -87,13 +87,13 @@ async fn postgres_keeps_every_promise_of_a_budget_store() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_a_thousand_over_several_connections_fifty_share_five_dollars() {
-    // Scenario: four stores, 250 calls of $0.10 each at the same time, each in two accounts whose order differs by store.
+    // Scenario: four stores, 250 calls of $0.10 each at the same time, in two accounts whose order differs by store.
     // Expected: 50 are let through whoever asks, and what is settled meanwhile makes no room beyond what it returns.
     let database = Database::new().await;
     let stores = join_all((0..4).map(|_| budgets(&database))).await;
     let (one, other) = (line("one", usd!("5")), line("other", usd!("1000")));
     let ask = async |n: usize| {
-        let lines = if n.is_multiple_of(2) { [one.clone(), other.clone()] } else { [other.clone(), one.clone()] };
+        let lines = if n.is_multiple_of(2) { [&one, &other] } else { [&other, &one] };
         let hold = hold(n as u128, DIME, &lines);
         let reserved = stores[n % 4].reserve(&hold).await;
         assert!(reserved.is_ok() || is_refused(&reserved), "{reserved:?}");
@@ -149,11 +149,11 @@ async fn a_restart_of_the_server_forgets_nothing() {
     let server = Server::start().await;
     let database = server.database().await;
     let (store, all) = (budgets(&database).await, line("all", usd!("1")));
-    let held = hold(1, usd!("0.70"), std::slice::from_ref(&all));
+    let held = hold(1, usd!("0.70"), &[&all]);
     store.reserve(&held).await.unwrap();
     server.crash();
     // The connection is gone: a new one answers.
-    assert!(is_refused(&store.reserve(&hold(2, usd!("0.40"), std::slice::from_ref(&all))).await));
+    assert!(is_refused(&store.reserve(&hold(2, usd!("0.40"), &[&all])).await));
     store.reserve(&held).await.unwrap();
     assert_eq!(read(&store, &all).await, Balance::new(Usd::ZERO, usd!("0.70"), 1));
     store.settle(&held, Charge::Spent(usd!("0.50"))).await.unwrap();
@@ -171,7 +171,7 @@ async fn while_the_server_is_away_nothing_hard_is_let_through_and_it_goes_on_whe
     assert_eq!(admitted(&hard, 3).await.0, 3);
     server.stop();
     let begun = Instant::now();
-    let error = store.reserve(&hold(1, DIME, std::slice::from_ref(&all))).await.unwrap_err();
+    let error = store.reserve(&hold(1, DIME, &[&all])).await.unwrap_err();
     assert_eq!(kind_of(&error), StoreErrorKind::Unreachable, "{error}");
     assert!(!format!("{error} {error:?}").contains("secret"), "{error:?}");
     assert_eq!(admitted(&hard, 20).await, (0, vec![ErrorKind::Policy; 20]));
@@ -179,17 +179,17 @@ async fn while_the_server_is_away_nothing_hard_is_let_through_and_it_goes_on_whe
     assert!(begun.elapsed() < secs(5), "it refuses at once");
     server.run();
     assert_eq!(admitted(&hard, 3).await.0, 3);
-    store.reserve(&hold(1, DIME, &[all])).await.unwrap();
+    store.reserve(&hold(1, DIME, &[&all])).await.unwrap();
 }
 
 #[tokio::test]
 async fn an_account_that_somebody_keeps_locked_is_waited_for_a_while_and_is_as_before() {
     let database = Database::new().await;
     let (store, all) = (budgets(&database).await, line("all", usd!("5")));
-    store.reserve(&hold(1, DIME, std::slice::from_ref(&all))).await.unwrap();
+    store.reserve(&hold(1, DIME, &[&all])).await.unwrap();
     let client = database.client().await;
     client.batch_execute("BEGIN; SELECT FROM budget_account FOR UPDATE").await.unwrap();
-    let asked = [hold(2, DIME, std::slice::from_ref(&all)), hold(3, DIME, std::slice::from_ref(&all))];
+    let asked = [hold(2, DIME, &[&all]), hold(3, DIME, &[&all])];
     for refused in join_all(asked.iter().map(|hold| store.reserve(hold))).await {
         assert_eq!(kind_of(&refused.unwrap_err()), StoreErrorKind::Busy);
     }
@@ -204,19 +204,23 @@ async fn whoever_gives_up_at_once_leaves_nothing_set_aside() {
     // Expected: both go to the server together, and in this order.
     let database = Database::new().await;
     let (store, all) = (budgets(&database).await, line("all", usd!("5")));
-    store.reserve(&hold(1, DIME, std::slice::from_ref(&all))).await.unwrap();
+    store.reserve(&hold(1, DIME, &[&all])).await.unwrap();
     let client = database.client().await;
     client.batch_execute("BEGIN; SELECT FROM budget_account FOR UPDATE").await.unwrap();
     let waits = tokio::spawn({
-        let (store, hold) = (store.clone(), hold(2, DIME, std::slice::from_ref(&all)));
+        let (store, hold) = (store.clone(), hold(2, DIME, &[&all]));
         async move { store.reserve(&hold).await }
     });
     let locked =
         "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
-    while client.query_one(locked, &[]).await.unwrap().get::<_, i64>(0) == 0 {
-        tokio::task::yield_now().await;
-    }
-    let given_up = hold(3, DIME, std::slice::from_ref(&all));
+    let is_locked = async || client.query_one(locked, &[]).await.unwrap().get::<_, i64>(0) > 0;
+    let wait = async {
+        while !is_locked().await {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(secs(30), wait).await.unwrap();
+    let given_up = hold(3, DIME, &[&all]);
     assert!(futures_util::FutureExt::now_or_never(store.reserve(&given_up)).is_none());
     let settles = store.settle(&given_up, Charge::NotSent);
     let (settled, unlocked) = tokio::join!(settles, client.batch_execute("ROLLBACK"));
@@ -231,16 +235,16 @@ async fn amounts_are_exact_up_to_the_largest_and_sums_beyond_it_refuse() {
     let database = Database::new().await;
     let store = budgets(&database).await;
     let (largest, nano) = (store.largest_limit(), Usd::from_nanos(1));
-    let all = [line("all", largest)];
-    store.reserve(&hold(1, largest - nano, &all)).await.unwrap();
-    store.reserve(&hold(2, nano, &all)).await.unwrap();
-    assert!(is_refused(&store.reserve(&hold(3, nano, &all)).await));
-    assert!(is_refused(&store.reserve(&hold(3, largest, &all)).await));
-    store.reserve(&hold(4, largest, &[all[0].clone().soft()])).await.unwrap();
-    assert_eq!(read(&store, &all[0]).await.reserved, largest, "the largest number that there is");
-    store.settle(&hold(4, largest, &all), Charge::NotSent).await.unwrap();
-    store.settle(&hold(1, largest - nano, &all), Charge::Spent(largest - nano - nano)).await.unwrap();
-    assert_eq!(read(&store, &all[0]).await, Balance::new(largest - nano - nano, nano, 2));
+    let all = line("all", largest);
+    store.reserve(&hold(1, largest - nano, &[&all])).await.unwrap();
+    store.reserve(&hold(2, nano, &[&all])).await.unwrap();
+    assert!(is_refused(&store.reserve(&hold(3, nano, &[&all])).await));
+    assert!(is_refused(&store.reserve(&hold(3, largest, &[&all])).await));
+    store.reserve(&hold(4, largest, &[&all.clone().soft()])).await.unwrap();
+    assert_eq!(read(&store, &all).await.reserved, largest, "the largest number that there is");
+    store.settle(&hold(4, largest, &[&all]), Charge::NotSent).await.unwrap();
+    store.settle(&hold(1, largest - nano, &[&all]), Charge::Spent(largest - nano - nano)).await.unwrap();
+    assert_eq!(read(&store, &all).await, Balance::new(largest - nano - nano, nano, 2));
 }
 
 #[tokio::test]
@@ -249,8 +253,8 @@ async fn a_name_may_be_anything_and_is_read_by_people() {
     let store = budgets(&database).await;
     let names = ["a\0b", "a\u{fffd}b", "", &"long ".repeat(5_000), "it's \"é\"; DROP TABLE budget_slot"];
     for (n, name) in (1..).zip(names) {
-        store.reserve(&hold(n, usd!("1.5"), &[line(name, usd!("2"))])).await.unwrap();
-        assert!(is_refused(&store.reserve(&hold(100 + n, usd!("1"), &[line(name, usd!("2"))])).await), "{name}");
+        store.reserve(&hold(n, usd!("1.5"), &[&line(name, usd!("2"))])).await.unwrap();
+        assert!(is_refused(&store.reserve(&hold(100 + n, usd!("1"), &[&line(name, usd!("2"))])).await), "{name}");
     }
     let client = database.client().await;
     let sql = "SELECT count(*) FROM budget WHERE reserved_usd = 1.5 AND calls = 1";
@@ -267,7 +271,7 @@ async fn what_is_over_does_not_stay() {
     // A rolling window of an hour, in slots of a minute.
     for n in 0..200_i64 {
         let rolling = Line::new(Account::new("rolling"), Period::rolling(n * 60, n * 60 - 3_600), usd!("100"));
-        let hold = hold(n.unsigned_abs().into(), DIME, &[rolling.keep(secs(600))]);
+        let hold = hold(n.unsigned_abs().into(), DIME, &[&rolling.keep(secs(600))]);
         store.reserve(&hold).await.unwrap();
         store.settle(&hold, Charge::Spent(DIME)).await.unwrap();
     }
@@ -277,11 +281,8 @@ async fn what_is_over_does_not_stay() {
 
     // One that is open, one that nobody settled in a day, and a session that nobody has used for long.
     let forever = line("for ever", usd!("5"));
-    store.reserve(&hold(1, DIME, std::slice::from_ref(&forever))).await.unwrap();
-    store
-        .reserve(&hold(2, DIME, &[forever.clone(), line("returns", usd!("5")).expired(Expired::Return)]))
-        .await
-        .unwrap();
+    store.reserve(&hold(1, DIME, &[&forever])).await.unwrap();
+    store.reserve(&hold(2, DIME, &[&forever, &line("returns", usd!("5")).expired(Expired::Return)])).await.unwrap();
     let sweep = async |all: bool| client.query("SELECT budget_sweep(1000, $1)", &[&all]).await.unwrap();
     client
         .batch_execute("UPDATE budget_hold SET ends = 'epoch' WHERE attempt = decode(lpad('2', 32, '0'), 'hex')")
@@ -290,7 +291,7 @@ async fn what_is_over_does_not_stay() {
     client.batch_execute("UPDATE budget_account SET until = 'epoch' WHERE until <> 'infinity'").await.unwrap();
     sweep(true).await;
     assert_eq!((count("budget_hold").await, count("budget_account").await, count("budget_slot").await), (1, 2, 2));
-    let late = store.settle(&hold(2, DIME, std::slice::from_ref(&forever)), Charge::Spent(usd!("0.01"))).await.unwrap();
+    let late = store.settle(&hold(2, DIME, &[&forever]), Charge::Spent(usd!("0.01"))).await.unwrap();
     assert_eq!(late, [], "after a day nobody remembers it");
     assert_eq!(read(&store, &forever).await, Balance::new(DIME, DIME, 2));
     assert_eq!(read(&store, &line("returns", usd!("5"))).await, Balance::default());

@@ -1,6 +1,6 @@
--- The money of budgets, in nano-dollars. Whoever changes an account holds its row's lock, taken in the order of the keys, so
--- that nobody waits in a circle. What is asked for is done by one statement, whose transaction ends with it: no lock waits
--- for a client. No table refers to another, since the lock covers what a reference would.
+-- The money of budgets, in nano-dollars. Whoever changes an account holds its row's lock, taken in the order of the
+-- keys, so that nobody waits in a circle. What is asked for is done by one statement, whose transaction ends with it:
+-- no lock waits for a client. No table refers to another, since the lock covers what a reference would.
 CREATE TABLE budget_account (
     -- The name's SHA-256: a name may be longer than a key.
     key   BYTEA PRIMARY KEY,
@@ -55,9 +55,9 @@ CREATE FUNCTION budget_expire(accounts BYTEA[], moment TIMESTAMPTZ) RETURNS VOID
     FROM sums WHERE s.account = sums.account AND s.slot = sums.slot
 $$;
 
--- Sets aside for one attempt after another. `lasts` says where the lines of each end; a limit or a cap that is NULL refuses
--- nothing, and an account with a `keep` of NULL is kept for good. Times are milliseconds. Answers with the attempts that
--- were refused, counted from 1, and the first line of each, counted from 0, that has no room.
+-- Sets aside for one attempt after another. `lasts` says where the lines of each end; a limit or a cap that is NULL
+-- refuses nothing, and an account with a `keep` of NULL is kept for good. Times are milliseconds. Answers with the
+-- attempts that were refused, counted from 1, and the first line of each, counted from 0, that has no room.
 CREATE FUNCTION budget_reserve(
     attempts BYTEA[], amounts BIGINT[], lives BIGINT[], lasts INT[],
     names BYTEA[], slots BIGINT[], sinces BIGINT[], untils BIGINT[],
@@ -119,8 +119,8 @@ BEGIN
 END
 $$;
 
--- Settles one attempt after another; a charge of NULL says that it was not sent. Answers with the balance of every line of
--- the attempts that were set aside.
+-- Settles one attempt after another; a charge of NULL says that it was not sent. Answers with the balance of every
+-- line of the attempts that were set aside.
 CREATE FUNCTION budget_settle(
     attempts BYTEA[], charges BIGINT[], lasts INT[],
     names BYTEA[], slots BIGINT[], sinces BIGINT[], untils BIGINT[]
@@ -160,8 +160,8 @@ BEGIN
 END
 $$;
 
--- Lets go what is due in accounts that nobody asks for, and forgets what can no longer be settled and what is of no more
--- use; so many of each at most. Waits for nobody. Answers whether there is more.
+-- Lets go what is due in accounts that nobody asks for, and forgets what can no longer be settled and what is of no
+-- more use; so many of each at most. Waits for nobody. Answers whether there is more.
 CREATE FUNCTION budget_sweep(most INT, all_accounts BOOLEAN) RETURNS BOOLEAN LANGUAGE plpgsql AS $$
 DECLARE
     keys   BYTEA[];
