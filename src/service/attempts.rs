@@ -106,18 +106,13 @@ impl State {
             let attempt = plan.attempt(tried.len() + number as usize);
             let spent = plan.spent + total_cost(&attempts).charge();
             let admission = pin!(self.admit(plan, (candidate, spent), attempt, passage));
-            let mut settlement = match self.unless_stopped(admission).await {
-                // Others were quicker to try it out: this call goes where it would have gone without.
-                Ok(_) if self.is_out_of_turn(candidate) && self.next_taker(plan, &and(&tried, at)).is_some() => {
-                    tried.push(at);
-                    continue;
-                }
+            let admitted = self.unless_stopped(admission).await;
+            if self.may_go_elsewhere(plan, candidate, &admitted) && self.next_taker(plan, &and(&tried, at)).is_some() {
+                tried.push(at);
+                continue;
+            }
+            let mut settlement = match admitted {
                 Ok(settlement) => settlement,
-                // Nothing was sent: another candidate may still be affordable or free.
-                Err(refused) if can_pass_over(plan, &refused) && self.next_taker(plan, &and(&tried, at)).is_some() => {
-                    tried.push(at);
-                    continue;
-                }
                 // What failed is why the rest of the ceiling is too little.
                 Err(refused) if refused.too_dear().is_some() && last.is_some() => {
                     return Err(last.map_or(refused, |error| give_up(plan, error, attempts)));
@@ -170,6 +165,16 @@ impl State {
                     last = Some(error);
                 }
             }
+        }
+    }
+
+    /// Whether a candidate that nothing was sent to yet may be passed over for another.
+    fn may_go_elsewhere(&self, plan: &Plan, candidate: &Candidate, admitted: &Result<Settlement, Error>) -> bool {
+        match admitted {
+            // Others were quicker to try it out: this call goes where it would have gone without.
+            Ok(_) => self.is_out_of_turn(candidate),
+            // Another one may still be affordable or free.
+            Err(refused) => can_pass_over(plan, refused),
         }
     }
 

@@ -77,8 +77,8 @@ pub struct StoreOptions {
 
 #[cfg(feature = "sqlite")]
 impl StoreOptions {
-    /// Bounds the file: beyond it the store says [`StoreErrorKind::Full`](super::StoreErrorKind::Full) instead of filling the disk. Not bounded unless
-    /// set.
+    /// Bounds the file: beyond it the store says [`Full`](super::StoreErrorKind::Full) instead of filling the disk. Not
+    /// bounded unless set.
     #[must_use]
     pub const fn max_bytes(mut self, bytes: u64) -> Self {
         self.max_bytes = Some(bytes);

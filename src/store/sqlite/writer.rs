@@ -1,7 +1,8 @@
 //! The thread that writes: takes what waits, commits it at once, answers.
 //!
 //! A group that somebody waits for waits for as many jobs as the one before held, two milliseconds at most: writers that
-//! come alone are not held up, and many together share a flush. One that nobody waits for stays open for five. A job that fails is undone alone.
+//! come alone are not held up, and many together share a flush. One that nobody waits for stays open for five. A job that
+//! fails is undone alone.
 //!
 //! # What is guaranteed
 //!
