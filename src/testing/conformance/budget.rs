@@ -47,6 +47,7 @@ const AT_ONCE: &str = "what is answered at once is done";
 const SHOWN: &str = "each amount that is spent is passed once, whoever settles";
 const EXPIRES: &str = "what is not settled in time counts as spent until it is settled";
 const RETURNS: &str = "what is not settled in time returns where its line says so";
+const FREE: &str = "what costs nothing is set aside, is settled and expires like any amount";
 const GIVEN_UP: &str = "dropping a call harms none after it";
 const CROWD: &str = "of a thousand callers at the same time as many get money as there is";
 
@@ -56,7 +57,7 @@ const fn cents(cents: i64) -> Usd {
 
 /// Checks what [`BudgetStore`] promises, on a store that is empty yet.
 ///
-/// `pace` lets time pass, about three seconds of it in steps of a quarter of a second and more. Ids of attempts count from
+/// `pace` lets time pass, about four seconds of it in steps of a quarter of a second and more. Ids of attempts count from
 /// one; more than a thousand are used, fifty of them at the same time.
 ///
 /// ```
@@ -90,8 +91,9 @@ pub async fn budget_store(store: &dyn BudgetStore, pace: Pace<'_>) -> Result<(),
     amounts_are_shown_once(&on(SHOWN, 12)).await?;
     expired_is_spent_until_settled(&on(EXPIRES, 13)).await?;
     expired_may_return(&on(RETURNS, 14)).await?;
-    giving_up_harms_none(&on(GIVEN_UP, 15)).await?;
-    a_crowd_shares(&on(CROWD, 16)).await
+    nothing_is_an_amount(&on(FREE, 15)).await?;
+    giving_up_harms_none(&on(GIVEN_UP, 16)).await?;
+    a_crowd_shares(&on(CROWD, 17)).await
 }
 
 /// A store under one check. The promise is also the account, so that no check sees another's.
@@ -396,6 +398,32 @@ async fn expired_may_return(on: &On<'_>) -> Result<(), Failure> {
     on.line_has(&returns, cents(200), cents(100)).await?;
     on.line_has(&stays, cents(200), Usd::ZERO).await?;
     on.promise.same("calls", on.read(&returns).await?.calls, 2)
+}
+
+async fn nothing_is_an_amount(on: &On<'_>) -> Result<(), Failure> {
+    let returns = on.line_of("returns", LIMIT).expired(Expired::Return);
+    let lines = || vec![on.line(), returns.clone()];
+    let free = on.reserve_in(1, Usd::ZERO, lines()).await?;
+    on.settle(&free, Usd::ZERO).await?;
+    let unsent = on.reserve_in(2, Usd::ZERO, lines()).await?;
+    on.end(&unsent, Charge::NotSent).await?;
+    on.promise.same("calls", on.read(&on.line()).await?.calls, 1)?;
+    // It was not free after all.
+    let dear = on.reserve_in(3, Usd::ZERO, lines()).await?;
+    on.settle(&dear, cents(10)).await?;
+    on.has(cents(10), Usd::ZERO).await?;
+    let lost = on.hold(4, Usd::ZERO, lines(), TICK * 2);
+    if on.ask(&lost).await?.is_some() {
+        return Err(on.promise.broken("what costs nothing is refused"));
+    }
+    on.wait(3).await;
+    on.reserve(5, cents(100)).await?;
+    on.has(cents(10), cents(100)).await?;
+    on.promise.same("calls where it returned", on.read(&returns).await?.calls, 2)?;
+    on.settle(&lost, cents(5)).await?;
+    on.has(cents(15), cents(100)).await?;
+    on.line_has(&returns, cents(15), Usd::ZERO).await?;
+    on.promise.same("calls", on.read(&returns).await?.calls, 3)
 }
 
 async fn giving_up_harms_none(on: &On<'_>) -> Result<(), Failure> {

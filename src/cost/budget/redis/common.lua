@@ -6,9 +6,17 @@ local holds, ends = KEYS[1], KEYS[2]
 -- How long what expired can still be settled.
 local LATE = 86400000
 
+-- Redis refuses "-0".
+local function minus(amount)
+  return amount == '0' and '0' or '-' .. amount
+end
+
 -- A hold: 'o' for open or 'e' for expired, the amount, and of each line whether it stays spent ('s') or returns ('r'), the
 -- prefix of its fields, and its key with its length before it.
 local function expire(id, hold)
+  -- First of all: one that fails half-way must not fail every script after it.
+  redis.call('HSET', holds, id, 'e' .. string.sub(hold, 2))
+  redis.call('ZADD', ends, now + LATE, id)
   local amount, at = string.match(hold, '^o(%d+);()')
   while true do
     local way, fields, length, from = string.match(hold, '^([sr])([%d-]*):(%d+):()', at)
@@ -16,7 +24,7 @@ local function expire(id, hold)
     local key = string.sub(hold, from, from + length - 1)
     at = from + length
     if redis.call('EXISTS', key) == 1 then
-      redis.call('HINCRBY', key, fields .. 'r', '-' .. amount)
+      redis.call('HINCRBY', key, fields .. 'r', minus(amount))
       if way == 's' then
         redis.call('HINCRBY', key, fields .. 's', amount)
       else
@@ -24,8 +32,6 @@ local function expire(id, hold)
       end
     end
   end
-  redis.call('HSET', holds, id, 'e' .. string.sub(hold, 2))
-  redis.call('ZADD', ends, now + LATE, id)
 end
 
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', ends, '-inf', now, 'LIMIT', 0, 100)) do

@@ -11,9 +11,9 @@ for i = 3, #KEYS do
   local key, fields = KEYS[i], ARGV[at]
   if redis.call('EXISTS', key) == 1 then
     if state == 'o' then
-      redis.call('HINCRBY', key, fields .. 'r', '-' .. amount)
+      redis.call('HINCRBY', key, fields .. 'r', minus(amount))
     elseif ARGV[at + 3] == 's' then
-      redis.call('HINCRBY', key, fields .. 's', '-' .. amount)
+      redis.call('HINCRBY', key, fields .. 's', minus(amount))
     else
       redis.call('HINCRBY', key, fields .. 'c', 1)
     end

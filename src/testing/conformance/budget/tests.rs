@@ -55,6 +55,7 @@ enum Fault {
     ForgetsWhatExpired,
     ExpiresWhatWasSpent,
     KeepsWhatShouldReturn,
+    CannotSettleNothing,
     KeepsWhatWasGivenUp,
     LooksThenTakes,
     Hangs,
@@ -263,6 +264,9 @@ impl BudgetStore for Broken {
         if is_late && self.has(Fault::RefusesLateSettling) {
             return Err(BudgetError::Store("not set aside".into()));
         }
+        if hold.amount.is_zero() && self.has(Fault::CannotSettleNothing) {
+            return Err(BudgetError::Store("-0 is no number".into()));
+        }
         Ok(self.spend(hold, charge))
     }
 
@@ -309,6 +313,7 @@ async fn every_broken_store_fails_at_the_promise_that_it_breaks() {
         (Fault::ForgetsWhatExpired, EXPIRES),
         (Fault::ExpiresWhatWasSpent, EXPIRES),
         (Fault::KeepsWhatShouldReturn, RETURNS),
+        (Fault::CannotSettleNothing, FREE),
         (Fault::KeepsWhatWasGivenUp, GIVEN_UP),
         (Fault::LooksThenTakes, CROWD),
     ] {
