@@ -9,27 +9,29 @@
 //! well: records then wait until it is driven again or dropped.
 
 mod desk;
+mod dues;
 
 use std::{
-    collections::VecDeque,
-    panic::AssertUnwindSafe,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use futures_util::{FutureExt, future::join_all};
+use futures_util::future::join_all;
 use tokio::{
     sync::{Notify, mpsc, oneshot},
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout_at},
 };
 
-use self::desk::{Desk, Entry, Mark, Page};
+use self::{
+    desk::{Desk, Entry, Mark, Page},
+    dues::Dues,
+};
 use super::state::State;
 use crate::{
-    cost::{Budgets, Charge, CostRecord, CostSink, FanOut, Held, PATIENCE},
+    cost::{Budgets, Charge, CostRecord, CostSink, FanOut, Held},
     notify::AlertKind,
     types::AttemptId,
 };
@@ -77,9 +79,8 @@ struct Shared {
     desks: Vec<Desk>,
     budgets: Arc<Budgets>,
     /// What the budget store has still to settle.
-    dues: Mutex<VecDeque<Due>>,
-    came: Notify,
-    /// Told when a desk or the budgets made room.
+    dues: Dues,
+    /// Told when a desk made room.
     moved: Notify,
     running: AtomicBool,
     losses: Arc<Losses>,
@@ -93,11 +94,6 @@ struct Losses {
     state: OnceLock<Weak<State>>,
 }
 
-enum Due {
-    Settle(Arc<Held>, Charge),
-    Mark(#[expect(dead_code, reason = "its drop is what it is for")] Arc<Mark>),
-}
-
 impl std::fmt::Debug for Recorder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Recorder").field("waiting", &self.waiting()).field("lost", &self.lost()).finish_non_exhaustive()
@@ -107,15 +103,16 @@ impl std::fmt::Debug for Recorder {
 impl Recorder {
     pub(super) fn new(sinks: &FanOut, budgets: Arc<Budgets>) -> Self {
         let (queue, receiver) = mpsc::channel(QUEUE);
+        let losses = Arc::<Losses>::default();
+        let told = Arc::clone(&losses);
         let shared = Shared {
             inbox: tokio::sync::Mutex::new(receiver),
             desks: sinks.sinks().iter().map(|sink| Desk::new(Arc::clone(sink))).collect(),
             budgets,
-            dues: Mutex::default(),
-            came: Notify::new(),
+            dues: Dues::new(move |held, charge| told.unsettled(held, charge)),
             moved: Notify::new(),
             running: AtomicBool::new(false),
-            losses: Arc::default(),
+            losses,
         };
         Self { queue, shared: Arc::new(shared), is_strict: sinks.is_strict() }
     }
@@ -167,6 +164,16 @@ impl Recorder {
         }
     }
 
+    /// Takes what found no slot: its record is counted as lost already, its money is not.
+    pub(super) fn without_slot(&self, item: Item) {
+        let due = match item {
+            Item::Record(settled) => settled.budget,
+            Item::Settle(held, charge) => Some((held, charge)),
+            Item::Flush(_) | Item::Withdraw(_) => None,
+        };
+        self.shared.due(due);
+    }
+
     /// Waits until every record so far was handed to every sink, or given up, or until `by`.
     pub(super) async fn flush(&self, by: Instant) -> bool {
         let (done, flushed) = oneshot::channel();
@@ -198,6 +205,23 @@ impl Losses {
     }
 }
 
+impl Losses {
+    /// Says what becomes of money that the store did not settle; an alert once a day.
+    fn unsettled(&self, held: &Held, charge: Charge) {
+        let (id, spent, reserved) = (held.hold.id, charge.spent(), held.hold.amount);
+        tracing::error!(%id, %spent, %reserved, "a budget was not settled: what was set aside ends as its budgets say");
+        if let Some(state) = self.state.get().and_then(Weak::upgrade) {
+            let title = || {
+                format!(
+                    "a budget store did not settle {spent}: the {reserved} set aside for it stay spent, or return where \
+                     budgets say so, which may be overdrawn by it"
+                )
+            };
+            state.tell_once(AlertKind::StoreError, "budgets not settled", title);
+        }
+    }
+}
+
 /// Says that no task runs when it ends, however it ends.
 struct Running(Arc<Shared>);
 
@@ -215,7 +239,7 @@ impl Shared {
         tokio::select! {
             () = self.hand_out(&mut inbox) => {}
             _ = desks => {}
-            () = self.settle_all() => {}
+            () = self.dues.run(&self.budgets) => {}
         }
     }
 
@@ -235,9 +259,9 @@ impl Shared {
                 match item {
                     Item::Record(settled) => {
                         records.push(settled.record);
-                        self.due(settled.budget.map(|(held, charge)| Due::Settle(held, charge)));
+                        self.due(settled.budget);
                     }
-                    Item::Settle(held, charge) => self.due(Some(Due::Settle(held, charge))),
+                    Item::Settle(held, charge) => self.due(Some((held, charge))),
                     Item::Withdraw(attempt) => withdrawn.push(attempt),
                     Item::Flush(done) => {
                         self.page(std::mem::take(&mut records), std::mem::take(&mut withdrawn));
@@ -252,11 +276,9 @@ impl Shared {
         let _ = over.await;
     }
 
-    /// Whether a desk keeps up, none that does not fail is far behind, and the budgets keep up.
+    /// Whether a desk keeps up, and none that does not fail is far behind. Budgets hold up no record.
     fn has_room(&self) -> bool {
-        self.dues().len() < QUEUE
-            && (self.desks.is_empty() || self.desks.iter().any(Desk::keeps_up))
-            && self.desks.iter().all(Desk::holds_up_nobody)
+        (self.desks.is_empty() || self.desks.iter().any(Desk::keeps_up)) && self.desks.iter().all(Desk::holds_up_nobody)
     }
 
     fn page(&self, records: Vec<CostRecord>, withdrawn: Vec<AttemptId>) {
@@ -271,54 +293,12 @@ impl Shared {
     fn mark(&self, done: oneshot::Sender<()>) {
         let mark = Arc::new(Mark::new(done));
         self.desks.iter().for_each(|desk| desk.push(Entry::Mark(Arc::clone(&mark))));
-        self.due(Some(Due::Mark(mark)));
+        self.dues.mark(mark);
     }
 
-    fn dues(&self) -> MutexGuard<'_, VecDeque<Due>> {
-        self.dues.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn due(&self, due: Option<Due>) {
-        self.dues().extend(due);
-        self.came.notify_one();
-    }
-
-    /// Settles what the store could not settle at once, one after another.
-    async fn settle_all(&self) {
-        loop {
-            let next = match self.dues().front() {
-                Some(Due::Settle(held, charge)) => Some(Some((Arc::clone(held), *charge))),
-                Some(Due::Mark(_)) => Some(None),
-                None => None,
-            };
-            let Some(next) = next else {
-                self.came.notified().await;
-                continue;
-            };
-            if let Some((held, charge)) = next {
-                self.settle(&held, charge).await;
-            }
-            // Taken out once it is done: settling twice changes nothing, leaving one out would.
-            let done = self.dues().pop_front();
-            drop(done);
-            self.moved.notify_one();
+    fn due(&self, due: Option<(Arc<Held>, Charge)>) {
+        if let Some((held, charge)) = due {
+            self.dues.push(held, charge);
         }
-    }
-
-    async fn settle(&self, held: &Held, charge: Charge) {
-        let mut pause = PAUSE;
-        for offer in 1..=OFFERS {
-            match timeout(PATIENCE, AssertUnwindSafe(self.budgets.settle(held, charge)).catch_unwind()).await {
-                Ok(Ok(Ok(()))) => return,
-                Ok(Ok(Err(error))) => tracing::warn!(%error, offer, "a budget could not be settled"),
-                Ok(Err(_)) => tracing::warn!(offer, "the budget store panicked while settling"),
-                Err(_) => tracing::warn!(offer, "the budget store took too long to settle"),
-            }
-            if offer < OFFERS {
-                tokio::time::sleep(pause).await;
-                pause *= 2;
-            }
-        }
-        tracing::error!(actual = %charge.spent(), "a budget was not settled: what was set aside counts as spent");
     }
 }

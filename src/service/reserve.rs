@@ -54,7 +54,11 @@ impl State {
         settlement.reserved(Arc::clone(&held), assumed);
         let reserving = AssertUnwindSafe(self.budgets.reserve(&held)).catch_unwind();
         match timeout_at(plan.deadline, reserving).await {
-            Ok(Ok(Ok(()))) => Ok(()),
+            Ok(Ok(Ok(true))) => Ok(()),
+            Ok(Ok(Ok(false))) => {
+                settlement.not_reserved();
+                Ok(())
+            }
             Ok(Ok(Err(BudgetError::Over(over)))) => {
                 let price = settlement.price().or(assumed);
                 let bound = price.and_then(|price| plan.bound(candidate, price, &self.counter));
@@ -76,7 +80,7 @@ impl State {
         }
     }
 
-    /// Longer than the attempt waits for its turn and takes: a stream may go on after the deadline of its beginning.
+    /// Longer than the attempt itself, which may begin as late as the deadline: it waits for its place until then.
     fn expires(&self, plan: &Plan, route: &RouteId) -> Duration {
         let left = plan.deadline.saturating_duration_since(Instant::now());
         let longest = self.client(route).map_or(left, TogetherClient::longest_attempt);

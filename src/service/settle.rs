@@ -163,6 +163,11 @@ impl Settlement {
         self.assumed = assumed;
     }
 
+    /// Nothing was set aside after all.
+    pub(super) fn not_reserved(&mut self) {
+        self.held = None;
+    }
+
     /// The price that the attempt is billed by, if one is known.
     pub(super) fn price(&self) -> Option<Price> {
         self.record.as_ref().and_then(|settled| settled.record.price)
@@ -305,10 +310,8 @@ impl Settlement {
         if self.intended {
             self.state.recorder.withdraw(settled.record.attempt);
         }
-        if let Some((held, charge)) = self.release(Charge::NotSent)
-            && let Some(slot) = self.slot.take()
-        {
-            slot.send(Item::Settle(held, charge));
+        if let Some((held, charge)) = self.release(Charge::NotSent) {
+            self.hand_over(Item::Settle(held, charge));
         }
         self.observe(Usage::default(), ending, self.took(), None);
     }
@@ -333,8 +336,14 @@ impl Settlement {
             self.state.tell_unpriced(&record.route);
         }
         settled.budget = budget;
-        if let Some(slot) = self.slot.take() {
-            slot.send(Item::Record(settled));
+        self.hand_over(Item::Record(settled));
+    }
+
+    /// Without a slot nothing is recorded, and money is settled all the same.
+    fn hand_over(&mut self, item: Item) {
+        match self.slot.take() {
+            Some(slot) => drop(slot.send(item)),
+            None => self.state.recorder.without_slot(item),
         }
     }
 

@@ -12,6 +12,7 @@ mod catalogue;
 mod ceilings;
 mod coalescing;
 mod doubles;
+mod dues;
 mod estimates;
 mod invalidation;
 mod keys;

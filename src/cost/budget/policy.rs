@@ -10,6 +10,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use tokio::time::Instant;
+
 use super::{
     Account, Balance, Budget, BudgetError, BudgetStore, Charge, Hold, InvalidBudget, Line, NoTenant, OverBudget,
     Period, Refusal, Scope, Window,
@@ -18,7 +20,7 @@ use super::{
 };
 use crate::{
     inference::InferenceRequest,
-    types::{AttemptId, Clock, RouteId, Usd},
+    types::{AttemptId, Clock, RouteId, Usd, later},
 };
 
 /// Accounts whose names are remembered, and windows that were told to be used up; past it they are forgotten, which
@@ -276,19 +278,20 @@ impl Budgets {
         Ok(Drawn(lines, of))
     }
 
-    /// Sets money aside. If a store fails that no hard budget is in, the attempt goes on without.
-    pub(crate) async fn reserve(&self, held: &Held) -> Result<(), BudgetError> {
+    /// Sets money aside. If a store fails that no hard budget is in, the attempt goes on without: `false`, and there is
+    /// nothing to settle.
+    pub(crate) async fn reserve(&self, held: &Held) -> Result<bool, BudgetError> {
         let reserved = match self.store.reserve_now(&held.hold) {
             Some(reserved) => reserved,
             None => self.store.reserve(&held.hold).await,
         };
         match reserved {
             Err(BudgetError::Refused(refusal)) => Err(self.refused(held, refusal)),
-            Err(BudgetError::Store(error)) if !held.hold.lines.iter().any(|line| line.hard) => {
+            Err(BudgetError::Store(error)) if !held.is_hard() => {
                 tracing::warn!(%error, "a budget store failed, and no hard budget is in it: going on without");
-                Ok(())
+                Ok(false)
             }
-            reserved => reserved,
+            reserved => reserved.map(|()| true),
         }
     }
 
@@ -393,6 +396,18 @@ impl Drawn {
 
     pub(crate) fn hold(self, id: AttemptId, amount: Usd, expires: Duration) -> Held {
         Held { hold: Arc::new(Hold::new(id, amount, self.0, expires)), of: self.1 }
+    }
+}
+
+impl Held {
+    /// Whether one of its budgets refuses.
+    pub(crate) fn is_hard(&self) -> bool {
+        self.hold.lines.iter().any(|line| line.hard)
+    }
+
+    /// When it expires.
+    pub(crate) fn until(&self) -> Instant {
+        later(self.hold.made(), self.hold.expires)
     }
 }
 

@@ -17,6 +17,10 @@ use crate::{
 /// Every budget that an attempt falls under must have room for it; a scope's smaller one wins. A new budget is for the
 /// whole service, hard, in UTC, and has alerts at 50, 80 and 100 % of what is spent.
 ///
+/// Its window, its time zone and whether it is hard are part of its accounts' names, its amount is not: in a store that
+/// outlives the service, or that several share, a budget whose zone changes, or that turns hard or soft, starts anew with
+/// nothing spent, while one with another amount goes on.
+///
 /// ```
 /// use together_inference::{InferenceService, cost::Budget, testing::Together, usd};
 ///
