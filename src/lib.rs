@@ -27,11 +27,12 @@
 //! | [`service`] | [`InferenceService`]: the facade, each call one readable path |
 //! | [`router`] | which model: [`router::ModelRouter`], [`router::CatalogRouter`] |
 //! | [`cache`] | answers that need not be paid twice: [`cache::CacheLayer`], [`cache::MemoryCache`] |
-//! | [`cost`] | records, prices, budgets: [`cost::CostSink`], [`cost::BudgetStore`] |
+//! | [`cost`] | records, prices, budgets, the ledger: [`cost::CostSink`], [`cost::BudgetStore`] |
 //! | [`limit`] | when an attempt may go out: [`limit::Limits`] |
 //! | [`notify`] | who is told: [`notify::LogNotifier`], [`notify::Webhook`] |
 //! | [`events`], [`batch`] | a durable queue's seam, the batch API's seam and the overflow's |
 //! | [`inference`] | the words of a call: [`InferenceRequest`], [`InferenceResponse`] |
+//! | `store` | (feature) where what must not be lost outlives the process |
 //! | [`client`] | the wire, usable by itself: [`TogetherClient`] |
 //! | `testing` | (feature) a simulator of the API, and conformance suites for policies of one's own |
 //!
@@ -41,7 +42,9 @@
 //! |---|---|---|
 //! | `rustls` | yes | TLS |
 //! | `schema` | yes | [`InferenceService::complete_as`]: typed answers by JSON schema |
-//! | `redis` | no | [`cache`]'s `RedisCache`: answers that processes share |
+//! | `postgres` | no | the [`cost`] ledger and budgets in a database that many machines share |
+//! | `redis` | no | [`cache`]'s `RedisCache` and [`cost`]'s `RedisBudgets`: what processes share |
+//! | `sqlite` | no | the [`cost`] ledger in a file that survives a crash |
 //! | `testing` | no | the simulator and the conformance suites |
 //!
 //! # Errors, cancellation, panics

@@ -412,26 +412,34 @@ impl Thread {
 
     /// Says that the process lives, strikes out those that do not, and does the chores.
     fn turn(&mut self) -> Result<(), StoreError> {
-        let now_wall = SystemClock.now();
-        self.begin(Durable::Soon)?;
+        let (process, at) = (self.process.clone(), SystemClock.now());
+        self.transacted(|connection| {
+            process.renew(connection, at)?;
+            process.bury_others(connection, at)
+        })?;
+        // Apart: a chore that fails does not take the sign of life back.
         let mut chores = std::mem::take(&mut self.chores);
-        let done = (|| {
-            self.process.renew(&self.connection, now_wall)?;
-            self.process.bury_others(&self.connection, now_wall)?;
-            do_all(&self.connection, &mut chores)
-        })();
+        let done = self.transacted(|connection| do_all(connection, &mut chores));
         self.chores = chores;
-        let done = done.map_err(|error| error_of(&self.name, error)).and_then(|more| {
-            reach("store: a turn is written");
-            self.execute("COMMIT").map(|()| more)
-        });
+        // What is left to do lets the jobs pass in between.
+        self.next_turn = if *done.as_ref().unwrap_or(&false) { now() } else { now() + TURN };
+        done.map(drop)
+    }
+
+    /// Something of the thread's own, all of it or nothing.
+    fn transacted<T>(&mut self, work: impl FnOnce(&Connection) -> Result<T, rusqlite::Error>) -> Result<T, StoreError> {
+        self.begin(Durable::Soon)?;
+        let done = match catch_unwind(AssertUnwindSafe(|| work(&self.connection))) {
+            Ok(done) => done.map_err(|error| error_of(&self.name, error)),
+            Err(_) => Err(StoreError::new(StoreErrorKind::Other, &self.name, "a chore panicked")),
+        };
+        reach("store: a turn is written");
+        let done = done.and_then(|done| self.execute("COMMIT").map(|()| done));
         if done.is_err() {
             self.roll_back();
         }
-        // What is left to do lets the jobs pass in between.
-        self.next_turn = if done.as_ref().is_ok_and(|more| *more) { now() } else { now() + TURN };
         self.flush_by = self.flush_by.or_else(|| Some(now() + SOON));
-        done.map(drop)
+        done
     }
 
     /// The last thing: everything is on the disk, and nobody waits for this process.

@@ -105,6 +105,26 @@ async fn the_view_for_people_does_not_call_what_has_no_price_free() {
     assert_eq!(amounts, [None, Some("0.001000001".into())]);
 }
 
+#[tokio::test]
+async fn a_chore_that_fails_does_not_take_the_sign_of_life_back() {
+    let folder = Folder::new();
+    let store = Store::open(folder.path()).await.unwrap();
+    let ledger = Ledger::new(&store);
+    CostSink::record(&ledger, &[super::sums::record(1)]).await.unwrap();
+    let file = rusqlite::Connection::open(folder.path()).unwrap();
+    file.execute_batch(
+        "PRAGMA busy_timeout = 5000;
+         UPDATE cost_record SET ending = 'nobody knows this', open_by = 7;
+         UPDATE process SET renewed_ms = 0",
+    )
+    .unwrap();
+    // A new ledger begins with its chore, which cannot read what it is to take over.
+    drop(ledger);
+    CostSink::flush(&Ledger::new(&store)).await.unwrap();
+    let renewed: i64 = file.query_row("SELECT renewed_ms FROM process", [], |row| row.get(0)).unwrap();
+    assert!(renewed > 0);
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn only_its_owner_may_read_it() {
