@@ -52,12 +52,14 @@ struct Due {
     offers: u32,
 }
 
+type Tell = dyn Fn(&Held, Charge) + Send + Sync;
+
 /// It is not the task's own: what was not settled when the task's runtime ended is for the next task.
 pub(super) struct Dues {
     open: Mutex<Open>,
     came: Notify,
     most: usize,
-    given_up: Box<dyn Fn(&Held, Charge) + Send + Sync>,
+    given_up: Box<Tell>,
 }
 
 #[derive(Default)]
