@@ -45,11 +45,13 @@ impl BatchId {
     }
 
     /// What a line is called at the provider: no other line of any batch or round is.
+    #[allow(dead_code, reason = "until the worker uses it")]
     pub(crate) fn custom_id(&self, round: u16, index: u64) -> String {
         format!("{self}-{round}-{index}")
     }
 
     /// The round and the line that a provider's row belongs to; `None` where it is not of this batch.
+    #[allow(dead_code, reason = "until the worker uses it")]
     pub(crate) fn line_of(&self, custom_id: &str) -> Option<(u16, u64)> {
         let (round, index) = custom_id.strip_prefix(self.as_str())?.strip_prefix('-')?.split_once('-')?;
         Some((round.parse().ok()?, index.parse().ok()?))
@@ -88,7 +90,8 @@ mod tests {
         assert_eq!(id.line_of(&name), Some((2, 49_999)));
         assert_eq!(other.line_of(&name), None);
         assert!(id.custom_id(u16::MAX, u64::MAX).len() <= 64);
-        for alien in ["", "zzzzzzzzzzzzzzzz", "zzzzzzzzzzzzzzzz-1", "zzzzzzzzzzzzzzzz-1-x", "zzzzzzzzzzzzzzzz-70000-1"] {
+        for alien in ["", "zzzzzzzzzzzzzzzz", "zzzzzzzzzzzzzzzz-1", "zzzzzzzzzzzzzzzz-1-x", "zzzzzzzzzzzzzzzz-70000-1"]
+        {
             assert_eq!(id.line_of(alien), None, "{alien}");
         }
     }

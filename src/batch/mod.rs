@@ -10,6 +10,10 @@
 //! looks for what an earlier try left behind, by the chunk's [name](Chunk::name), and only then creates.
 
 mod error;
+mod id;
+#[cfg(feature = "batch")]
+#[allow(dead_code, unused_imports, reason = "until the worker uses it")]
+pub(crate) mod journal;
 mod overflow;
 mod words;
 
@@ -20,6 +24,7 @@ use futures_core::stream::BoxStream;
 
 pub use self::{
     error::BatchError,
+    id::{BatchId, InvalidBatchId},
     overflow::{Deferred, Overflow, OverflowError, Overflowing},
     words::{Chunk, ChunkBody, Limits, Phase, RemoteId, RemoteStatus, Row},
 };

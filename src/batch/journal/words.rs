@@ -37,8 +37,8 @@ pub(crate) enum Planned {
 /// Where a batch stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BatchState {
-    /// Lines are still being written.
-    Planning,
+    /// Lines come one by one, until it is closed.
+    Gathering,
     Running,
     /// To be stopped: what has finished is kept.
     Cancelling,
@@ -85,11 +85,11 @@ pub(crate) struct NewLine {
     pub(crate) outcome: Option<Outcome>,
 }
 
-/// How a line ended.
+/// What came of a line.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Outcome {
     pub(crate) index: u64,
-    /// [`LineState::Done`], [`LineState::Failed`] or [`LineState::Cancelled`].
+    /// [`LineState::Waiting`] says why a try brought nothing; the line goes on waiting.
     pub(crate) state: LineState,
     /// Where the answer is, or the provider's row of the error.
     pub(crate) answer: Option<Place>,
@@ -100,8 +100,18 @@ pub(crate) struct Outcome {
     pub(crate) cached: bool,
     /// Whether it was answered one by one, for the deadline's sake.
     pub(crate) rescued: bool,
+    /// Whether a call of its own answered it.
+    pub(crate) singly: bool,
     /// Why it failed: a kind of ours, the provider's code, the provider's words.
     pub(crate) failure: Option<(Box<str>, Box<str>, Box<str>)>,
+}
+
+impl Outcome {
+    /// One that says nothing else.
+    pub(crate) const fn new(index: u64, state: LineState) -> Self {
+        let (answer, cost, failure) = (None, None, None);
+        Self { index, state, answer, usage: Usage::ZERO, cost, cached: false, rescued: false, singly: false, failure }
+    }
 }
 
 /// A chunk's name: round and number are counted from 0.
@@ -119,6 +129,8 @@ pub(crate) enum Way {
     Batch,
     /// One by one.
     Realtime,
+    /// One by one, for the deadline's sake.
+    Rescue,
 }
 
 /// A chunk as it is planned.
@@ -177,6 +189,8 @@ pub(crate) struct ChunkRow {
     pub(crate) error_file: Option<Box<str>>,
     /// Why the job failed as a whole, in the provider's words; or why it was refused.
     pub(crate) error: Option<Box<str>>,
+    /// Rows that were billed for lines that had been answered elsewhere.
+    pub(crate) late: u64,
     /// When it is to be looked at next.
     pub(crate) next_at: SystemTime,
     /// When it came to where it stands.
@@ -211,6 +225,8 @@ pub(crate) struct LineRef {
     pub(crate) key: Option<[u8; 32]>,
     /// Rounds and single tries that it was part of and that brought nothing.
     pub(crate) attempts: u32,
+    /// Whether a call of its own was tried last.
+    pub(crate) singly: bool,
 }
 
 /// A batch as the journal has it.
@@ -235,14 +251,15 @@ pub(crate) struct Counts {
     pub(crate) done: u64,
     pub(crate) failed: u64,
     pub(crate) cancelled: u64,
-    /// Of those done.
+    /// Of those done; no duplicates.
     pub(crate) cached: u64,
     /// Of those done: lines that repeat another.
     pub(crate) duplicates: u64,
-    /// Of those done.
+    /// Of those done; no duplicates.
     pub(crate) rescued: u64,
-    /// Lines that took more than one try.
+    /// Lines that have ended and took more than one try.
     pub(crate) retried: u64,
+    /// Of those done by a paid call: without a price.
     pub(crate) unpriced: u64,
     /// Of lines that are no duplicates.
     pub(crate) usage: Usage,
@@ -264,6 +281,9 @@ pub(crate) struct LineRow {
     pub(crate) usage: Usage,
     pub(crate) cost: Option<i64>,
     pub(crate) cached: bool,
+    pub(crate) rescued: bool,
+    pub(crate) singly: bool,
+    /// Tries so far, the one that ended it included.
     pub(crate) attempts: u32,
     pub(crate) rounds: u16,
     pub(crate) failure: Option<(Box<str>, Box<str>, Box<str>)>,

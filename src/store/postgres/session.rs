@@ -15,10 +15,11 @@ use super::{
 };
 
 /// What brings a store up to date, oldest first; the number of those that were done is kept in the store.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("../migrations/postgres/001_processes.sql"),
     include_str!("../migrations/postgres/002_ledger.sql"),
     include_str!("../migrations/postgres/003_budgets.sql"),
+    include_str!("../migrations/postgres/004_batches.sql"),
 ];
 
 /// Held by whoever brings the store up to date: "TGIS".

@@ -49,6 +49,12 @@ impl Sqlite {
         &self.name
     }
 
+    /// Where the file is; `None` where only SQLite can read what it was opened by.
+    #[cfg(feature = "batch")]
+    pub(crate) fn path(&self) -> Option<&Path> {
+        (!is_uri(&self.path)).then_some(&*self.path)
+    }
+
     /// Writes in a transaction that others may share: what this job does is undone if it fails, and theirs is not.
     /// Answers once it is committed. Dropping the future does not stop it.
     pub(crate) async fn write<T: Send + 'static>(

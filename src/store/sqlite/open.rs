@@ -10,8 +10,11 @@ use super::{StoreError, StoreErrorKind, is_uri};
 const APPLICATION: i32 = 0x5447_4953;
 
 /// What brings a store up to date, oldest first; the number of those that were done is kept in the file.
-const MIGRATIONS: [&str; 2] =
-    [include_str!("../migrations/sqlite/001_processes.sql"), include_str!("../migrations/sqlite/002_ledger.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("../migrations/sqlite/001_processes.sql"),
+    include_str!("../migrations/sqlite/002_ledger.sql"),
+    include_str!("../migrations/sqlite/003_batches.sql"),
+];
 
 /// How many there are.
 #[expect(clippy::cast_possible_truncation, reason = "a handful")]
