@@ -11,6 +11,8 @@
 
 mod error;
 mod overflow;
+mod rows;
+mod together;
 mod words;
 
 use std::{fmt, sync::Arc};
@@ -21,6 +23,7 @@ use futures_core::stream::BoxStream;
 pub use self::{
     error::BatchError,
     overflow::{Deferred, Overflow, OverflowError, Overflowing},
+    together::TogetherBatches,
     words::{Chunk, ChunkBody, Limits, Phase, RemoteId, RemoteStatus, Row},
 };
 
