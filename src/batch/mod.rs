@@ -15,6 +15,8 @@ mod id;
 #[allow(dead_code, unused_imports, reason = "until the worker uses it")]
 pub(crate) mod journal;
 mod overflow;
+mod rows;
+mod together;
 mod words;
 
 use std::{fmt, sync::Arc};
@@ -26,6 +28,7 @@ pub use self::{
     error::BatchError,
     id::{BatchId, InvalidBatchId},
     overflow::{Deferred, Overflow, OverflowError, Overflowing},
+    together::TogetherBatches,
     words::{Chunk, ChunkBody, Limits, Phase, RemoteId, RemoteStatus, Row},
 };
 

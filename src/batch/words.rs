@@ -226,13 +226,25 @@ pub struct RemoteStatus {
     pub error_file: Option<Box<str>>,
     /// Why it failed as a whole, in the provider's words.
     pub error: Option<Box<str>>,
+    /// Other jobs of the same lines that have not ended: what a create whose reply was lost made of a chunk that was
+    /// then submitted again. They are paid as well, until somebody cancels them.
+    pub twins: Vec<RemoteId>,
 }
 
 impl RemoteStatus {
     /// A job of which no more is known.
     #[must_use]
     pub const fn new(id: RemoteId, phase: Phase) -> Self {
-        Self { id, phase, percent: None, input_file: None, output_file: None, error_file: None, error: None }
+        Self {
+            id,
+            phase,
+            percent: None,
+            input_file: None,
+            output_file: None,
+            error_file: None,
+            error: None,
+            twins: Vec::new(),
+        }
     }
 }
 

@@ -52,7 +52,8 @@ impl ErrorKind {
             | Self::NotFound
             | Self::Conflict
             | Self::TooLarge
-            | Self::Redirected => Blame::Caller,
+            | Self::Redirected
+            | Self::LocalFile => Blame::Caller,
         }
     }
 }

@@ -9,8 +9,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    Caps, Chat, ClientBuilder, Completions, Dialect, Embeddings, Error, ErrorKind, Images, Models, Moderation, Rerank,
-    RetryPolicy, Timeouts, chat, headers,
+    Batches, Caps, Chat, ClientBuilder, Completions, Dialect, Embeddings, Error, ErrorKind, Files, Images, Models,
+    Moderation, Rerank, RetryPolicy, Timeouts, chat, headers,
     http::Elsewhere,
     retry::Replay,
     retry_budget::RetryBudget,
@@ -205,6 +205,18 @@ impl TogetherClient {
         Moderation::new(self)
     }
 
+    /// Files at the provider.
+    #[must_use]
+    pub const fn files(&self) -> Files<'_> {
+        Files::new(self)
+    }
+
+    /// Jobs of many requests.
+    #[must_use]
+    pub const fn batches(&self) -> Batches<'_> {
+        Batches::new(self)
+    }
+
     /// The model list.
     #[must_use]
     pub const fn models(&self) -> Models<'_> {
@@ -255,7 +267,7 @@ impl TogetherClient {
         self.typed(Method::POST, path, body, Replay::Unsafe).await
     }
 
-    async fn typed<T: DeserializeOwned + Send>(
+    pub(super) async fn typed<T: DeserializeOwned + Send>(
         &self,
         method: Method,
         path: &str,
@@ -337,20 +349,24 @@ impl TogetherClient {
     }
 
     fn request(&self, call: &Call<'_>) -> Result<http::Request<Body>, Error> {
+        self.request_of(call.method.clone(), call.path, Body::from(call.body.clone()))
+    }
+
+    /// A request to the API, with the key.
+    pub(super) fn request_of(&self, method: Method, path: &str, body: Body) -> Result<http::Request<Body>, Error> {
         // Right behind the authority, "@other.example/" or ".other.example/" would send the key to another host.
-        if !call.path.starts_with('/') {
+        if !path.starts_with('/') {
             return Err(Error::new(ErrorKind::Config, "the path does not begin with a slash"));
         }
-        let mut request = http::Request::new(Body::from(call.body.clone()));
-        *request.uri_mut() =
-            if call.path == chat::PATH { self.inner.chat_uri.clone() } else { uri(self.base(), call.path)? };
-        *request.method_mut() = call.method.clone();
+        let mut request = http::Request::new(body);
+        *request.uri_mut() = if path == chat::PATH { self.inner.chat_uri.clone() } else { uri(self.base(), path)? };
+        *request.method_mut() = method;
         *request.headers_mut() = self.inner.headers.clone();
         Ok(request)
     }
 
     /// Reads an error response: its hints, and as much of its body as is kept.
-    async fn refused(&self, success: Success, model: Option<&ModelId>) -> Error {
+    pub(super) async fn refused(&self, success: Success, model: Option<&ModelId>) -> Error {
         let Inner { caps, clock, .. } = &*self.inner;
         let Success { status, headers, body, until } = success;
         let by = until.min(later(Instant::now(), self.inner.timeouts.idle));
@@ -388,6 +404,20 @@ impl TogetherClient {
     /// The longest that an attempt may take.
     pub(crate) fn longest_attempt(&self) -> Duration {
         self.inner.timeouts.total
+    }
+
+    pub(super) fn transport(&self) -> &dyn Transport {
+        &*self.inner.transport
+    }
+
+    /// Where jitter comes from.
+    pub(super) fn rng(&self) -> &dyn Rng {
+        &*self.inner.rng
+    }
+
+    /// Where wall time comes from.
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.inner.clock
     }
 
     pub(super) fn dialect(&self) -> &Dialect {

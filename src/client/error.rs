@@ -80,6 +80,8 @@ pub enum ErrorKind {
     TooLarge,
     /// The server redirects, which the client never follows.
     Redirected,
+    /// A file of this machine cannot be read or written.
+    LocalFile,
 }
 
 /// Whether a request left this machine.
@@ -96,7 +98,7 @@ pub enum Sent {
 impl ErrorKind {
     /// Every kind, to find one by its name.
     #[cfg(any(feature = "postgres", feature = "sqlite"))]
-    pub(crate) const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::Config,
         Self::Connect,
         Self::Timeout,
@@ -116,6 +118,7 @@ impl ErrorKind {
         Self::Malformed,
         Self::TooLarge,
         Self::Redirected,
+        Self::LocalFile,
     ];
 
     /// The kind that an HTTP status means by itself.
@@ -158,6 +161,7 @@ impl ErrorKind {
             Self::Malformed => "malformed",
             Self::TooLarge => "too_large",
             Self::Redirected => "redirected",
+            Self::LocalFile => "local_file",
         }
     }
 
@@ -263,6 +267,13 @@ impl Error {
             format!("the response is not the expected JSON (line {line}, column {column})"),
         );
         built.0.body = kept(body);
+        built
+    }
+
+    /// A file of this machine that fails while something is done with it.
+    pub(crate) fn of_file(what: &str, path: &std::path::Path, error: std::io::Error) -> Self {
+        let mut built = Self::new(ErrorKind::LocalFile, format!("cannot {what} {}: {error}", path.display()));
+        built.0.source = Some(Box::new(error));
         built
     }
 
@@ -372,7 +383,7 @@ impl Error {
     #[must_use]
     pub fn sent(&self) -> Sent {
         match (self.0.kind, self.0.status) {
-            (ErrorKind::Config | ErrorKind::Connect, _) => Sent::No,
+            (ErrorKind::Config | ErrorKind::Connect | ErrorKind::LocalFile, _) => Sent::No,
             (_, Some(_)) => Sent::Yes,
             (_, None) => Sent::Maybe,
         }

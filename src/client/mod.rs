@@ -4,11 +4,12 @@
 //! evidence. It knows nothing of routing, caching or money.
 //!
 //! - [`TogetherClient`] makes calls; one resource a file, its types beside its calls: [`Chat`], [`Completions`],
-//!   [`Embeddings`], [`Images`], [`Rerank`], [`Moderation`], [`Models`].
+//!   [`Embeddings`], [`Images`], [`Rerank`], [`Moderation`], [`Models`], [`Files`], [`Batches`].
 //! - [`Transport`] is the seam under it.
 //! - [`Error`] says what failed, whether the request left, whether a repeat makes sense.
 
 mod ask;
+mod batches;
 mod blame;
 mod bounded;
 mod call;
@@ -17,10 +18,12 @@ mod completions;
 mod config;
 mod deprecations;
 mod dialect;
+mod elements;
 mod embeddings;
 mod error;
 mod error_body;
 mod fields;
+mod files;
 mod headers;
 mod http;
 mod images;
@@ -28,6 +31,7 @@ mod lenient;
 mod loose;
 mod models;
 mod moderation;
+mod record;
 mod rerank;
 mod retry;
 mod retry_budget;
@@ -39,6 +43,7 @@ mod whoami;
 pub(crate) use self::chat::replay;
 pub(crate) use self::fields::is_taken;
 pub use self::{
+    batches::{BatchJob, BatchStatus, Batches, CancelledBatch, CreateBatch, CreatedBatch},
     blame::Blame,
     call::{CallOptions, TogetherClient},
     chat::{
@@ -52,6 +57,10 @@ pub use self::{
     dialect::Dialect,
     embeddings::{Embedded, EmbeddingInput, EmbeddingRequest, Embeddings},
     error::{Error, ErrorKind, Sent},
+    files::{
+        BatchFileProblems, BatchFileSummary, BatchLines, FileContent, FilePurpose, FileUpload, Files, LineProblem,
+        Progress, RemoteFile, UploadedFile,
+    },
     headers::{RateLimits, Window},
     images::{GeneratedImages, Image, ImageInput, ImageRequest, Images, Lora},
     models::{Model, Models, Pricing},

@@ -1,0 +1,280 @@
+//! Batches at Together.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use async_trait::async_trait;
+use futures_core::stream::BoxStream;
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use super::{BatchError, BatchSubmitter, Chunk, ChunkBody, Limits, Phase, RemoteId, RemoteStatus, Row, rows::Rows};
+use crate::{
+    client::{BatchJob, CancelledBatch, CreateBatch, ErrorKind, FileContent, FilePurpose, FileUpload, TogetherClient},
+    types::Clock,
+};
+
+/// How long the provider's list may lag behind: until then a job that is not in it may still be there.
+const GRACE: Duration = Duration::from_secs(120);
+/// Between two looks at the list.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(2);
+/// How many jobs that a list leaves out are asked for at the same time.
+const AT_ONCE: usize = 4;
+
+/// Batches at Together, or at any server with the same `/v1/files` and `/v1/batches`.
+///
+/// # How one job comes of a chunk
+///
+/// The API has no idempotency keys, and a create whose reply is lost may have made a job. What a job is known by is its
+/// input file, and that is the same however often the same lines are sent: the upload asks by checksum first. So a
+/// chunk that was [tried](Chunk::tried) before is created again only when no job of its file is in the list, two
+/// minutes after that try, twice. Until then its submission is [`Unresolved`](BatchError::Unresolved).
+///
+/// This holds if no two chunks have the same lines: give each line a `custom_id` of its own.
+///
+/// Where a list lags longer than that, two jobs may come of a chunk: [`RemoteStatus::twins`] tells of them.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() {
+/// use together_inference::{TogetherClient, batch::{BatchError, BatchSubmitter, Chunk, ChunkBody, TogetherBatches}};
+///
+/// let client = TogetherClient::builder().api_key("key").build().unwrap();
+/// let batches = TogetherBatches::new(client);
+/// let chunk = Chunk::new("labels-1", "zai-org/GLM-5.3", 50_001, ChunkBody::Bytes("{}\n".into()));
+/// let refused = batches.submit(&chunk).await.unwrap_err();
+/// assert!(matches!(refused, BatchError::Limit { what: "lines", .. }), "before anything is sent");
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct TogetherBatches {
+    client: TogetherClient,
+    clock: Arc<dyn Clock>,
+    limits: Limits,
+}
+
+impl TogetherBatches {
+    /// Over this client, with its clock.
+    #[must_use]
+    pub fn new(client: TogetherClient) -> Self {
+        let clock = Arc::clone(client.clock());
+        Self { client, clock, limits: Limits::default() }
+    }
+
+    /// Sets where wall time comes from.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Sets what the server takes, where it is another one.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// The job that an earlier try made of this file, if the list has it. Others of the same file are cancelled.
+    async fn found(&self, file: &str) -> Result<Option<RemoteId>, BatchError> {
+        let of_file = |job: &BatchJob| job.input_file_id.as_deref() == Some(file);
+        let mut jobs = self.client.batches().list_where(of_file).await?;
+        // One that still brings answers before one that ended without, and of those the oldest.
+        jobs.sort_by_key(|job| (is_lost(job), job.created_at.unwrap_or(SystemTime::UNIX_EPOCH), job.id.clone()));
+        let mut jobs = jobs.into_iter();
+        let Some(adopted) = jobs.next() else { return Ok(None) };
+        for twin in jobs.filter(|job| !job.status.is_final()) {
+            tracing::warn!(
+                adopted = adopted.id,
+                twin = twin.id,
+                "two jobs came of one chunk: cancelling the later one"
+            );
+            if let Err(error) = self.client.batches().cancel(&twin.id).await {
+                tracing::warn!(twin = twin.id, %error, "it could not be cancelled and may be billed");
+            }
+        }
+        Ok(Some(RemoteId::from(adopted.id)))
+    }
+
+    /// What an earlier try left behind, when it can be known that it left something or nothing.
+    async fn left_behind(&self, file: &str, tried: SystemTime) -> Result<Option<RemoteId>, BatchError> {
+        if let Some(found) = self.found(file).await? {
+            return Ok(Some(found));
+        }
+        let since = self.clock.now().duration_since(tried).unwrap_or_default();
+        if since < GRACE {
+            return Err(BatchError::Unresolved { after: GRACE - since });
+        }
+        // A list may come from a copy that lags behind another one.
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+        self.found(file).await
+    }
+
+    async fn one(&self, id: &RemoteId) -> Result<Option<BatchJob>, BatchError> {
+        match self.client.batches().get(id.as_str()).await {
+            Ok(job) => Ok(Some(job)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Whether a job ended without all of its answers.
+fn is_lost(job: &BatchJob) -> bool {
+    job.status.is_final() && Phase::from(job.status.as_str()) != Phase::Completed
+}
+
+#[async_trait]
+impl BatchSubmitter for TogetherBatches {
+    async fn submit(&self, chunk: &Chunk) -> Result<RemoteId, BatchError> {
+        self.limits.admit(chunk)?;
+        let uploaded = self.client.files().upload(&upload_of(chunk)).await?;
+        let file = uploaded.file.id;
+        if let Some(tried) = chunk.tried
+            && let Some(found) = self.left_behind(&file, tried).await?
+        {
+            return Ok(found);
+        }
+        let created = self.client.batches().create(&CreateBatch::new(file).endpoint(&*chunk.endpoint)).await?;
+        if let Some(warning) = created.warning {
+            tracing::warn!(job = created.job.id, warning, "the provider warns of a batch");
+        }
+        Ok(RemoteId::from(created.job.id))
+    }
+
+    async fn status(&self, ids: &[RemoteId]) -> Result<Vec<RemoteStatus>, BatchError> {
+        let wanted: HashSet<&str> = ids.iter().map(RemoteId::as_str).collect();
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let keep = |job: &BatchJob| !job.status.is_final() || wanted.contains(&*job.id);
+        let listed = self.client.batches().list_where(keep).await?;
+        let (mut found, others): (Vec<_>, Vec<_>) = listed.into_iter().partition(|job| wanted.contains(&*job.id));
+        let seen: HashSet<&str> = found.iter().map(|job| &*job.id).collect();
+        // The list lags behind: what is not in it may be there.
+        let unseen: HashSet<&RemoteId> = ids.iter().filter(|id| !seen.contains(id.as_str())).collect();
+        let asked: Vec<_> = unseen.into_iter().map(|id| self.one(id)).collect();
+        let late: Vec<Option<BatchJob>> = stream::iter(asked).buffer_unordered(AT_ONCE).try_collect().await?;
+        found.extend(late.into_iter().flatten());
+        let mut twins: HashMap<String, Vec<RemoteId>> = HashMap::new();
+        for BatchJob { input_file_id, id, .. } in others {
+            if let Some(file) = input_file_id {
+                twins.entry(file).or_default().push(RemoteId::from(id));
+            }
+        }
+        let told = found.into_iter().map(|job| {
+            let twins = job.input_file_id.as_ref().and_then(|file| twins.get(file).cloned()).unwrap_or_default();
+            RemoteStatus { twins, ..status_of(job) }
+        });
+        Ok(told.collect())
+    }
+
+    async fn results(&self, job: &RemoteStatus) -> Result<BoxStream<'static, Result<Row, BatchError>>, BatchError> {
+        if !job.phase.is_final() {
+            return Err(BatchError::NotReady { id: job.id.clone() });
+        }
+        let files = [&job.output_file, &job.error_file].into_iter().flatten().cloned().collect();
+        let mut reading = Reading {
+            client: self.client.clone(),
+            id: job.id.clone(),
+            files,
+            content: None,
+            rows: Rows::default(),
+            ready: VecDeque::new(),
+            read: 0,
+            ended: false,
+        };
+        reading.open().await?;
+        let stream = stream::try_unfold(reading, async |mut reading| {
+            let row = reading.next().await?;
+            Ok(row.map(|row| (row, reading)))
+        });
+        Ok(stream.boxed())
+    }
+
+    async fn cancel(&self, id: &RemoteId) -> Result<RemoteStatus, BatchError> {
+        let not_found = || BatchError::NotFound { id: id.clone() };
+        match self.client.batches().cancel(id.as_str()).await {
+            Ok(CancelledBatch::Asked(job)) => Ok(status_of(job)),
+            Ok(CancelledBatch::Ended(_)) => Ok(status_of(self.one(id).await?.ok_or_else(not_found)?)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(not_found()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits.clone()
+    }
+}
+
+/// The lines as a file whose name says whose it is.
+fn upload_of(chunk: &Chunk) -> FileUpload {
+    let is_plain = |char: char| char.is_ascii_alphanumeric() || "._-".contains(char);
+    let name: String = chunk.name.chars().map(|char| if is_plain(char) { char } else { '-' }).collect();
+    let upload = match &chunk.body {
+        ChunkBody::Bytes(bytes) => FileUpload::bytes("", bytes.clone(), FilePurpose::Batch),
+        ChunkBody::File { path, offset, len } => FileUpload::range(path, *offset, *len, FilePurpose::Batch),
+    };
+    upload.named(format!("ti-{name}.jsonl"))
+}
+
+fn status_of(job: BatchJob) -> RemoteStatus {
+    let boxed = |text: Option<String>| text.map(String::into_boxed_str);
+    #[expect(clippy::cast_possible_truncation, reason = "a percentage needs no more digits")]
+    let percent = job.progress.map(|percent| percent as f32);
+    RemoteStatus {
+        percent,
+        input_file: boxed(job.input_file_id),
+        output_file: boxed(job.output_file_id),
+        error_file: boxed(job.error_file_id),
+        error: boxed(job.error),
+        ..RemoteStatus::new(RemoteId::from(job.id), Phase::from(job.status.as_str()))
+    }
+}
+
+/// The files of a job while they are read, one after the other.
+struct Reading {
+    client: TogetherClient,
+    id: RemoteId,
+    files: VecDeque<Box<str>>,
+    content: Option<FileContent>,
+    rows: Rows,
+    ready: VecDeque<Row>,
+    read: u64,
+    ended: bool,
+}
+
+impl Reading {
+    /// Opens the next file.
+    async fn open(&mut self) -> Result<(), BatchError> {
+        let Some(file) = self.files.pop_front() else { return Ok(()) };
+        self.content = Some(self.client.files().content(&file).await.map_err(|error| match error.kind() {
+            ErrorKind::NotFound => BatchError::NotReady { id: self.id.clone() },
+            _ => error.into(),
+        })?);
+        Ok(())
+    }
+
+    async fn next(&mut self) -> Result<Option<Row>, BatchError> {
+        loop {
+            if let Some(row) = self.ready.pop_front() {
+                self.read += 1;
+                return Ok(Some(row));
+            }
+            let Some(content) = &mut self.content else {
+                let is_first = !std::mem::replace(&mut self.ended, true);
+                return Ok(is_first.then_some(Row::End { read: self.read }));
+            };
+            match content.next().await {
+                Some(piece) => self.rows.push(&piece?, &mut self.ready),
+                None => {
+                    self.ready.extend(self.rows.end());
+                    self.content = None;
+                    self.open().await?;
+                }
+            }
+        }
+    }
+}
