@@ -97,6 +97,8 @@ pub mod events;
 pub mod inference;
 pub mod limit;
 pub mod notify;
+#[cfg(feature = "batch")]
+pub mod pipeline;
 pub mod router;
 pub mod service;
 #[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
@@ -122,6 +124,11 @@ pub use types::{
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// So does that of the page on batches.
+#[cfg(all(doctest, feature = "batch"))]
+#[doc = include_str!("../docs/batches.md")]
+struct BatchPage;
 
 /// So does that of the page on other servers.
 #[cfg(doctest)]

@@ -10,13 +10,20 @@
 //! looks for what an earlier try left behind, by the chunk's [name](Chunk::name), and only then creates.
 
 mod error;
+mod file;
 mod id;
 #[cfg(feature = "batch")]
-#[allow(dead_code, unused_imports, reason = "until the worker uses it")]
-pub(crate) mod journal;
+mod journal;
+mod line;
 mod overflow;
+mod plan;
+mod progress;
+mod realtime;
+mod report;
 mod rows;
 mod together;
+#[cfg(feature = "batch")]
+mod verdict;
 mod words;
 
 use std::{fmt, sync::Arc};
@@ -26,11 +33,30 @@ use futures_core::stream::BoxStream;
 
 pub use self::{
     error::BatchError,
+    file::InvalidLine,
     id::{BatchId, InvalidBatchId},
+    line::{BatchAnswer, BatchLine, BatchRow, LineSource},
     overflow::{Deferred, Overflow, OverflowError, Overflowing},
+    plan::{BatchPlan, ChunkPlan},
+    progress::{BatchPhase, BatchProgress, Done},
+    realtime::RealtimeBatches,
+    report::{BatchReport, JobSummary, LineError, LineErrorKind, LineFailure},
     together::TogetherBatches,
     words::{Chunk, ChunkBody, Limits, Phase, RemoteId, RemoteStatus, Row},
 };
+#[cfg(feature = "batch")]
+pub(crate) use self::{
+    journal::{
+        BatchRow as BatchRecord, BatchState, Change, ChunkKey, ChunkRow, ChunkState, Claim, Counts, Draft, Journal,
+        JournalError, LineRef, LineRow, LineState, NewChunk, NewLine, Outcome, Output, Place, Planned, Planning,
+        RequestsFile, Settling, Span, Way,
+    },
+    verdict::{Verdict, verdict},
+};
+
+/// For how long after a create whose reply was lost its job may be missing from the provider's list: until then nothing
+/// is created again.
+pub(crate) const GRACE: std::time::Duration = std::time::Duration::from_secs(120);
 
 /// Takes batches to one provider and brings the answers back.
 ///

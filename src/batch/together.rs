@@ -10,14 +10,14 @@ use async_trait::async_trait;
 use futures_core::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::{BatchError, BatchSubmitter, Chunk, ChunkBody, Limits, Phase, RemoteId, RemoteStatus, Row, rows::Rows};
+use super::{
+    BatchError, BatchSubmitter, Chunk, ChunkBody, GRACE, Limits, Phase, RemoteId, RemoteStatus, Row, rows::Rows,
+};
 use crate::{
     client::{BatchJob, CancelledBatch, CreateBatch, ErrorKind, FileContent, FilePurpose, FileUpload, TogetherClient},
     types::Clock,
 };
 
-/// How long the provider's list may lag behind: until then a job that is not in it may still be there.
-const GRACE: Duration = Duration::from_secs(120);
 /// Between two looks at the list.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(2);
 /// How many jobs that a list leaves out are asked for at the same time.

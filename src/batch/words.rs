@@ -184,6 +184,23 @@ impl Phase {
     }
 }
 
+impl Phase {
+    /// The word for it, as Together says it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Validating => "VALIDATING",
+            Self::InProgress => "IN_PROGRESS",
+            Self::Completed => "COMPLETED",
+            Self::Failed => "FAILED",
+            Self::Expired => "EXPIRED",
+            Self::Cancelling => "CANCELING",
+            Self::Cancelled => "CANCELLED",
+            Self::Other(word) => word,
+        }
+    }
+}
+
 impl From<&str> for Phase {
     /// Reads a provider's word in either case. Together has been seen to say `CANCELING` too.
     fn from(word: &str) -> Self {

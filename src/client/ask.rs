@@ -38,7 +38,7 @@ impl From<serde_json::Error> for NoAnswer {
 }
 
 impl NoAnswer {
-    fn into_error(self, status: u16, raw: Bytes) -> Error {
+    pub(super) fn into_error(self, status: u16, raw: Bytes) -> Error {
         let inside = || error_in_success(&raw).map(|body| Error::inside_success(status, body, raw.clone()));
         match self {
             Self::BrokeOff => Error::new(ErrorKind::Server, "the model stopped with an error").with_body(raw),

@@ -40,6 +40,8 @@ mod supported;
 mod transport;
 mod whoami;
 
+#[cfg(feature = "batch")]
+pub(crate) use self::chat::completion_of as chat_completion_of;
 pub(crate) use self::chat::replay;
 pub(crate) use self::fields::is_taken;
 pub use self::{

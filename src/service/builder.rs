@@ -8,8 +8,11 @@ use std::{
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+#[cfg(feature = "batch")]
+use super::batch::BatchSetup;
 use super::{
     InferenceService,
+    background::{Background, Backgrounds},
     cached::CachePolicy,
     choice::Key,
     coalesce::Slots,
@@ -70,6 +73,13 @@ pub struct ServiceBuilder {
     unpriced: Unpriced,
     notifier: Option<Arc<dyn Notifier>>,
     overflow: Option<Arc<dyn Overflow>>,
+    backgrounds: Vec<Arc<dyn Background>>,
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    store: Option<crate::store::Store>,
+    #[cfg(feature = "batch")]
+    pub(super) batches: Option<BatchSetup>,
+    #[cfg(feature = "batch")]
+    pub(super) events: Option<Arc<dyn crate::events::EventQueue>>,
     prices: Vec<(RouteId, Price)>,
     batch_discounts: Vec<(RouteId, u8)>,
     tokenizer: Option<Arc<dyn CountTokens>>,
@@ -109,6 +119,10 @@ pub enum BuildError {
     /// The time between two readings of the model lists is too short.
     #[error("refresh_catalogue_every({0:?}) is less than a minute; the lists change hourly at most")]
     Refresh(Duration),
+    /// Batches that cannot be.
+    #[cfg(feature = "batch")]
+    #[error("batches: {0}")]
+    Batches(Box<str>),
     /// A bound of 0 would let nothing out.
     #[error("{0}(0) lets no call out; set at least 1, or leave it out")]
     Limit(&'static str),
@@ -127,6 +141,13 @@ impl ServiceBuilder {
             unpriced: Unpriced::default(),
             notifier: None,
             overflow: None,
+            backgrounds: Vec::new(),
+            #[cfg(any(feature = "postgres", feature = "sqlite"))]
+            store: None,
+            #[cfg(feature = "batch")]
+            batches: None,
+            #[cfg(feature = "batch")]
+            events: None,
             prices: Vec::new(),
             batch_discounts: Vec::new(),
             tokenizer: None,
@@ -200,14 +221,23 @@ impl ServiceBuilder {
         self
     }
 
-    /// Keeps what must not be lost in a store: a [`Ledger`](crate::cost::Ledger) of costs, with its defaults.
+    /// Keeps what must not be lost in a store: a [`Ledger`](crate::cost::Ledger) of costs, with its defaults, and batches
+    /// where [there are any](Self::batches).
     ///
     /// Several services may share one. For a ledger of another [durability](crate::cost::Durability), give it to
     /// [`cost_sink`](Self::cost_sink) instead.
     #[cfg(any(feature = "postgres", feature = "sqlite"))]
     #[must_use]
-    pub fn store(self, store: &crate::store::Store) -> Self {
+    pub fn store(mut self, store: &crate::store::Store) -> Self {
+        self.store = Some(store.clone());
         self.cost_sink(crate::cost::Ledger::new(store))
+    }
+
+    /// Adds what works in the background, such as a [`Pipeline`](crate::pipeline::Pipeline); nothing unless added.
+    #[must_use]
+    pub fn background(mut self, background: impl Background + 'static) -> Self {
+        self.backgrounds.push(Arc::new(background));
+        self
     }
 
     /// Adds a budget; none unless one is added. Every attempt must have room in all that it falls under.
@@ -434,6 +464,8 @@ impl ServiceBuilder {
         let store = self.budget_store.unwrap_or_else(|| Arc::new(MemoryBudgets::new()));
         let budgets = Arc::new(Budgets::new(self.budgets, store, Arc::clone(&self.clock))?);
         let recorder = Recorder::new(&sinks, Arc::clone(&budgets));
+        #[cfg(feature = "batch")]
+        let batches = super::batch::set_up(self.batches, self.store.as_ref(), &self.upstreams)?;
         let service = InferenceService {
             state: Arc::new(State {
                 keys: self.upstreams.iter().map(|_| Key::default()).collect(),
@@ -448,6 +480,11 @@ impl ServiceBuilder {
                 unpriced: self.unpriced,
                 notifier: self.notifier.unwrap_or_else(|| Arc::new(LogNotifier::default())),
                 overflow: self.overflow,
+                #[cfg(feature = "batch")]
+                batches,
+                #[cfg(feature = "batch")]
+                events: self.events,
+                backgrounds: Backgrounds::new(self.backgrounds),
                 prices,
                 counter: Counter::new(self.tokenizer),
                 limits: self.limits,

@@ -202,6 +202,15 @@ fn found_entry(entry: CacheEntry, control: &CacheControl) -> Found {
     if age < entry.ttl { Found::Fresh(hit) } else { Found::Stale(hit) }
 }
 
+/// The answer of an entry that is fresh enough for a request.
+#[cfg(feature = "batch")]
+pub(super) fn fresh_answer(entry: CacheEntry, control: &CacheControl) -> Option<Arc<Answer>> {
+    match found_entry(entry, control) {
+        Found::Fresh(hit) => Some(hit.answer),
+        _ => None,
+    }
+}
+
 /// Whether an answer past its time is better than this error: not where the caller must change something.
 pub(super) const fn can_stand_in_for(error: ErrorKind) -> bool {
     matches!(

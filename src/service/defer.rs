@@ -73,7 +73,7 @@ impl InferenceService {
     pub async fn complete_or_defer(&self, request: impl Into<InferenceRequest>) -> Result<Completion, Error> {
         let request: InferenceRequest = request.into();
         let left = if request.names_deadline() { request.deadline_of() } else { FOREVER };
-        let overflow = self.state.overflow.clone().filter(|_| request.is_deferrable() && left >= LEAST_LEFT);
+        let overflow = self.state.overflow().filter(|_| request.is_deferrable() && left >= LEAST_LEFT);
         let Some(overflow) = overflow else {
             return Ok(Completion::Answered(Box::new(self.complete(request).await?)));
         };
@@ -163,6 +163,15 @@ fn why(error: &Error) -> Option<Overflowing> {
 }
 
 impl State {
+    /// Who takes over what may wait: the application's own, else the batches.
+    fn overflow(self: &Arc<Self>) -> Option<Arc<dyn Overflow>> {
+        #[cfg(feature = "batch")]
+        if self.overflow.is_none() && self.batches.is_some() {
+            return Some(Arc::new(super::batch::Gather(Arc::clone(self))));
+        }
+        self.overflow.clone()
+    }
+
     /// Why a request had better not be tried at all: every candidate has been down for long, or those that are not down
     /// have its turn too late.
     async fn must_wait(

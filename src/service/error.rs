@@ -127,6 +127,16 @@ pub enum ErrorKind {
     Policy,
     /// There is no Tokio runtime with time and IO here.
     NoRuntime,
+    /// The service has no batches: its builder has neither a store nor `batches()`.
+    NoBatches,
+    /// The store has no such batch.
+    NoBatch,
+    /// Another batch has that name.
+    NameTaken,
+    /// Nobody works on the batches of the store.
+    NoWorker,
+    /// The store or the files beside it cannot be read or written.
+    Store,
 }
 
 impl ErrorKind {
@@ -153,6 +163,11 @@ impl ErrorKind {
             Self::LeaderFailed => "leader_failed",
             Self::Policy => "policy",
             Self::NoRuntime => "no_runtime",
+            Self::NoBatches => "no_batches",
+            Self::NoBatch => "no_batch",
+            Self::NameTaken => "name_taken",
+            Self::NoWorker => "no_worker",
+            Self::Store => "store",
         }
     }
 }
@@ -285,7 +300,8 @@ impl Error {
             | ErrorKind::RateLimited
             | ErrorKind::Upstream
             | ErrorKind::Interrupted
-            | ErrorKind::LeaderFailed => true,
+            | ErrorKind::LeaderFailed
+            | ErrorKind::Store => true,
             ErrorKind::OverBudget => self.over_budget().is_some_and(|over| over.resets_at.is_some()),
             _ => false,
         }
@@ -301,7 +317,9 @@ impl Error {
             ErrorKind::RateLimited => 429,
             ErrorKind::DeadlineExceeded => 504,
             ErrorKind::EmptyAnswer | ErrorKind::InvalidOutput => 502,
-            ErrorKind::Policy | ErrorKind::NoRuntime => 500,
+            ErrorKind::NoBatch => 404,
+            ErrorKind::NameTaken => 409,
+            ErrorKind::Policy | ErrorKind::NoRuntime | ErrorKind::NoBatches | ErrorKind::NoWorker => 500,
             _ => 503,
         }
     }

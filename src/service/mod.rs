@@ -8,6 +8,9 @@
 //! requests) or `embed` (the same for each text), `attempts` (admit, `send`, fall back), `settle` (exactly one record an attempt).
 
 mod attempts;
+mod background;
+#[cfg(feature = "batch")]
+mod batch;
 mod builder;
 mod cached;
 mod catalogue;
@@ -47,7 +50,12 @@ use std::{future::Future, sync::Arc};
 
 use async_trait::async_trait;
 
+#[cfg(feature = "batch")]
+pub use self::batch::{BatchBuilder, BatchOptions, BatchRows, BatchTicket, Cancel, DeferredTicket};
+#[cfg(all(feature = "batch", feature = "schema"))]
+pub use self::batch::{TypedRow, TypedRows};
 pub use self::{
+    background::{Background, WeakService},
     builder::{BuildError, ServiceBuilder},
     catalogue::{RefreshFailure, Refreshed},
     defer::Completion,

@@ -63,12 +63,7 @@ impl State {
     /// The same; of a rehearsal nothing comes.
     pub(super) async fn plan_for(&self, mut request: Arc<InferenceRequest>, rehearsal: bool) -> Result<Plan, Error> {
         request.validate()?;
-        let filled = Arc::make_mut(&mut request);
-        self.fill(filled);
-        if self.budgets.are_hard() {
-            filled.bound_answer(self.default_max_tokens);
-        }
-        self.pin_embedding_model(filled);
+        self.prepare(Arc::make_mut(&mut request));
         let health = self.health_for(&request).await;
         let book = Book(&self.prices);
         let ask = RouteAsk::new(&request).with_prices(&book).with_health(health);
@@ -103,6 +98,15 @@ impl State {
             spent: Usd::ZERO,
             moment,
         })
+    }
+
+    /// Makes of a valid request what is sent.
+    pub(super) fn prepare(&self, request: &mut InferenceRequest) {
+        self.fill(request);
+        if self.budgets.are_hard() {
+            request.bound_answer(self.default_max_tokens);
+        }
+        self.pin_embedding_model(request);
     }
 
     /// Says of a request what it leaves to the service.
@@ -187,13 +191,7 @@ impl Plan {
 
     /// Whether this is all that was asked for: whole, and no answer missing.
     pub(super) fn is_whole(&self, answer: &Answer) -> bool {
-        let (asked, came) = match self.request.input() {
-            Input::Chat(input) => (input.n, answer.choices().len()),
-            Input::Prompt(input) => (input.n, answer.choices().len()),
-            Input::Image(input) => (input.n, answer.images().len()),
-            Input::Embedding(_) | Input::Rerank(_) => (None, 0),
-        };
-        answer.is_complete() && asked.is_none_or(|asked| came >= asked as usize)
+        is_whole(&self.request, answer)
     }
 
     /// How many tokens an answer to it is expected to have at most, or what will do of it.
@@ -304,6 +302,17 @@ impl Plan {
             prompt_tokens_at_most: self.prompt_tokens_at_most,
         }
     }
+}
+
+/// Whether this is all that was asked for: whole, and no answer missing.
+pub(super) fn is_whole(request: &InferenceRequest, answer: &Answer) -> bool {
+    let (asked, came) = match request.input() {
+        Input::Chat(input) => (input.n, answer.choices().len()),
+        Input::Prompt(input) => (input.n, answer.choices().len()),
+        Input::Image(input) => (input.n, answer.images().len()),
+        Input::Embedding(_) | Input::Rerank(_) => (None, 0),
+    };
+    answer.is_complete() && asked.is_none_or(|asked| came >= asked as usize)
 }
 
 /// The service's prices, for a router to weigh.

@@ -37,6 +37,21 @@ impl Arrival {
         }
     }
 
+    /// One that came with a batch.
+    #[cfg(feature = "batch")]
+    pub(super) fn of_answer(answer: Answer) -> Self {
+        let Answer { output, served, usage, usage_reported, raw } = answer;
+        Self {
+            output: Arc::unwrap_or_clone(output),
+            served,
+            usage: usage_reported.then_some(usage),
+            warnings: Vec::new(),
+            request_id: None,
+            rate_limits: None,
+            raw,
+        }
+    }
+
     /// What was used: as reported, as counted where nothing is, and flagged as counted where half of it is.
     pub(super) fn used(&self, request: &InferenceRequest, route: &RouteId, counter: &Counter) -> (Usage, UsageSource) {
         let by_us = || self.counted(request, route.model(), counter);

@@ -42,6 +42,7 @@ impl InferenceService {
         self.state.calls.close();
         self.state.tasks.close();
         self.state.refresher.end();
+        self.state.backgrounds.end();
     }
 
     /// Takes no more calls, waits up to `deadline` for the running ones, cancels the rest, and hands every record to the

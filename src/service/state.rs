@@ -16,6 +16,7 @@ use tokio_util::{
 };
 
 use super::{
+    background::Backgrounds,
     cached::CachePolicy,
     choice::Key,
     coalesce::Slots,
@@ -62,6 +63,12 @@ pub(super) struct State {
     pub(super) unpriced: Unpriced,
     pub(super) notifier: Arc<dyn Notifier>,
     pub(super) overflow: Option<Arc<dyn Overflow>>,
+    #[cfg(feature = "batch")]
+    pub(super) batches: Option<super::batch::Batches>,
+    /// Where it is said that a batch is over.
+    #[cfg(feature = "batch")]
+    pub(super) events: Option<Arc<dyn crate::events::EventQueue>>,
+    pub(super) backgrounds: Backgrounds,
     pub(super) prices: PriceBook,
     pub(super) counter: Counter,
     pub(super) limits: Limits,
@@ -198,6 +205,7 @@ impl State {
         }
         self.recorder.ensure_running(self);
         self.refresher.ensure_running(self);
+        self.ensure_background();
         Ok(token)
     }
 

@@ -95,6 +95,12 @@ impl State {
         }
     }
 
+    /// The same of a batch, by its id or its job's.
+    #[cfg(feature = "batch")]
+    pub(super) fn tell_batch(self: &Arc<Self>, kind: AlertKind, about: &str, title: impl FnOnce() -> String) {
+        self.tell_once(kind, about, title);
+    }
+
     /// A look-up failed, which costs a miss. That somebody else writes to the cache must be heard of.
     pub(super) fn look_up_failed(self: &Arc<Self>, error: &CacheError) {
         tracing::warn!(%error, "cache look-up failed, going on without");

@@ -123,7 +123,7 @@ pub(crate) struct ChunkKey {
 }
 
 /// How the lines of a chunk are answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Way {
     /// As a job of the provider's.
     Batch,

@@ -33,9 +33,17 @@ pub(super) use self::{
 };
 use self::{chunk::parse_delta, request::Wire, response::parse_completion};
 use super::{CallOptions, Error, TogetherClient};
+use bytes::Bytes;
+
 use crate::types::ModelId;
 
 pub(super) const PATH: &str = "/v1/chat/completions";
+
+/// Reads the body of a whole completion, however it came here. `asked` is the model that it was asked of.
+#[cfg(feature = "batch")]
+pub(crate) fn completion_of(body: &Bytes, asked: &ModelId) -> Result<ChatCompletion, Error> {
+    parse_completion(body, asked).map_err(|none| none.into_error(200, body.clone()))
+}
 
 /// Chat completions of a client: [`TogetherClient::chat`].
 #[derive(Clone, Copy, Debug)]
@@ -76,6 +84,24 @@ impl<'a> Chat<'a> {
         let call = self.client.call_of(PATH, model, &Wire { model, input, stream: false }, false)?;
         let (completion, arrived) = self.client.ask(&call, options, |raw| parse_completion(raw, model)).await?;
         Ok(completion.with(arrived))
+    }
+
+    /// The JSON that [`create`](Self::create) would send: what a line of a batch file has as its `body`.
+    ///
+    /// ```
+    /// use together_inference::{client::ChatRequest, testing::Together};
+    ///
+    /// let (client, request) = (Together::new().client(), ChatRequest::new("zai-org/GLM-5.3").user("hi"));
+    /// let body = client.chat().body(request.model(), request.input())?;
+    /// assert_eq!(&body[..], br#"{"model":"zai-org/GLM-5.3","messages":[{"role":"user","content":"hi"}]}"#);
+    /// # Ok::<(), together_inference::client::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidRequest`](super::ErrorKind::InvalidRequest) for what the server's dialect cannot say.
+    pub fn body(self, model: &ModelId, input: &ChatInput) -> Result<Bytes, Error> {
+        Ok(self.client.call_of(PATH, model, &Wire { model, input, stream: false }, false)?.body)
     }
 
     /// Asks for a completion in pieces. Resolves at the first piece of an answer: refusals are an `Err` here.

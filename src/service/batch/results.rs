@@ -1,0 +1,191 @@
+//! The rows of a batch, as they arrive or in the order in which they were given.
+
+use std::{collections::VecDeque, pin::Pin, sync::Arc};
+
+use super::{Batches, of_store, row, submit::of_spool};
+use crate::{
+    batch::{BatchAnswer, BatchId, BatchRow, LineError, LineErrorKind, LineRow, LineSource, LineState},
+    service::{Error, InferenceService, state::State},
+    types::{Cost, ModelId, Usd},
+};
+
+/// Rows that are read together.
+const PAGE: usize = 256;
+
+/// The rows of a batch, each once: [`BatchTicket::results`](super::BatchTicket::results). Waits where the next one is not
+/// there yet.
+#[derive(Debug)]
+#[must_use = "nothing is read before next"]
+pub struct BatchRows {
+    service: InferenceService,
+    id: BatchId,
+    in_order: bool,
+    /// The last that was read: its index plus one, or its place among those that arrived.
+    at: u64,
+    page: VecDeque<BatchRow>,
+}
+
+impl BatchRows {
+    pub(super) const fn new(service: InferenceService, id: BatchId, in_order: bool) -> Self {
+        Self { service, id, in_order, at: 0, page: VecDeque::new() }
+    }
+
+    /// The next row; `None` after the last one.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Store`](crate::service::ErrorKind::Store) where it cannot be read,
+    /// [`ErrorKind::NoWorker`](crate::service::ErrorKind::NoWorker) where nobody works on the batch.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future loses no row.
+    pub async fn next(&mut self) -> Result<Option<BatchRow>, Error> {
+        loop {
+            if let Some(row) = self.page.pop_front() {
+                return Ok(Some(row));
+            }
+            let state = Arc::clone(&self.service.state);
+            let batches = state.batches()?;
+            // Before it is looked: what ends in between wakes us.
+            let moved = batches.moved.subscribe();
+            let batch = batches.journal.find(self.id).await.map_err(of_store)?;
+            let Some(batch) = batch else { return Ok(None) };
+            self.read(&state, batches).await?;
+            if self.page.is_empty() {
+                if batch.finished.is_some() {
+                    return Ok(None);
+                }
+                state.wait_for_batch(batches, moved).await?;
+            }
+        }
+    }
+
+    /// The rows as a stream.
+    #[must_use]
+    pub fn into_stream(self) -> Pin<Box<dyn futures_core::Stream<Item = Result<BatchRow, Error>> + Send>> {
+        Box::pin(futures_util::stream::unfold(Some(self), |rows| async {
+            let mut rows = rows?;
+            match rows.next().await {
+                Ok(row) => row.map(|row| (Ok(row), Some(rows))),
+                Err(error) => Some((Err(error), None)),
+            }
+        }))
+    }
+
+    async fn read(&mut self, state: &Arc<State>, batches: &Batches) -> Result<(), Error> {
+        let journal = &batches.journal;
+        let lines = if self.in_order {
+            let lines = journal.lines(self.id, self.at, PAGE).await.map_err(of_store)?;
+            // A gap waits.
+            lines.into_iter().take_while(|line| line.state != LineState::Waiting).collect()
+        } else {
+            journal.arrived(self.id, self.at, PAGE).await.map_err(of_store)?
+        };
+        let Some(last) = lines.last() else { return Ok(()) };
+        let at = if self.in_order { last.index + 1 } else { last.arrived.unwrap_or(self.at) };
+        let (state, id) = (Arc::clone(state), self.id);
+        let reading = tokio::task::spawn_blocking(move || {
+            let batches = state.batches()?;
+            lines.into_iter().map(|line| batches.row_of(id, line)).collect::<Result<VecDeque<_>, Error>>()
+        });
+        let page = reading.await.map_err(|error| of_spool(std::io::Error::other(error)))??;
+        (self.page, self.at) = (page, at);
+        Ok(())
+    }
+}
+
+/// A line whose answer was to be a value of a type.
+#[cfg(feature = "schema")]
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct TypedRow<T> {
+    /// Which, from 0.
+    pub index: u64,
+    /// The id that it was given.
+    pub id: Option<Box<str>>,
+    /// The value, or why there is none.
+    pub result: Result<T, LineError>,
+}
+
+/// The rows of a batch as values of a type: [`BatchTicket::results_as`](super::BatchTicket::results_as).
+#[cfg(feature = "schema")]
+#[derive(Debug)]
+#[must_use = "nothing is read before next"]
+pub struct TypedRows<T> {
+    rows: BatchRows,
+    start: crate::inference::Start,
+    value: std::marker::PhantomData<fn() -> T>,
+}
+
+#[cfg(feature = "schema")]
+impl<T: schemars::JsonSchema + serde::de::DeserializeOwned> TypedRows<T> {
+    pub(super) fn new(rows: BatchRows) -> Self {
+        let start = crate::inference::start_of(&crate::client::JsonSchema::of::<T>().schema);
+        Self { rows, start, value: std::marker::PhantomData }
+    }
+
+    /// The next row; `None` after the last one. Broken JSON is mended where that is certain.
+    ///
+    /// # Errors
+    ///
+    /// As [`BatchRows::next`].
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future loses no row.
+    pub async fn next(&mut self) -> Result<Option<TypedRow<T>>, Error> {
+        let Some(BatchRow { index, id, result }) = self.rows.next().await? else { return Ok(None) };
+        let result = result.and_then(|answer| {
+            let was_cut = answer.finish() == Some(&crate::types::FinishReason::Length);
+            match crate::inference::parse_value(answer.text(), self.start) {
+                Ok(parsed) if !(parsed.mended && was_cut) => Ok(parsed.value),
+                _ => Err(LineError::new(LineErrorKind::Unreadable, "", "the answer is no value of the type")),
+            }
+        });
+        Ok(Some(TypedRow { index, id, result }))
+    }
+}
+
+impl Batches {
+    /// A row with what the spool has of it.
+    pub(super) fn row_of(&self, batch: BatchId, line: LineRow) -> Result<BatchRow, Error> {
+        let source = match (line.duplicate_of, line.cached, line.singly) {
+            (Some(_), ..) => LineSource::Duplicate,
+            (None, true, _) => LineSource::Cache,
+            (None, false, true) => LineSource::Realtime,
+            _ => LineSource::Job,
+        };
+        let cost = match (source, line.cost) {
+            (LineSource::Duplicate | LineSource::Cache, _) => Cost::Known(Usd::ZERO),
+            (_, Some(nanos)) => Cost::Known(Usd::from_nanos(nanos)),
+            (_, None) => Cost::Unpriced,
+        };
+        let kept = match &line.answer {
+            Some(place) => {
+                let bytes = self.journal.read_answer(batch, place).map_err(of_spool)?;
+                Some(row::read(&bytes, &ModelId::from("")).map_err(of_spool)?)
+            }
+            None => None,
+        };
+        let result = match (line.state, kept) {
+            (LineState::Done, Some(row::Kept::Answer(answer))) => {
+                let mut answer = *answer;
+                if line.usage != crate::types::Usage::ZERO {
+                    answer.usage = line.usage;
+                }
+                Ok(BatchAnswer { answer: Arc::new(answer), cost, source })
+            }
+            (LineState::Cancelled, _) => {
+                Err(LineError::new(LineErrorKind::Cancelled, "", "the batch was cancelled before it was answered"))
+            }
+            (_, Some(row::Kept::Error(error))) => Err(error),
+            _ => {
+                let (kind, code, message) = line.failure.clone().unwrap_or_default();
+                let message = if message.is_empty() { "no more is known".into() } else { message };
+                Err(LineError::new(LineErrorKind::of(&kind), code, message))
+            }
+        };
+        Ok(BatchRow { index: line.index, id: line.user_id, result })
+    }
+}

@@ -1,0 +1,317 @@
+//! What becomes of lines that have no answer after a round, and of a batch that is over.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use super::{Batches, of_store, placer::Placer, row, submit::of_spool};
+use crate::{
+    batch::{
+        BatchId, BatchRecord as Batch, BatchState, ChunkState, LineErrorKind, LineRow, LineState, Outcome, Place, Way,
+    },
+    cost::{CostRecord, CostSink, Ending},
+    events::NewJob,
+    inference::{InferenceRequest, Source},
+    notify::AlertKind,
+    service::{Error, ErrorKind, state::State},
+    types::{Cost, Priority, Usd},
+};
+
+/// Lines that are looked at together.
+const PAGE: usize = 1_000;
+/// The queue of events, and the kind of this one.
+const EVENTS: &str = "together-events";
+const COMPLETED: &str = "batch-completed";
+
+/// What is left of a batch's time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pressure {
+    /// Enough, or it has no deadline.
+    None,
+    /// What waits has just time to be answered one by one.
+    Near,
+    /// The deadline has passed.
+    Over,
+}
+
+impl State {
+    /// Takes batches further whose round is over: to another round, or to their end.
+    pub(crate) async fn next_rounds(self: &Arc<Self>) -> Result<(), Error> {
+        let batches = self.batches()?;
+        for (batch, waiting) in batches.journal.rounds_over().await.map_err(of_store)? {
+            self.next_round(batches, &batch, waiting).await?;
+        }
+        Ok(())
+    }
+
+    async fn next_round(self: &Arc<Self>, batches: &Batches, batch: &Batch, waiting: u64) -> Result<(), Error> {
+        if waiting == 0 {
+            return self.finish_batch(batches, batch).await;
+        }
+        let pressure = self.pressure(batches, batch, waiting);
+        if batch.state == BatchState::Cancelling || pressure == Pressure::Over {
+            let kind =
+                if batch.state == BatchState::Cancelling { LineErrorKind::Cancelled } else { LineErrorKind::Late };
+            self.give_up(batches, batch, kind).await?;
+            return self.finish_batch(batches, batch).await;
+        }
+        let always = match pressure {
+            Pressure::None if batch.round == 0 && self.is_fresh(batches, batch).await? => None,
+            Pressure::None => (waiting <= batches.options.singly_below).then_some(Way::Realtime),
+            _ => Some(Way::Rescue),
+        };
+        self.place_again(batches, batch, always).await?;
+        batches.moved();
+        Ok(())
+    }
+
+    /// Whether nothing of it was tried yet: it was gathered line by line.
+    async fn is_fresh(&self, batches: &Batches, batch: &Batch) -> Result<bool, Error> {
+        Ok(batches.journal.chunks(batch.id).await.map_err(of_store)?.is_empty())
+    }
+
+    /// How pressing the deadline is for so many lines.
+    pub(super) fn pressure(&self, batches: &Batches, batch: &Batch, waiting: u64) -> Pressure {
+        let Some(deadline) = batch.deadline else { return Pressure::None };
+        let now = self.clock.now();
+        let Ok(left) = deadline.duration_since(now) else { return Pressure::Over };
+        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+        let drain = Duration::try_from_secs_f64(waiting as f64 / batches.rate()).unwrap_or(Duration::MAX);
+        if left <= drain.saturating_add(buffer(batch.created, deadline)) { Pressure::Near } else { Pressure::None }
+    }
+
+    /// Places what waits once more; lines that were tried often enough fail with the last word on them.
+    pub(super) async fn place_again(
+        self: &Arc<Self>,
+        batches: &Batches,
+        batch: &Batch,
+        always: Option<Way>,
+    ) -> Result<(), Error> {
+        let mut placer = Placer::new(self, batches, batch.id, always);
+        let (mut placed, mut ended, mut from) = (Vec::new(), Vec::new(), 0);
+        loop {
+            let page = batches.journal.waiting(batch.id, from, PAGE).await.map_err(of_store)?;
+            let Some(last) = page.last() else { break };
+            from = last.index + 1;
+            let (again, tired): (Vec<_>, Vec<_>) =
+                page.into_iter().partition(|line| line.attempts < u32::from(batches.options.rounds));
+            ended.extend(tired.iter().map(|line| last_word(line, LineErrorKind::Missing)));
+            self.place_page(batches, batch, &mut placer, again, (&mut placed, &mut ended)).await?;
+        }
+        if !ended.is_empty() {
+            batches.journal.end_lines(batch.id, ended).await.map_err(of_store)?;
+        }
+        if !placed.is_empty() {
+            let chunks = placer.chunks;
+            batches
+                .journal
+                .next_round(batch.id, batch.round, chunks, &placed, self.clock.now())
+                .await
+                .map_err(of_store)?;
+        }
+        Ok(())
+    }
+
+    async fn place_page(
+        self: &Arc<Self>,
+        batches: &Batches,
+        batch: &Batch,
+        placer: &mut Placer<'_>,
+        lines: Vec<LineRow>,
+        (placed, ended): (&mut Vec<(u64, u32)>, &mut Vec<Outcome>),
+    ) -> Result<(), Error> {
+        let requests = batches.journal.requests(batch.id).map_err(of_spool)?;
+        let mut ranked = Vec::with_capacity(lines.len());
+        for line in lines {
+            let request = self.request_at(&requests, line.request).map_err(of_spool)?;
+            match self.plan_for(Arc::new(request), true).await {
+                Ok(plan) => {
+                    let key = plan.request.caching().is_ok().then(|| self.key(&plan));
+                    ranked.push((line.index, plan, key));
+                }
+                Err(error) if error.kind() == ErrorKind::ShuttingDown => return Err(error),
+                Err(_) => ended.push(last_word(&line, LineErrorKind::Invalid)),
+            }
+        }
+        // Somebody may have been answered meanwhile.
+        let asked: Vec<(&InferenceRequest, _)> = ranked.iter().map(|(_, plan, key)| (&*plan.request, *key)).collect();
+        let answers = self.cached_lines(&asked).await;
+        for ((index, plan, _), answer) in ranked.iter().zip(answers) {
+            if let Some(answer) = answer {
+                let bytes = row::of_answer(&answer).map_err(|error| of_spool(std::io::Error::other(error)))?;
+                let place: Place = batches.journal.keep_cached(batch.id, bytes).await.map_err(of_store)?;
+                let outcome = Outcome::new(*index, LineState::Done);
+                ended.push(Outcome { answer: Some(place), cached: true, cost: Some(0), ..outcome });
+                continue;
+            }
+            match placer.place(plan, *index).await? {
+                Ok(at) => placed.push((*index, at.chunk)),
+                Err(_) => ended.push(failed(*index, LineErrorKind::Invalid)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends every line that waits.
+    async fn give_up(&self, batches: &Batches, batch: &Batch, kind: LineErrorKind) -> Result<(), Error> {
+        loop {
+            let page = batches.journal.waiting(batch.id, 0, PAGE).await.map_err(of_store)?;
+            if page.is_empty() {
+                return Ok(());
+            }
+            let ended = page.iter().map(|line| match kind {
+                LineErrorKind::Cancelled => Outcome::new(line.index, LineState::Cancelled),
+                kind => failed(line.index, kind),
+            });
+            let ended = ended.collect();
+            batches.journal.end_lines(batch.id, ended).await.map_err(of_store)?;
+        }
+    }
+
+    /// Says that a batch is over, once: to the queue of events, to whoever waits, and to a person where lines failed.
+    async fn finish_batch(self: &Arc<Self>, batches: &Batches, batch: &Batch) -> Result<(), Error> {
+        let counts = batches.journal.counts(batch.id).await.map_err(of_store)?;
+        if let Some(events) = &self.events {
+            // Before the journal says so: a crash in between has it pushed again, and the queue knows it by its key.
+            let payload =
+                serde_json::json!({ "batch": batch.id.as_str(), "name": batch.name, "failed": counts.failed });
+            let job = NewJob::new(EVENTS, COMPLETED, payload).dedupe(format!("{COMPLETED}-{}", batch.id));
+            events.push(job).await.map_err(|error| Error::new(ErrorKind::Store, error.to_string()))?;
+        }
+        if !batches.journal.finish(batch.id, self.clock.now()).await.map_err(of_store)? {
+            return Ok(());
+        }
+        tracing::info!(batch = %batch.id, answered = counts.done, failed = counts.failed, "a batch is over");
+        if counts.failed > 0 {
+            let title = || format!("batch {}: {} of {} lines have no answer", batch.id, counts.failed, batch.total);
+            self.tell_batch(AlertKind::BatchPartial, batch.id.as_str(), title);
+        }
+        batches.moved();
+        Ok(())
+    }
+
+    /// Records what the cache saved.
+    pub(super) async fn record_hits(self: &Arc<Self>, id: BatchId) -> Result<(), Error> {
+        let batches = self.batches()?;
+        let requests = batches.journal.requests(id).map_err(of_spool)?;
+        let mut from = 0;
+        loop {
+            let page = batches.journal.lines(id, from, PAGE).await.map_err(of_store)?;
+            let Some(last) = page.last() else { return Ok(()) };
+            from = last.index + 1;
+            let mut records = Vec::new();
+            for line in page.iter().filter(|line| line.cached && line.duplicate_of.is_none()) {
+                let request = self.request_at(&requests, line.request).map_err(of_spool)?;
+                records.extend(self.hit_record(batches, id, line, request).await?);
+            }
+            if !records.is_empty() {
+                let taken = CostSink::record(&self.sinks, &records).await;
+                taken.map_err(|error| Error::new(ErrorKind::Store, error.to_string()))?;
+                records.iter().for_each(|record| self.totals.add(record));
+            }
+        }
+    }
+
+    async fn hit_record(
+        self: &Arc<Self>,
+        batches: &Batches,
+        id: BatchId,
+        line: &LineRow,
+        request: InferenceRequest,
+    ) -> Result<Option<CostRecord>, Error> {
+        let Some(place) = &line.answer else { return Ok(None) };
+        let Ok(plan) = self.plan_for(Arc::new(request), true).await else { return Ok(None) };
+        let route = plan.asked().clone();
+        let bytes = batches.journal.read_answer(id, place).map_err(of_spool)?;
+        let Ok(row::Kept::Answer(answer)) = row::read(&bytes, route.model()) else { return Ok(None) };
+        let call = super::settle::line_request(id, line.index);
+        let mut record = plan.record(call.attempt(u16::MAX - 1), &route, self.clock.now());
+        record.request = call;
+        record.priority = Priority::Batch;
+        record.served = Some(answer.served.clone());
+        let price = self.prices.get(&route);
+        record.saved = price.map_or(Cost::Unpriced, |stamp| Cost::Known(stamp.price.cost(&answer.usage)));
+        record.source = Source::Cache(crate::inference::Origin::default());
+        record.ending = Ending::Hit;
+        record.cost = Cost::Known(Usd::ZERO);
+        Ok(Some(record))
+    }
+
+    /// Rescues batches whose deadline is near while jobs of theirs are out: those are asked to stop, and what they have
+    /// not finished by then is answered one by one.
+    pub(crate) async fn rescue_late(self: &Arc<Self>) -> Result<(), Error> {
+        let batches = self.batches()?;
+        for batch in batches.journal.open_batches().await.map_err(of_store)? {
+            if batch.deadline.is_none() || batch.state != BatchState::Running {
+                continue;
+            }
+            let waiting = batches.journal.counts(batch.id).await.map_err(of_store)?.waiting;
+            if waiting > 0 && self.pressure(batches, &batch, waiting) != Pressure::None {
+                self.rescue(batches, &batch).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn rescue(self: &Arc<Self>, batches: &Batches, batch: &Batch) -> Result<(), Error> {
+        let chunks = batches.journal.chunks(batch.id).await.map_err(of_store)?;
+        let mut open = chunks.clone();
+        open.retain(|chunk| chunk.way == Way::Batch && !chunk.state.is_final());
+        if open.is_empty() {
+            return Ok(());
+        }
+        let now = self.clock.now();
+        let patience = batch.deadline.map_or(Duration::ZERO, |deadline| buffer(batch.created, deadline) / 2);
+        let mut may_wait = false;
+        for chunk in &open {
+            match (chunk.state, &chunk.remote_id) {
+                (ChunkState::Running, Some(_)) => {
+                    batches.journal.hurry(chunk.key, now).await.map_err(of_store)?;
+                    may_wait = true;
+                }
+                (ChunkState::Cancelling, _) => may_wait |= super::submit::passed(chunk.since, now) < patience,
+                (ChunkState::Ended, _) => may_wait = true,
+                _ => {}
+            }
+        }
+        let has_been_rescued = chunks.iter().any(|chunk| chunk.way == Way::Rescue && chunk.key.round == batch.round);
+        if may_wait || has_been_rescued {
+            return Ok(());
+        }
+        tracing::warn!(batch = %batch.id, "the deadline is near: what waits is answered one by one");
+        self.place_again(batches, batch, Some(Way::Rescue)).await?;
+        batches.moved();
+        Ok(())
+    }
+}
+
+/// What is kept back of a window for what goes wrong: a tenth, a minute at least and ten at most.
+fn buffer(from: SystemTime, to: SystemTime) -> Duration {
+    let window = to.duration_since(from).unwrap_or_default();
+    (window / 10).clamp(Duration::from_secs(60), Duration::from_secs(600))
+}
+
+fn failed(index: u64, kind: LineErrorKind) -> Outcome {
+    Outcome { failure: Some((kind.as_str().into(), "".into(), "".into())), ..Outcome::new(index, LineState::Failed) }
+}
+
+/// What is known of a line that is not tried again.
+fn last_word(line: &LineRow, otherwise: LineErrorKind) -> Outcome {
+    let failure = line.failure.clone().unwrap_or_else(|| (otherwise.as_str().into(), "".into(), "".into()));
+    Outcome { answer: line.answer.clone(), failure: Some(failure), ..Outcome::new(line.index, LineState::Failed) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenth_of_the_window_is_kept_back_within_bounds() {
+        let buffer = |hours: f64| {
+            let from = SystemTime::UNIX_EPOCH;
+            buffer(from, from + Duration::from_secs_f64(hours * 3_600.0)).as_secs()
+        };
+        assert_eq!([0.1, 0.5, 1.0, 24.0].map(buffer), [60, 180, 360, 600]);
+    }
+}

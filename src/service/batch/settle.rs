@@ -1,0 +1,467 @@
+//! The rows of a job that has ended become answers, cached answers and cost records, each once.
+//!
+//! The order is what a crash makes of it: first the rows go to the disk, then the records to the sinks, then the journal
+//! says that the chunk is settled. A crash in between has them done again: records are known by their attempt, answers
+//! by their line.
+
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::StreamExt;
+
+use super::{Batches, of_store, row, submit::of_spool};
+use crate::{
+    batch::{
+        BatchError, Change, ChunkRow, ChunkState, Claim, LineError, LineErrorKind, LineRef, LineState, Outcome, Output,
+        Phase, RemoteId, RemoteStatus, RequestsFile, Row, Settling, Verdict, verdict,
+    },
+    cache::{CacheEntry, CacheValue},
+    cost::{CostRecord, CostSink, Ending},
+    inference::{Answer, CacheKey, InferenceRequest, Kind, Source},
+    notify::AlertKind,
+    service::{Error, ErrorKind, plan, send::Arrival, state::State},
+    types::{AttemptId, Cost, FinishReason, Priority, RequestId, UsageSource, Usd},
+};
+
+/// Rows that are worked on together.
+const BLOCK: usize = 256;
+/// How long files rest that are named and not there yet, or cannot be read now.
+const REST: Duration = Duration::from_secs(60);
+/// A row without an answer is asked for again at most so often where nobody knows what its code means.
+const UNKNOWN_TRIES: u32 = 1;
+
+/// What a job as a whole says of its lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// Rows tell; what has none is missing.
+    Rows,
+    /// The model takes no batches.
+    ModelRefused,
+    /// It never ran, and may next time.
+    Upload,
+    /// It will not run.
+    Never,
+}
+
+fn ended(job: &RemoteStatus) -> Ended {
+    if job.phase != Phase::Failed {
+        return Ended::Rows;
+    }
+    let error = job.error.as_deref().unwrap_or_default().to_ascii_lowercase();
+    if error.contains("non-serverless model") || error.contains("model_not_available") {
+        Ended::ModelRefused
+    } else if error.contains("download input file") {
+        Ended::Upload
+    } else {
+        Ended::Never
+    }
+}
+
+/// The rows of a chunk on their way.
+struct Book {
+    state: Arc<State>,
+    chunk: ChunkRow,
+    remote: Box<str>,
+    require_stop: bool,
+    /// Lines that wait for this chunk, by index.
+    lines: Vec<LineRef>,
+    requests: RequestsFile,
+    output: Output,
+    /// What was found for each line so far.
+    outcomes: HashMap<u64, Outcome>,
+    billed: HashSet<Box<str>>,
+    /// Rows that belong to no line of this chunk: another round's, or nobody's.
+    alien: u64,
+    malformed: u64,
+    codes: HashSet<Box<str>>,
+}
+
+/// What a block of rows brought beside outcomes.
+#[derive(Default)]
+struct Brought {
+    records: Vec<CostRecord>,
+    entries: Vec<(CacheKey, CacheEntry)>,
+    /// Billed rows of lines that do not wait for this chunk any more.
+    late: Vec<(u64, Box<str>, bytes::Bytes)>,
+}
+
+impl State {
+    /// Reads what a job brought, and settles its chunk.
+    pub(crate) async fn settle_chunk(self: &Arc<Self>, claim: &Claim, job: &RemoteStatus) -> Result<(), Error> {
+        let batches = self.batches()?;
+        let chunk = &claim.chunk;
+        match ended(job) {
+            Ended::Rows => {}
+            Ended::ModelRefused => {
+                return self.refuse_chunk(claim, job.error.as_deref().unwrap_or("the model is refused")).await;
+            }
+            Ended::Upload => return self.close_chunk(batches, claim, (Vec::new(), 0)).await,
+            Ended::Never => return self.fail_chunk(batches, claim, job).await,
+        }
+        let Some(submitter) = batches.submitter(chunk.route.upstream()) else {
+            return self.refuse_chunk(claim, "the service has no batches on its upstream").await;
+        };
+        let mut rows = match submitter.results(job).await {
+            Ok(rows) => rows,
+            Err(error) => return self.not_readable(claim, &error).await,
+        };
+        let mut book = self.open_book(batches, claim, &job.id).await?;
+        let since = self.invalidations.now();
+        let (mut is_over, mut doubled) = (false, 0);
+        while !is_over {
+            let mut block = Vec::with_capacity(BLOCK);
+            while block.len() < BLOCK {
+                match rows.next().await {
+                    Some(Ok(Row::End { .. })) => {
+                        is_over = true;
+                        break;
+                    }
+                    Some(Ok(row)) => block.push(row),
+                    Some(Err(error)) => return self.not_readable(claim, &error).await,
+                    None => return self.not_readable(claim, &BatchError::NotReady { id: job.id.clone() }).await,
+                }
+            }
+            let working = tokio::task::spawn_blocking(move || book.take(block).map(|brought| (book, brought)));
+            let brought;
+            (book, brought) = working.await.map_err(io::Error::other).and_then(|taken| taken).map_err(of_spool)?;
+            let Brought { mut records, entries, late } = brought;
+            doubled += late.len() as u64;
+            records.extend(self.late_records(batches, chunk, &job.id, late).await?);
+            self.record_durably(&records).await?;
+            self.keep_many_unless_invalidated(since, entries).await;
+        }
+        let (alien, malformed) = (book.alien, book.malformed);
+        if alien + malformed > 0 {
+            tracing::warn!(batch = %chunk.key.batch, job = %job.id, alien, malformed, "a job has rows of no line");
+        }
+        for code in &book.codes {
+            let title = || format!("batches have rows of the unknown code {code:?}: their lines are tried once more");
+            self.tell_once(AlertKind::BatchPartial, code, title);
+        }
+        let working = tokio::task::spawn_blocking(move || book.finish());
+        let outcomes = working.await.map_err(io::Error::other).and_then(|done| done).map_err(of_spool)?;
+        self.close_chunk(batches, claim, (outcomes, doubled)).await
+    }
+
+    async fn open_book(self: &Arc<Self>, batches: &Batches, claim: &Claim, job: &RemoteId) -> Result<Book, Error> {
+        let chunk = claim.chunk.clone();
+        let lines = batches.journal.lines_of(chunk.key).await.map_err(of_store)?;
+        let policy = batches.journal.find(chunk.key.batch).await.map_err(of_store)?.map(|row| row.policy);
+        let policy: super::builder::Policy =
+            policy.and_then(|policy| serde_json::from_str(&policy).ok()).unwrap_or_default();
+        let requests = batches.journal.requests(chunk.key.batch).map_err(of_spool)?;
+        let output = batches.journal.output(&chunk.key, claim.fence).map_err(of_spool)?;
+        Ok(Book {
+            state: Arc::clone(self),
+            chunk,
+            remote: job.as_str().into(),
+            require_stop: policy.require_stop,
+            lines,
+            requests,
+            output,
+            outcomes: HashMap::new(),
+            billed: HashSet::new(),
+            alien: 0,
+            malformed: 0,
+            codes: HashSet::new(),
+        })
+    }
+
+    /// Says so in the journal: the chunk is settled, and these lines have ended.
+    async fn close_chunk(
+        &self,
+        batches: &Batches,
+        claim: &Claim,
+        (outcomes, late): (Vec<Outcome>, u64),
+    ) -> Result<(), Error> {
+        let (now, key, fence, journal) = (self.clock.now(), claim.chunk.key, claim.fence, &batches.journal);
+        let answered = outcomes.iter().filter(|outcome| outcome.state == LineState::Done).count();
+        let (from, to) = (vec![ChunkState::Ended], ChunkState::Settled);
+        let how = Settling { from, to, outcomes, tried: true, late };
+        if journal.settle(key, fence, how, now).await.map_err(of_store)? {
+            journal.remove_inputs(key).await.map_err(of_store)?;
+            tracing::info!(batch = %key.batch, round = key.round, answered, "a job was settled");
+        }
+        batches.moved();
+        Ok(())
+    }
+
+    /// A job that will not run: its lines fail with its own words, and nothing is tried again.
+    async fn fail_chunk(self: &Arc<Self>, batches: &Batches, claim: &Claim, job: &RemoteStatus) -> Result<(), Error> {
+        let why = job.error.as_deref().unwrap_or("the provider does not say why");
+        let about = job.id.as_str();
+        let lines = batches.journal.lines_of(claim.chunk.key).await.map_err(of_store)?;
+        let mut output = batches.journal.output(&claim.chunk.key, claim.fence).map_err(of_spool)?;
+        let error = LineError::new(LineErrorKind::JobFailed, "", why);
+        let place =
+            output.append(&row::of_error(&error)).and_then(|place| output.sync().map(|()| place)).map_err(of_spool)?;
+        let failure = (error.kind.as_str().into(), "".into(), "".into());
+        let failed = |line: &LineRef| Outcome {
+            answer: Some(place.clone()),
+            failure: Some(Clone::clone(&failure)),
+            ..Outcome::new(line.index, LineState::Failed)
+        };
+        self.close_chunk(batches, claim, (lines.iter().map(failed).collect(), 0)).await?;
+        let title = || format!("batch job {about} failed: {why}");
+        self.tell_batch(AlertKind::BatchFailed, about, title);
+        Ok(())
+    }
+
+    /// Rows that cannot be read now are read later.
+    async fn not_readable(&self, claim: &Claim, error: &BatchError) -> Result<(), Error> {
+        tracing::warn!(batch = %claim.chunk.key.batch, %error, "the rows of a job cannot be read yet");
+        let now = self.clock.now();
+        let change = Change { next_at: now.checked_add(REST), ..Change::default() };
+        let from = [ChunkState::Ended];
+        let journal = &self.batches()?.journal;
+        journal.step(claim.chunk.key, claim.fence, &from, ChunkState::Ended, change, now).await.map_err(of_store)?;
+        Ok(())
+    }
+
+    /// Records of rows whose lines were answered elsewhere meanwhile: both are billed.
+    async fn late_records(
+        self: &Arc<Self>,
+        batches: &Batches,
+        chunk: &ChunkRow,
+        job: &RemoteId,
+        late: Vec<(u64, Box<str>, bytes::Bytes)>,
+    ) -> Result<Vec<CostRecord>, Error> {
+        if late.is_empty() {
+            return Ok(Vec::new());
+        }
+        let indexes: Vec<u64> = late.iter().map(|(index, ..)| *index).collect();
+        let rows = batches.journal.lines_at(chunk.key.batch, &indexes).await.map_err(of_store)?;
+        let requests = batches.journal.requests(chunk.key.batch).map_err(of_spool)?;
+        let mut records = Vec::new();
+        for (index, custom_id, body) in late {
+            let Some(line) = rows.iter().find(|row| row.index == index) else { continue };
+            let request = self.request_at(&requests, line.request).map_err(of_spool)?;
+            let (record, _) = self.record_of(chunk, job.as_str(), &custom_id, &request, index, &body);
+            records.push(record);
+        }
+        Ok(records)
+    }
+
+    /// The record of a row that the provider bills, with the answer that it has.
+    fn record_of(
+        &self,
+        chunk: &ChunkRow,
+        job: &str,
+        custom_id: &str,
+        request: &InferenceRequest,
+        index: u64,
+        body: &bytes::Bytes,
+    ) -> (CostRecord, Option<Answer>) {
+        let route = &chunk.route;
+        let call = request_of(chunk, index);
+        let mut record = CostRecord {
+            tenant: request.tenant_of().cloned(),
+            session: request.session_of().cloned(),
+            tags: request.tags_of().map(|(name, value)| (name.into(), value.into())).collect(),
+            task: request.task_of(),
+            priority: Priority::Batch,
+            source: request.caching().map_or_else(Source::Upstream, |_| Source::Miss),
+            trace_id: request.trace_id_of(),
+            batch: Some(job.into()),
+            ..CostRecord::new(attempt_of(job, custom_id), call, route.clone(), self.clock.now())
+        };
+        record.ending = Ending::Answered;
+        let answer = row::answer_of(body, route.model()).ok();
+        let served = answer.as_ref().map_or_else(|| route.model().clone(), |answer| answer.served.clone());
+        let stamp = if served == *route.model() {
+            self.prices.get(route)
+        } else {
+            self.price_of_served(route, &served, record.at).or_else(|| self.prices.get(route))
+        };
+        let Some(answer) = answer else {
+            // Billed, and nobody can read what it used.
+            record.usage_source = UsageSource::UpperBound;
+            record.cost = stamp.map_or(Cost::Unpriced, |stamp| {
+                let most = u64::from(request.max_tokens_of().unwrap_or(self.default_max_tokens));
+                let usage = request.usage_at_most(request.prompt_tokens_at_most(), most);
+                Cost::Unknown { at_most: stamp.batch().upper_bound(&usage) }
+            });
+            record.price = stamp.map(|stamp| stamp.batch());
+            record.price_version = stamp.map(|stamp| stamp.version);
+            return (record, None);
+        };
+        let arrival = Arrival::of_answer(answer);
+        let (usage, source) = arrival.used(request, route, &self.counter);
+        record.usage = usage;
+        record.usage_source = source;
+        record.served = Some(served);
+        record.cost = Cost::Unpriced;
+        if let Some(stamp) = stamp {
+            let (price, realtime) = (stamp.batch(), stamp.price.cost(&usage));
+            record.price = Some(price);
+            record.price_version = Some(stamp.version);
+            record.cost = Cost::Known(price.cost(&usage));
+            record.saved = Cost::Known(realtime - price.cost(&usage));
+        } else {
+            record.saved = Cost::Known(Usd::ZERO);
+        }
+        (record, Some(arrival.into_answer(usage, source)))
+    }
+
+    /// Hands records to every sink, and waits until all have them: what is not recorded is not settled.
+    pub(super) async fn record_durably(self: &Arc<Self>, records: &[CostRecord]) -> Result<(), Error> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        CostSink::record(&self.sinks, records)
+            .await
+            .map_err(|error| Error::new(ErrorKind::Store, error.to_string()))?;
+        records.iter().for_each(|record| self.totals.add(record));
+        Ok(())
+    }
+}
+
+impl Book {
+    /// Takes rows in: answers and errors go to the spool, what they mean into the outcomes.
+    fn take(&mut self, rows: Vec<Row>) -> io::Result<Brought> {
+        let mut brought = Brought::default();
+        for row in rows {
+            let meaning = verdict(&row);
+            match row {
+                Row::Answer { custom_id, body, .. } if meaning == Some(Verdict::Answered) => {
+                    self.answered(&mut brought, custom_id, &body)?;
+                }
+                Row::Answer { custom_id, status, body } => {
+                    let message: String = String::from_utf8_lossy(&body).chars().take(500).collect();
+                    self.failed(&custom_id, meaning, &status.to_string(), &message)?;
+                }
+                Row::Error { custom_id, code, message } => self.failed(&custom_id, meaning, &code, &message)?,
+                _ => self.malformed += 1,
+            }
+        }
+        Ok(brought)
+    }
+
+    /// The line of a row, if it belongs to this round.
+    fn index(&mut self, custom_id: &str) -> Option<u64> {
+        let index = self.chunk.key.batch.line_of(custom_id).filter(|(round, _)| *round == self.chunk.key.round);
+        self.alien += u64::from(index.is_none());
+        index.map(|(_, index)| index)
+    }
+
+    fn line(&self, index: u64) -> Option<&LineRef> {
+        let at = self.lines.binary_search_by_key(&index, |line| line.index).ok()?;
+        self.lines.get(at)
+    }
+
+    fn answered(&mut self, brought: &mut Brought, custom_id: Box<str>, body: &bytes::Bytes) -> io::Result<()> {
+        let Some(index) = self.index(&custom_id) else { return Ok(()) };
+        if !self.billed.insert(custom_id.clone()) {
+            self.alien += 1;
+            return Ok(());
+        }
+        let Some(line) = self.line(index).cloned() else {
+            brought.late.push((index, custom_id, body.clone()));
+            return Ok(());
+        };
+        let state = Arc::clone(&self.state);
+        let request = state.request_at(&self.requests, line.request)?;
+        let (record, answer) = state.record_of(&self.chunk, &self.remote, &custom_id, &request, index, body);
+        let cost = record.cost.known().map(Usd::nanos);
+        let usage = record.usage;
+        brought.records.push(record);
+        let Some(answer) = answer else {
+            let error = LineError::new(LineErrorKind::Unreadable, "200", "the answer cannot be read");
+            return self.fail(index, LineState::Waiting, &error);
+        };
+        let was_cut = answer.finish() == Some(&FinishReason::Length);
+        let place = self.output.append(&row::of_body(body))?;
+        let mut outcome = Outcome { answer: Some(place), usage, cost, ..Outcome::new(index, LineState::Done) };
+        if self.require_stop && was_cut {
+            outcome.state = LineState::Failed;
+            outcome.failure =
+                Some((LineErrorKind::Invalid.as_str().into(), "length".into(), "the answer was cut".into()));
+        } else if let Some(entry) = self.entry(&request, answer) {
+            brought.entries.push(entry);
+        }
+        // Success beats an error that came before it.
+        self.outcomes.insert(index, outcome);
+        Ok(())
+    }
+
+    /// What the cache is to keep of an answer.
+    fn entry(&self, request: &InferenceRequest, answer: Answer) -> Option<(CacheKey, CacheEntry)> {
+        let control = request.caching().ok().filter(|control| control.write)?;
+        if !plan::is_whole(request, &answer) {
+            return None;
+        }
+        let ttl = control.ttl.unwrap_or(Kind::Inference.ttl());
+        let entry = CacheEntry::new(CacheValue::Inference(Arc::new(answer)), ttl).kept_for(control.stale_if_error);
+        Some((self.state.key_to(request, &self.chunk.route), entry))
+    }
+
+    fn failed(&mut self, custom_id: &str, verdict: Option<Verdict>, code: &str, message: &str) -> io::Result<()> {
+        let Some(index) = self.index(custom_id) else { return Ok(()) };
+        let Some(line) = self.line(index) else { return Ok(()) };
+        let tried = line.attempts;
+        let (kind, state) = match verdict {
+            Some(Verdict::Permanent) => (LineErrorKind::Invalid, LineState::Failed),
+            Some(Verdict::Unknown) if tried >= UNKNOWN_TRIES => (LineErrorKind::Invalid, LineState::Failed),
+            Some(Verdict::Unknown) => {
+                self.codes.insert(code.into());
+                (LineErrorKind::Transient, LineState::Waiting)
+            }
+            _ => (LineErrorKind::Transient, LineState::Waiting),
+        };
+        self.fail(index, state, &LineError::new(kind, code, message))
+    }
+
+    /// The first word on a line counts, unless an answer comes.
+    fn fail(&mut self, index: u64, state: LineState, error: &LineError) -> io::Result<()> {
+        if self.outcomes.contains_key(&index) {
+            self.alien += 1;
+            return Ok(());
+        }
+        let place = self.output.append(&row::of_error(error))?;
+        // The message may quote a prompt: it is in the spool alone.
+        let failure = Some((error.kind.as_str().into(), error.code.clone(), "".into()));
+        let outcome = Outcome { answer: Some(place), failure, ..Outcome::new(index, state) };
+        self.outcomes.insert(index, outcome);
+        Ok(())
+    }
+
+    /// Everything is on the disk; what became of each line.
+    fn finish(mut self) -> io::Result<Vec<Outcome>> {
+        for line in std::mem::take(&mut self.lines) {
+            if !self.outcomes.contains_key(&line.index) {
+                let error =
+                    LineError::new(LineErrorKind::Missing, "", "the job brought neither an answer nor an error");
+                self.fail(line.index, LineState::Waiting, &error)?;
+            }
+        }
+        self.output.sync()?;
+        Ok(self.outcomes.into_values().collect())
+    }
+}
+
+/// The same for every reading of the same row: what a record is known by.
+fn attempt_of(job: &str, custom_id: &str) -> AttemptId {
+    AttemptId::new(number(&[job.as_bytes(), custom_id.as_bytes()]))
+}
+
+/// The call that a line is.
+pub(super) fn request_of(chunk: &ChunkRow, index: u64) -> RequestId {
+    line_request(chunk.key.batch, index)
+}
+
+/// The same from the batch's id.
+pub(super) fn line_request(batch: crate::batch::BatchId, index: u64) -> RequestId {
+    RequestId::new(number(&[batch.as_str().as_bytes(), &index.to_le_bytes()]) >> 16)
+}
+
+fn number(parts: &[&[u8]]) -> u128 {
+    let mut hash = blake3::Hasher::new();
+    for part in parts {
+        hash.update(&part.len().to_le_bytes()).update(part);
+    }
+    u128::from_le_bytes(hash.finalize().as_bytes().first_chunk().copied().unwrap_or_default())
+}

@@ -1,0 +1,193 @@
+//! A chunk becomes a job: written down, uploaded, created, and known again after a crash.
+
+use std::{
+    io::{self, Write},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+
+use super::{Batches, of_store};
+use crate::{
+    batch::{BatchError, Change, Chunk, ChunkBody, ChunkKey, ChunkState, Claim, GRACE, LineRef, RequestsFile, Span},
+    client,
+    inference::{InferenceRequest, Input},
+    service::{Error, ErrorKind, state::State},
+    types::RouteId,
+};
+
+/// How long a submission rests that failed and may succeed later.
+const REST: Duration = Duration::from_secs(30);
+
+impl State {
+    /// The body that a call of this request would send to a model.
+    pub(super) fn body_of(&self, request: &InferenceRequest, route: &RouteId) -> Result<Bytes, client::Error> {
+        let client = self.client(route).ok_or_else(client::Error::no_stream)?;
+        match request.input() {
+            Input::Chat(input) => client.chat().body(route.model(), input),
+            _ => Err(client::Error::no_stream()),
+        }
+    }
+
+    /// Takes a chunk a step further that is to become a job. What fails is tried again later; what cannot be is refused.
+    pub(crate) async fn submit_chunk(self: &Arc<Self>, claim: &Claim) -> Result<(), Error> {
+        let batches = self.batches()?;
+        let (key, now) = (claim.chunk.key, self.clock.now());
+        let Some(submitter) = batches.submitter(claim.chunk.route.upstream()) else {
+            return self.refuse_chunk(claim, "the service has no batches on its upstream").await;
+        };
+        let tried = claim.chunk.intent_at;
+        if !self.write_input(batches, claim).await? {
+            return Ok(());
+        }
+        // Within the grace of an earlier try nothing is created, so that its time goes on counting.
+        let may_create = tried.is_none_or(|at| passed(at, now) >= GRACE);
+        let intent_at = may_create.then_some(now);
+        let from = [ChunkState::Planned, ChunkState::Submitting];
+        let change = Change { intent_at, ..Change::default() };
+        if !batches
+            .journal
+            .step(key, claim.fence, &from, ChunkState::Submitting, change, now)
+            .await
+            .map_err(of_store)?
+        {
+            return Ok(());
+        }
+        let submitted = submitter.submit(&self.chunk_of(batches, claim, tried)).await;
+        let now = self.clock.now();
+        match submitted {
+            Ok(id) => {
+                tracing::info!(batch = %key.batch, job = %id, lines = claim.chunk.lines, "a job was submitted");
+                let change = Change { remote_id: Some(id.as_str().into()), next_at: Some(now), ..Change::default() };
+                let from = [ChunkState::Submitting];
+                batches
+                    .journal
+                    .step(key, claim.fence, &from, ChunkState::Running, change, now)
+                    .await
+                    .map_err(of_store)?;
+                batches.moved();
+                Ok(())
+            }
+            Err(BatchError::Unresolved { after }) => self.let_rest(claim, ChunkState::Submitting, (after, None)).await,
+            Err(error) if error.is_retryable() => {
+                tracing::warn!(batch = %key.batch, %error, "a job could not be submitted; it is tried again");
+                self.let_rest(claim, ChunkState::Submitting, (REST, Some(error.to_string()))).await
+            }
+            Err(error) => self.refuse_chunk(claim, &error.to_string()).await,
+        }
+    }
+
+    fn chunk_of(&self, batches: &Batches, claim: &Claim, tried: Option<SystemTime>) -> Chunk {
+        let chunk = &claim.chunk;
+        let path = batches.journal.input_path(&chunk.key);
+        let len = std::fs::metadata(&path).map(|metadata| metadata.len()).unwrap_or_default();
+        let body = ChunkBody::File { path, offset: 0, len };
+        let made = Chunk::new(name_of(&chunk.key), chunk.route.model().clone(), chunk.lines, body)
+            .endpoint(chunk.endpoint.clone());
+        match tried {
+            Some(at) => made.tried(at),
+            None => made,
+        }
+    }
+
+    /// Writes the lines of a chunk, unless they are there: what was uploaded once is not written differently. `false`: no
+    /// line waits for it any more.
+    async fn write_input(self: &Arc<Self>, batches: &Batches, claim: &Claim) -> Result<bool, Error> {
+        let (key, is_new) = (claim.chunk.key, claim.chunk.intent_at.is_none());
+        if !is_new && batches.journal.input_path(&key).exists() {
+            return Ok(true);
+        }
+        let lines = batches.journal.lines_of(key).await.map_err(of_store)?;
+        if lines.is_empty() && is_new {
+            self.drop_chunk(claim).await?;
+            return Ok(false);
+        }
+        let (state, route) = (Arc::clone(self), claim.chunk.route.clone());
+        let writing = tokio::task::spawn_blocking(move || {
+            let journal = &state.batches().map_err(io::Error::other)?.journal;
+            let requests = journal.requests(key.batch)?;
+            journal.write_input(&key, |file| state.write_lines(file, &key, &route, &lines, &requests))?;
+            Ok(())
+        });
+        writing.await.map_err(io::Error::other).and_then(|written| written).map_err(of_spool)?;
+        Ok(true)
+    }
+
+    fn write_lines(
+        &self,
+        file: &mut dyn Write,
+        key: &ChunkKey,
+        route: &RouteId,
+        lines: &[LineRef],
+        requests: &RequestsFile,
+    ) -> io::Result<()> {
+        for line in lines {
+            let request = self.request_at(requests, line.request)?;
+            let body = self.body_of(&request, route).map_err(io::Error::other)?;
+            let custom_id = key.batch.custom_id(key.round, line.index);
+            write!(file, r#"{{"custom_id":"{custom_id}","body":"#)?;
+            file.write_all(&body)?;
+            file.write_all(b"}\n")?;
+        }
+        Ok(())
+    }
+
+    /// The request of a line, as it is sent.
+    pub(super) fn request_at(&self, requests: &RequestsFile, at: Span) -> io::Result<InferenceRequest> {
+        let bytes = requests.read(at)?;
+        let mut request: InferenceRequest =
+            serde_json::from_slice(&bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        self.prepare(&mut request);
+        Ok(request)
+    }
+
+    /// Leaves a chunk that stands here as it is for a while.
+    pub(super) async fn let_rest(
+        &self,
+        claim: &Claim,
+        at: ChunkState,
+        (time, error): (Duration, Option<String>),
+    ) -> Result<(), Error> {
+        let now = self.clock.now();
+        let change = Change { next_at: now.checked_add(time), error: error.map(Into::into), ..Change::default() };
+        let journal = &self.batches()?.journal;
+        journal.step(claim.chunk.key, claim.fence, &[at], at, change, now).await.map_err(of_store)?;
+        Ok(())
+    }
+
+    /// Drops a chunk of which no job can be.
+    pub(super) async fn drop_chunk(&self, claim: &Claim) -> Result<(), Error> {
+        let (from, now) = ([ChunkState::Planned, ChunkState::Running, ChunkState::Submitting], self.clock.now());
+        let (journal, key) = (&self.batches()?.journal, claim.chunk.key);
+        journal.step(key, claim.fence, &from, ChunkState::Dropped, Change::default(), now).await.map_err(of_store)?;
+        Ok(())
+    }
+
+    /// Ends a chunk that the provider does not take: its lines go elsewhere in the next round.
+    pub(super) async fn refuse_chunk(&self, claim: &Claim, why: &str) -> Result<(), Error> {
+        let (batches, now, chunk) = (self.batches()?, self.clock.now(), &claim.chunk);
+        tracing::warn!(batch = %chunk.key.batch, route = %chunk.route, why, "a batch was refused");
+        batches.journal.refused(&chunk.route, now).await.map_err(of_store)?;
+        let from = [ChunkState::Planned, ChunkState::Submitting, ChunkState::Ended];
+        let change = Change { error: Some(why.into()), ..Change::default() };
+        let (key, fence) = (chunk.key, claim.fence);
+        batches.journal.step(key, fence, &from, ChunkState::Refused, change, now).await.map_err(of_store)?;
+        batches.moved();
+        Ok(())
+    }
+}
+
+/// What a chunk is called towards the provider.
+fn name_of(key: &ChunkKey) -> String {
+    format!("{}-{}-{}", key.batch, key.round, key.no)
+}
+
+pub(super) fn passed(since: SystemTime, now: SystemTime) -> Duration {
+    now.duration_since(since).unwrap_or_default()
+}
+
+/// The error of a spool that cannot be read or written.
+pub(super) fn of_spool(error: io::Error) -> Error {
+    Error::new(ErrorKind::Store, format!("the files of the batch: {error}"))
+}

@@ -1,0 +1,316 @@
+//! What the caller holds of a batch: how far it is, what came of it.
+
+use std::{
+    future::{Future, IntoFuture},
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use futures_core::Stream;
+use tokio::{sync::watch, time::timeout};
+
+use super::{Batches, USUAL, of_store, results::BatchRows, submit::passed};
+use crate::{
+    batch::{
+        BatchId, BatchPhase, BatchProgress, BatchRecord as Batch, BatchReport, BatchState, ChunkRow, ChunkState,
+        Counts, Done, JobSummary, LineError, LineErrorKind, LineFailure, Way,
+    },
+    service::{Error, ErrorKind, InferenceService, state::State},
+    types::Usd,
+};
+
+/// How often a ticket looks where nothing of this process tells it: other processes work on the batch, too.
+const LOOK: Duration = Duration::from_secs(1);
+/// Failures that are read together.
+const PAGE: usize = 1_000;
+
+/// A batch that was submitted. Dropping it cancels nothing; it is found again by its id or name.
+///
+/// Awaiting it waits for the end of the batch, and gives its [report](BatchReport).
+#[derive(Clone, Debug)]
+pub struct BatchTicket {
+    service: InferenceService,
+    id: BatchId,
+}
+
+/// What becomes of the answers of a batch that is cancelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Cancel {
+    /// What has finished is read and kept: it is paid.
+    KeepFinished,
+}
+
+impl BatchTicket {
+    pub(super) const fn new(service: InferenceService, id: BatchId) -> Self {
+        Self { service, id }
+    }
+
+    /// What it is found again by.
+    #[must_use]
+    pub const fn id(&self) -> BatchId {
+        self.id
+    }
+
+    /// How far it is.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Store`] where it cannot be read, [`ErrorKind::NoBatch`] where it was discarded.
+    pub async fn status(&self) -> Result<BatchProgress, Error> {
+        let state = &self.service.state;
+        let batches = state.batches()?;
+        let batch = self.row(batches).await?;
+        let counts = batches.journal.counts(self.id).await.map_err(of_store)?;
+        let chunks = batches.journal.chunks(self.id).await.map_err(of_store)?;
+        Ok(progress(&batch, &counts, &chunks, passed(batch.created, state.clock.now())))
+    }
+
+    /// How far it is, whenever that changes, until its end; a slow reader gets the latest alone.
+    pub fn progress(&self) -> impl Stream<Item = Result<BatchProgress, Error>> + Send + use<> {
+        let ticket = self.clone();
+        futures_util::stream::unfold(Some((ticket, None)), |last| async {
+            let (ticket, before): (Self, Option<BatchProgress>) = last?;
+            match ticket.progress_after(before.as_ref()).await {
+                Ok(now) => {
+                    let next = (now.phase != BatchPhase::Finished).then(|| (ticket, Some(now.clone())));
+                    Some((Ok(now), next))
+                }
+                Err(error) => Some((Err(error), None)),
+            }
+        })
+    }
+
+    async fn progress_after(&self, before: Option<&BatchProgress>) -> Result<BatchProgress, Error> {
+        let state = &self.service.state;
+        let batches = state.batches()?;
+        loop {
+            let moved = batches.moved.subscribe();
+            let mut now = self.status().await?;
+            let Some(before) = before else { return Ok(now) };
+            now.never_before(before);
+            let same = BatchProgress { elapsed: before.elapsed, eta: before.eta, ..now.clone() } == *before;
+            if !same {
+                return Ok(now);
+            }
+            state.wait_for_batch(batches, moved).await?;
+        }
+    }
+
+    /// Its rows in the order in which they arrive.
+    pub fn results(&self) -> BatchRows {
+        BatchRows::new(self.service.clone(), self.id, false)
+    }
+
+    /// Its rows in the order in which the lines were given: one that is not there yet is waited for.
+    pub fn results_in_order(&self) -> BatchRows {
+        BatchRows::new(self.service.clone(), self.id, true)
+    }
+
+    /// Its rows as values of a type, in the order in which the lines were given.
+    #[cfg(feature = "schema")]
+    pub fn results_as<T>(&self) -> super::results::TypedRows<T>
+    where
+        T: schemars::JsonSchema + serde::de::DeserializeOwned,
+    {
+        super::results::TypedRows::new(self.results_in_order())
+    }
+
+    /// Stops it: nothing more is submitted, jobs are asked to stop. What has finished is kept, and paid.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Store`] where that cannot be written down. `false`: it was over or cancelled already.
+    pub async fn cancel(&self, how: Cancel) -> Result<bool, Error> {
+        let Cancel::KeepFinished = how;
+        let state = &self.service.state;
+        let batches = state.batches()?;
+        let now = state.clock.now();
+        let cancelled = batches.journal.cancel(self.id, now).await.map_err(of_store)?;
+        for chunk in batches.journal.chunks(self.id).await.map_err(of_store)? {
+            if chunk.state == ChunkState::Running && chunk.way == Way::Batch {
+                batches.journal.hurry(chunk.key, now).await.map_err(of_store)?;
+            }
+        }
+        batches.moved();
+        Ok(cancelled)
+    }
+
+    /// Forgets it once it is over: its rows and files are gone, its costs stay in the ledger.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidRequest`] while it is not over, [`ErrorKind::Store`] where it cannot be forgotten.
+    pub async fn discard(self) -> Result<(), Error> {
+        let batches = self.service.state.batches()?;
+        if self.row(batches).await?.finished.is_none() {
+            return Err(Error::new(ErrorKind::InvalidRequest, "the batch is not over; cancel it first"));
+        }
+        batches.journal.discard(self.id).await.map_err(of_store)
+    }
+
+    /// Waits for its end.
+    async fn report(self) -> Result<BatchReport, Error> {
+        let state = &self.service.state;
+        let batches = state.batches()?;
+        loop {
+            let moved = batches.moved.subscribe();
+            let batch = self.row(batches).await?;
+            if let Some(finished) = batch.finished {
+                let counts = batches.journal.counts(self.id).await.map_err(of_store)?;
+                let chunks = batches.journal.chunks(self.id).await.map_err(of_store)?;
+                let failed = self.failures(batches).await?;
+                return Ok(BatchReport {
+                    id: self.id,
+                    name: batch.name,
+                    total: batch.total,
+                    succeeded: counts.done,
+                    failed,
+                    cancelled: counts.cancelled,
+                    from_cache: counts.cached,
+                    deduplicated: counts.duplicates,
+                    retried: counts.retried,
+                    rescued: counts.rescued,
+                    rounds: batch.round + 1,
+                    double_billed: chunks.iter().map(|chunk| chunk.late).sum(),
+                    jobs: chunks.into_iter().filter_map(job).collect(),
+                    usage: counts.usage,
+                    cost: Usd::from_nanos(counts.cost),
+                    unpriced_lines: counts.unpriced,
+                    started: batch.created,
+                    finished,
+                });
+            }
+            state.wait_for_batch(batches, moved).await?;
+        }
+    }
+
+    async fn failures(&self, batches: &Batches) -> Result<Vec<LineFailure>, Error> {
+        let (mut failures, mut from) = (Vec::new(), 0);
+        loop {
+            let page = batches.journal.failures(self.id, from, PAGE).await.map_err(of_store)?;
+            let Some(last) = page.last() else { return Ok(failures) };
+            from = last.index + 1;
+            for line in page {
+                let (attempts, billed) = (line.attempts, Usd::from_nanos(line.cost.unwrap_or_default()));
+                let row = batches.row_of(self.id, line)?;
+                let unknown = || LineError::new(LineErrorKind::Other, "", "no more is known");
+                let error = row.result.err().unwrap_or_else(unknown);
+                failures.push(LineFailure { index: row.index, id: row.id, error, attempts, billed });
+            }
+        }
+    }
+
+    async fn row(&self, batches: &Batches) -> Result<Batch, Error> {
+        let found = batches.journal.find(self.id).await.map_err(of_store)?;
+        found.ok_or_else(|| super::no_batch(&self.id.to_string()))
+    }
+}
+
+impl IntoFuture for BatchTicket {
+    type Output = Result<BatchReport, Error>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    /// Waits for the end of the batch.
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.report())
+    }
+}
+
+impl State {
+    /// Waits until something has moved, a second at most. An error where nobody works on batches: it would wait for ever.
+    pub(super) async fn wait_for_batch(
+        self: &Arc<Self>,
+        batches: &Batches,
+        mut moved: watch::Receiver<u64>,
+    ) -> Result<(), Error> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::new(ErrorKind::ShuttingDown, "the service works on no batches any more"));
+        }
+        self.ensure_background();
+        let nobody = || batches.workers.load(Ordering::Acquire) == 0;
+        if nobody() && !batches.journal.has_worker(self.clock.now()).await.map_err(of_store)? {
+            // One of this service has just been started.
+            if self.backgrounds.are_some() && timeout(LOOK, moved.changed()).await.is_ok() && !nobody() {
+                return Ok(());
+            }
+            let message = "nobody works on the batches of this store: add .background(Pipeline::new()) to the builder of \
+                           a service that has it";
+            return Err(Error::new(ErrorKind::NoWorker, message));
+        }
+        // A service that is gone tells nobody any more; the next look says what is.
+        let _ = timeout(LOOK, moved.changed()).await;
+        Ok(())
+    }
+}
+
+fn job(chunk: ChunkRow) -> Option<JobSummary> {
+    Some(JobSummary {
+        id: chunk.remote_id?,
+        round: chunk.key.round,
+        route: chunk.route,
+        lines: chunk.lines,
+        status: chunk.remote_status.unwrap_or_default(),
+        error: chunk.error,
+    })
+}
+
+fn progress(batch: &Batch, counts: &Counts, chunks: &[ChunkRow], elapsed: Duration) -> BatchProgress {
+    let out = || chunks.iter().filter(|chunk| matches!(chunk.state, ChunkState::Running | ChunkState::Cancelling));
+    let sent: u64 = chunks.iter().filter(|chunk| chunk.remote_id.is_some()).map(|chunk| chunk.lines).sum();
+    let in_jobs: u64 = out().map(|chunk| chunk.lines).sum();
+    // In hundredths of lines.
+    let worked: f64 = out().map(|chunk| f64::from(chunk.percent.unwrap_or(0.0)) * lines_f64(chunk.lines)).sum();
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count that is at most the total")]
+    let estimated = (worked / 100.0).max(0.0) as u64;
+    #[expect(clippy::cast_possible_truncation, reason = "a percentage")]
+    let server_percent = (in_jobs > 0).then(|| (worked / lines_f64(in_jobs)) as f32);
+    let done = match estimated.min(counts.waiting) {
+        0 => Done::Exact(counts.done),
+        more => Done::Estimated(counts.done + more),
+    };
+    let phase = match batch.state {
+        BatchState::Finished => BatchPhase::Finished,
+        BatchState::Cancelling => BatchPhase::Cancelling,
+        _ if out().next().is_some() || counts.done > 0 => BatchPhase::Running,
+        _ => BatchPhase::Planned,
+    };
+    BatchProgress {
+        phase,
+        total: batch.total,
+        cached: counts.cached,
+        sent: sent.min(batch.total),
+        done,
+        failed: counts.failed,
+        round: batch.round,
+        server_percent,
+        elapsed,
+        eta: eta(phase, elapsed, done.lines() + counts.failed, batch.total, server_percent),
+        cost_so_far: Usd::from_nanos(counts.cost),
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for a share")]
+fn lines_f64(lines: u64) -> f64 {
+    lines as f64
+}
+
+/// What is left by the share that is done: nine of ten take half as long again. Nothing before a twentieth is done.
+fn eta(
+    phase: BatchPhase,
+    elapsed: Duration,
+    ended: u64,
+    total: u64,
+    percent: Option<f32>,
+) -> Option<(Duration, Duration)> {
+    if phase == BatchPhase::Finished || total == 0 {
+        return None;
+    }
+    let share = lines_f64(ended) / lines_f64(total);
+    if share < 0.05 || percent.is_none() {
+        return None;
+    }
+    let left = elapsed.mul_f64(((1.0 - share) / share).max(0.0)).min(USUAL.1 * 24);
+    Some((left, left.mul_f64(1.5)))
+}

@@ -1,0 +1,288 @@
+//! The steps of a worker: what is due, one step of it, what the provider says of all jobs at once.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, SystemTime},
+};
+
+use tokio::sync::watch;
+
+use super::{Batches, of_batch, of_store, submit::passed};
+use crate::{
+    batch::{
+        BatchState, BatchSubmitter, Change, ChunkKey, ChunkRow, ChunkState, Claim, Phase, RemoteId, RemoteStatus, Way,
+    },
+    notify::AlertKind,
+    service::{Error, InferenceService, state::State},
+    types::UpstreamId,
+};
+
+/// Chunks that a turn claims, at most: one list call tells of all of them.
+const MOST: usize = 1_024;
+/// How long a chunk rests that has no place among the jobs that may be out.
+const FULL: Duration = Duration::from_secs(5);
+/// A job that no list shows for so long is lost.
+const LOST: Duration = Duration::from_secs(600);
+/// A job that runs for so long is asked after half as often.
+const LONG: Duration = Duration::from_secs(600);
+/// When a person is told of a job that does not end: after a day, and when the provider's support is to be asked.
+const STUCK: [Duration; 2] = [Duration::from_secs(24 * 3_600), Duration::from_secs(72 * 3_600)];
+/// Of the tokens that may wait for a model, in percent.
+const ENQUEUED: u64 = 80;
+
+impl InferenceService {
+    /// Tells when something moved; `None` without batches.
+    pub(crate) fn batches_moved(&self) -> Option<watch::Receiver<u64>> {
+        self.state.batches.as_ref().map(|batches| batches.moved.subscribe())
+    }
+
+    /// Counts a worker in as long as it is held.
+    pub(crate) fn at_work(&self) -> AtWork {
+        if let Some(batches) = &self.state.batches {
+            batches.workers.fetch_add(1, Ordering::AcqRel);
+            batches.moved();
+        }
+        AtWork(Arc::downgrade(&self.state))
+    }
+
+    /// Says that a worker lives.
+    pub(crate) async fn beat(&self) -> Result<(), Error> {
+        let journal = &self.state.batches()?.journal;
+        journal.beat(self.state.clock.now()).await.map_err(of_store)?;
+        // What a process had begun to plan that has ended is nobody's.
+        journal.sweep().await.map(drop).map_err(of_store)
+    }
+
+    /// Chunks that are due, for this worker alone.
+    pub(crate) async fn claim_chunks(&self) -> Result<Vec<Claim>, Error> {
+        self.state.batches()?.journal.claim(MOST, self.state.clock.now()).await.map_err(of_store)
+    }
+
+    /// Keeps a chunk for this worker; `false` where another one has it.
+    pub(crate) async fn renew(&self, claim: &Claim) -> Result<bool, Error> {
+        let held = [(claim.chunk.key, claim.fence)];
+        let lost = self.state.batches()?.journal.renew(&held, self.state.clock.now()).await.map_err(of_store)?;
+        Ok(lost.is_empty())
+    }
+
+    /// Lets others have a chunk.
+    pub(crate) async fn release(&self, key: &ChunkKey, fence: i64) -> Result<(), Error> {
+        self.state.batches()?.journal.release(*key, fence).await.map_err(of_store)
+    }
+
+    /// Leaves a chunk alone for a while that could not be taken further.
+    pub(crate) async fn rest_chunk(&self, claim: &Claim) -> Result<(), Error> {
+        let chunk = self.state.batches()?.journal.chunk(claim.chunk.key).await.map_err(of_store)?;
+        match chunk {
+            Some(chunk) if !chunk.state.is_final() => self.state.let_rest(claim, chunk.state, (FULL, None)).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes a chunk one step further.
+    pub(crate) async fn step_chunk(&self, claim: &Claim) -> Result<(), Error> {
+        let state = &self.state;
+        let is_stopped = state.is_cancelling(claim).await?;
+        match (claim.chunk.state, claim.chunk.way) {
+            (ChunkState::Planned, _) | (ChunkState::Running, Way::Realtime | Way::Rescue) if is_stopped => {
+                state.drop_chunk(claim).await
+            }
+            (ChunkState::Planned | ChunkState::Running, Way::Realtime | Way::Rescue) => {
+                state.answer_singly(claim).await
+            }
+            (ChunkState::Planned, Way::Batch) if !state.has_room(claim).await? => {
+                state.let_rest(claim, ChunkState::Planned, (FULL, None)).await
+            }
+            (ChunkState::Planned | ChunkState::Submitting, Way::Batch) => state.submit_chunk(claim).await,
+            (ChunkState::Ended, Way::Batch) => match status_of(&claim.chunk) {
+                Some(job) => state.settle_chunk(claim, &job).await,
+                None => state.refuse_chunk(claim, "the journal has no job of it").await,
+            },
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks after jobs, one list call a provider, and writes down how they stand.
+    pub(crate) async fn poll_chunks(&self, claims: &[Claim]) -> Result<(), Error> {
+        let mut by_upstream: HashMap<&UpstreamId, Vec<&Claim>> = HashMap::new();
+        for claim in claims {
+            by_upstream.entry(claim.chunk.route.upstream()).or_default().push(claim);
+        }
+        for (upstream, claims) in by_upstream {
+            self.state.poll(upstream, &claims).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes batches further whose round is over, and rescues those that are late.
+    pub(crate) async fn turn_batches(&self) -> Result<(), Error> {
+        self.state.flush_gathered().await?;
+        self.state.rescue_late().await?;
+        self.state.next_rounds().await
+    }
+}
+
+/// A worker of this process.
+#[derive(Debug)]
+pub(crate) struct AtWork(std::sync::Weak<State>);
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        if let Some(state) = self.0.upgrade()
+            && let Some(batches) = &state.batches
+        {
+            batches.workers.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+impl State {
+    /// Whether the batch of a chunk is to be stopped.
+    pub(super) async fn is_cancelling(&self, claim: &Claim) -> Result<bool, Error> {
+        let batch = self.batches()?.journal.find(claim.chunk.key.batch).await.map_err(of_store)?;
+        Ok(batch.is_some_and(|batch| batch.state == BatchState::Cancelling))
+    }
+
+    /// Whether another job may be out.
+    async fn has_room(&self, claim: &Claim) -> Result<bool, Error> {
+        let (batches, chunk) = (self.batches()?, &claim.chunk);
+        if batches.journal.in_flight().await.map_err(of_store)? >= batches.options.jobs as u64 {
+            return Ok(false);
+        }
+        let Some(submitter) = batches.submitter(chunk.route.upstream()) else { return Ok(true) };
+        let enqueued = batches.journal.enqueued_tokens(&chunk.route).await.map_err(of_store)?;
+        let most = submitter.limits().enqueued_tokens / 100 * ENQUEUED;
+        // One that is larger than all that may wait is for the provider to judge.
+        Ok(enqueued == 0 || enqueued.saturating_add(chunk.tokens) <= most)
+    }
+
+    async fn poll(self: &Arc<Self>, upstream: &UpstreamId, claims: &[&Claim]) -> Result<(), Error> {
+        let batches = self.batches()?;
+        let Some(submitter) = batches.submitter(upstream) else { return Ok(()) };
+        let ids: Vec<RemoteId> =
+            claims.iter().filter_map(|claim| claim.chunk.remote_id.as_deref()).map(RemoteId::from).collect();
+        let statuses = match submitter.status(&ids).await {
+            Ok(statuses) => statuses,
+            Err(error) => {
+                tracing::warn!(%error, "the provider does not say how its jobs stand");
+                Vec::new()
+            }
+        };
+        let by_id: HashMap<&str, &RemoteStatus> = statuses.iter().map(|status| (status.id.as_str(), status)).collect();
+        let was_told = !statuses.is_empty() || ids.is_empty();
+        for claim in claims {
+            let status = claim.chunk.remote_id.as_deref().and_then(|id| by_id.get(id)).copied();
+            self.hear(batches, claim, status, (submitter, was_told)).await?;
+        }
+        batches.moved();
+        Ok(())
+    }
+
+    /// Writes down how a job stands.
+    async fn hear(
+        self: &Arc<Self>,
+        batches: &Batches,
+        claim: &Claim,
+        status: Option<&RemoteStatus>,
+        (submitter, was_told): (&Arc<dyn BatchSubmitter>, bool),
+    ) -> Result<(), Error> {
+        let (chunk, now) = (&claim.chunk, self.clock.now());
+        let stopped;
+        let status = match status {
+            Some(status) if chunk.state == ChunkState::Cancelling && !status.phase.is_final() => {
+                stopped = self.stop_job(submitter, status).await;
+                &stopped
+            }
+            Some(status) => status,
+            None => {
+                let is_lost = was_told && passed(chunk.since, now) > LOST;
+                let change = Change {
+                    next_at: Some(if is_lost { now } else { next_poll(chunk, now, batches.options.poll) }),
+                    remote_status: is_lost.then(|| "FAILED".into()),
+                    error: is_lost.then(|| "the provider does not know the job any more".into()),
+                    ..Change::default()
+                };
+                let to = if is_lost { ChunkState::Ended } else { chunk.state };
+                let from = [chunk.state];
+                batches.journal.step(chunk.key, claim.fence, &from, to, change, now).await.map_err(of_store)?;
+                return Ok(());
+            }
+        };
+        self.tell_if_stuck(batches, chunk, status, now);
+        self.stop_twins(submitter, status).await;
+        if chunk.state == ChunkState::Running && !status.phase.is_final() && self.is_cancelling(claim).await? {
+            batches.journal.hurry(chunk.key, now).await.map_err(of_store)?;
+            return Ok(());
+        }
+        let is_final = status.phase.is_final();
+        let change = Change {
+            remote_status: Some(status.phase.as_str().into()),
+            percent: status.percent,
+            output_file: status.output_file.clone(),
+            error_file: status.error_file.clone(),
+            error: status.error.clone(),
+            next_at: Some(if is_final { now } else { next_poll(chunk, now, batches.options.poll) }),
+            ..Change::default()
+        };
+        let (from, to) = ([chunk.state], if is_final { ChunkState::Ended } else { chunk.state });
+        batches.journal.step(chunk.key, claim.fence, &from, to, change, now).await.map_err(of_store)?;
+        Ok(())
+    }
+
+    /// Asks for the end of a job; what cannot be heard now is asked again.
+    async fn stop_job(&self, submitter: &Arc<dyn BatchSubmitter>, status: &RemoteStatus) -> RemoteStatus {
+        if status.phase == Phase::Cancelling {
+            return status.clone();
+        }
+        submitter.cancel(&status.id).await.unwrap_or_else(|error| {
+            tracing::warn!(job = %status.id, error = %of_batch(&error), "a job could not be stopped; it is asked again");
+            status.clone()
+        })
+    }
+
+    /// Stops jobs that came of the same lines, and has a person told: what they have done is paid as well.
+    async fn stop_twins(self: &Arc<Self>, submitter: &Arc<dyn BatchSubmitter>, status: &RemoteStatus) {
+        for twin in &status.twins {
+            let id = &status.id;
+            let title = || format!("batch job {twin} has the lines of {id}: it is stopped, and paid for what it did");
+            self.tell_batch(AlertKind::BatchFailed, twin.as_str(), title);
+            if let Err(error) = submitter.cancel(twin).await {
+                tracing::warn!(job = %twin, %error, "a second job of the same lines could not be stopped");
+            }
+        }
+    }
+
+    /// Has a person told of a job that does not end: after a day, and after three.
+    fn tell_if_stuck(self: &Arc<Self>, batches: &Batches, chunk: &ChunkRow, status: &RemoteStatus, now: SystemTime) {
+        let runs = passed(chunk.since, now);
+        let level = STUCK.iter().filter(|after| runs >= **after).count();
+        let id = status.id.as_str();
+        if level == 0 || status.phase.is_final() || !batches.is_news(chunk.key, level) {
+            return;
+        }
+        let what = if level == 1 { "has run for a day" } else { "has run for three days: ask the provider's support" };
+        self.tell_batch(AlertKind::BatchStuck, &format!("{id} {level}"), || format!("batch job {id} {what}"));
+    }
+}
+
+/// How the job of a chunk stood when it was last asked after.
+fn status_of(chunk: &ChunkRow) -> Option<RemoteStatus> {
+    let id = RemoteId::from(chunk.remote_id.as_deref()?);
+    let mut status = RemoteStatus::new(id, Phase::from(chunk.remote_status.as_deref().unwrap_or_default()));
+    status.percent = chunk.percent;
+    status.output_file.clone_from(&chunk.output_file);
+    status.error_file.clone_from(&chunk.error_file);
+    status.error.clone_from(&chunk.error);
+    Some(status)
+}
+
+/// When a job is asked after next: all jobs of all batches at the same moments, so that one list call tells of them.
+fn next_poll(chunk: &ChunkRow, now: SystemTime, every: Duration) -> SystemTime {
+    let every = if passed(chunk.since, now) >= LONG { every * 2 } else { every };
+    let every = u64::try_from(every.as_millis()).unwrap_or(u64::MAX).max(1);
+    let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let millis = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+    let next = (millis / every + 1).saturating_mul(every);
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(next)).unwrap_or(now)
+}
