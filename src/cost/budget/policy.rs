@@ -253,6 +253,12 @@ impl Budgets {
         self.hard.load(Ordering::Acquire)
     }
 
+    /// Whether there is one.
+    #[cfg(feature = "batch")]
+    pub(crate) fn are_any(&self) -> bool {
+        !self.rules().is_empty()
+    }
+
     /// Who is told of alerts.
     pub(crate) fn listen(&self, listener: Listener) {
         let _ = self.listener.set(listener);

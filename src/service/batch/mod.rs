@@ -7,6 +7,7 @@
 
 mod builder;
 mod defer;
+mod money;
 mod options;
 mod placer;
 mod planner;

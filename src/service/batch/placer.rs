@@ -63,6 +63,13 @@ impl<'a> Placer<'a> {
             }
         }
         let estimate = self.state.estimate(plan, candidate);
+        match self.state.budgets.draw(&plan.request, route) {
+            Err(_) => return Ok(Err("a hard budget of each tenant is set, and the line names none".into())),
+            Ok(drawn) if drawn.is_hard() && estimate.price.is_none() => {
+                return Ok(Err(format!("a hard budget is set, and the price of {route} is not known").into()));
+            }
+            Ok(_) => {}
+        }
         let stamp = self.state.price(candidate);
         let prices = stamp.map(|stamp| (if singly.is_some() { stamp.price } else { stamp.batch() }, stamp.price));
         let chunk = self.into_chunk(route, singly, bytes, estimate.usage);

@@ -89,7 +89,7 @@ impl State {
         always: Option<Way>,
     ) -> Result<(), Error> {
         let mut placer = Placer::new(self, batches, batch.id, always);
-        let (mut placed, mut ended, mut from) = (Vec::new(), Vec::new(), 0);
+        let (mut at_chunks, mut ended, mut from) = (Vec::new(), Vec::new(), 0);
         loop {
             let page = batches.journal.waiting(batch.id, from, PAGE).await.map_err(of_store)?;
             let Some(last) = page.last() else { break };
@@ -97,16 +97,16 @@ impl State {
             let (again, tired): (Vec<_>, Vec<_>) =
                 page.into_iter().partition(|line| line.attempts < u32::from(batches.options.rounds));
             ended.extend(tired.iter().map(|line| last_word(line, LineErrorKind::Missing)));
-            self.place_page(batches, batch, &mut placer, again, (&mut placed, &mut ended)).await?;
+            self.place_page(batches, batch, &mut placer, again, (&mut at_chunks, &mut ended)).await?;
         }
         if !ended.is_empty() {
             batches.journal.end_lines(batch.id, ended).await.map_err(of_store)?;
         }
-        if !placed.is_empty() {
+        if !at_chunks.is_empty() {
             let chunks = placer.chunks;
             batches
                 .journal
-                .next_round(batch.id, batch.round, chunks, &placed, self.clock.now())
+                .next_round(batch.id, batch.round, chunks, &at_chunks, self.clock.now())
                 .await
                 .map_err(of_store)?;
         }
@@ -119,7 +119,7 @@ impl State {
         batch: &Batch,
         placer: &mut Placer<'_>,
         lines: Vec<LineRow>,
-        (placed, ended): (&mut Vec<(u64, u32)>, &mut Vec<Outcome>),
+        (at_chunks, ended): (&mut Vec<(u64, u32)>, &mut Vec<Outcome>),
     ) -> Result<(), Error> {
         let requests = batches.journal.requests(batch.id).map_err(of_spool)?;
         let mut ranked = Vec::with_capacity(lines.len());
@@ -146,7 +146,7 @@ impl State {
                 continue;
             }
             match placer.place(plan, *index).await? {
-                Ok(at) => placed.push((*index, at.chunk)),
+                Ok(at) => at_chunks.push((*index, at.chunk)),
                 Err(_) => ended.push(failed(*index, LineErrorKind::Invalid)),
             }
         }

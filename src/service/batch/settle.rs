@@ -20,7 +20,7 @@ use crate::{
         Phase, RemoteId, RemoteStatus, RequestsFile, Row, Settling, Verdict, verdict,
     },
     cache::{CacheEntry, CacheValue},
-    cost::{CostRecord, CostSink, Ending},
+    cost::{Charge, CostRecord, CostSink, Ending},
     inference::{Answer, CacheKey, InferenceRequest, Kind, Source},
     notify::AlertKind,
     service::{Error, ErrorKind, plan, send::Arrival, state::State},
@@ -83,7 +83,8 @@ struct Book {
 /// What a block of rows brought beside outcomes.
 #[derive(Default)]
 struct Brought {
-    records: Vec<CostRecord>,
+    /// Each with its request and the index of its line.
+    billed: Vec<(CostRecord, InferenceRequest, u64)>,
     entries: Vec<(CacheKey, CacheEntry)>,
     /// Billed rows of lines that do not wait for this chunk any more.
     late: Vec<(u64, Box<str>, bytes::Bytes)>,
@@ -99,7 +100,10 @@ impl State {
             Ended::ModelRefused => {
                 return self.refuse_chunk(claim, job.error.as_deref().unwrap_or("the model is refused")).await;
             }
-            Ended::Upload => return self.close_chunk(batches, claim, (Vec::new(), 0)).await,
+            Ended::Upload => {
+                self.release_lines(chunk, &HashSet::new()).await?;
+                return self.close_chunk(batches, claim, (Vec::new(), 0)).await;
+            }
             Ended::Never => return self.fail_chunk(batches, claim, job).await,
         }
         let Some(submitter) = batches.submitter(chunk.route.upstream()) else {
@@ -111,7 +115,7 @@ impl State {
         };
         let mut book = self.open_book(batches, claim, &job.id).await?;
         let since = self.invalidations.now();
-        let (mut is_over, mut doubled) = (false, 0);
+        let (mut is_over, mut doubled, mut charged) = (false, 0, HashSet::new());
         while !is_over {
             let mut block = Vec::with_capacity(BLOCK);
             while block.len() < BLOCK {
@@ -128,10 +132,10 @@ impl State {
             let working = tokio::task::spawn_blocking(move || book.take(block).map(|brought| (book, brought)));
             let brought;
             (book, brought) = working.await.map_err(io::Error::other).and_then(|taken| taken).map_err(of_spool)?;
-            let Brought { mut records, entries, late } = brought;
+            let Brought { mut billed, entries, late } = brought;
             doubled += late.len() as u64;
-            records.extend(self.late_records(batches, chunk, &job.id, late).await?);
-            self.record_durably(&records).await?;
+            billed.extend(self.late_records(batches, chunk, &job.id, late).await?);
+            charged.extend(self.pay(chunk, billed).await?);
             self.keep_many_unless_invalidated(since, entries).await;
         }
         let (alien, malformed) = (book.alien, book.malformed);
@@ -144,6 +148,7 @@ impl State {
         }
         let working = tokio::task::spawn_blocking(move || book.finish());
         let outcomes = working.await.map_err(io::Error::other).and_then(|done| done).map_err(of_spool)?;
+        self.release_lines(chunk, &charged).await?;
         self.close_chunk(batches, claim, (outcomes, doubled)).await
     }
 
@@ -205,6 +210,7 @@ impl State {
             failure: Some(Clone::clone(&failure)),
             ..Outcome::new(line.index, LineState::Failed)
         };
+        self.release_lines(&claim.chunk, &HashSet::new()).await?;
         self.close_chunk(batches, claim, (lines.iter().map(failed).collect(), 0)).await?;
         let title = || format!("batch job {about} failed: {why}");
         self.tell_batch(AlertKind::BatchFailed, about, title);
@@ -229,7 +235,7 @@ impl State {
         chunk: &ChunkRow,
         job: &RemoteId,
         late: Vec<(u64, Box<str>, bytes::Bytes)>,
-    ) -> Result<Vec<CostRecord>, Error> {
+    ) -> Result<Vec<(CostRecord, InferenceRequest, u64)>, Error> {
         if late.is_empty() {
             return Ok(Vec::new());
         }
@@ -241,7 +247,7 @@ impl State {
             let Some(line) = rows.iter().find(|row| row.index == index) else { continue };
             let request = self.request_at(&requests, line.request).map_err(of_spool)?;
             let (record, _) = self.record_of(chunk, job.as_str(), &custom_id, &request, index, &body);
-            records.push(record);
+            records.push((record, request, index));
         }
         Ok(records)
     }
@@ -307,16 +313,25 @@ impl State {
         (record, Some(arrival.into_answer(usage, source)))
     }
 
-    /// Hands records to every sink, and waits until all have them: what is not recorded is not settled.
-    pub(super) async fn record_durably(self: &Arc<Self>, records: &[CostRecord]) -> Result<(), Error> {
-        if records.is_empty() {
-            return Ok(());
+    /// Hands records to every sink and waits until all have them, and charges budgets: what is not recorded is not
+    /// settled. The lines that were paid.
+    async fn pay(
+        self: &Arc<Self>,
+        chunk: &ChunkRow,
+        billed: Vec<(CostRecord, InferenceRequest, u64)>,
+    ) -> Result<Vec<u64>, Error> {
+        if billed.is_empty() {
+            return Ok(Vec::new());
         }
-        CostSink::record(&self.sinks, records)
-            .await
-            .map_err(|error| Error::new(ErrorKind::Store, error.to_string()))?;
-        records.iter().for_each(|record| self.totals.add(record));
-        Ok(())
+        let records: Vec<CostRecord> = billed.iter().map(|(record, ..)| record.clone()).collect();
+        CostSink::record(&self.sinks, &records).await.map_err(|error| Error::new(ErrorKind::Store, error.to_string()))?;
+        let mut paid = Vec::with_capacity(billed.len());
+        for (record, request, index) in &billed {
+            self.totals.add(record);
+            self.settle_line(chunk, (request, *index), Charge::Spent(record.cost.charge())).await?;
+            paid.push(*index);
+        }
+        Ok(paid)
     }
 }
 
@@ -368,7 +383,7 @@ impl Book {
         let (record, answer) = state.record_of(&self.chunk, &self.remote, &custom_id, &request, index, body);
         let cost = record.cost.known().map(Usd::nanos);
         let usage = record.usage;
-        brought.records.push(record);
+        brought.billed.push((record, request.clone(), index));
         let Some(answer) = answer else {
             let error = LineError::new(LineErrorKind::Unreadable, "200", "the answer cannot be read");
             return self.fail(index, LineState::Waiting, &error);

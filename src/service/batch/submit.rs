@@ -1,6 +1,7 @@
 //! A chunk becomes a job: written down, uploaded, created, and known again after a crash.
 
 use std::{
+    collections::HashSet,
     io::{self, Write},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -19,6 +20,8 @@ use crate::{
 
 /// How long a submission rests that failed and may succeed later.
 const REST: Duration = Duration::from_secs(30);
+/// How long a chunk rests that a budget has no room for.
+const POOR: Duration = Duration::from_secs(60);
 
 impl State {
     /// The body that a call of this request would send to a model.
@@ -41,6 +44,13 @@ impl State {
         if !self.write_input(batches, claim).await? {
             return Ok(());
         }
+        if tried.is_none() {
+            let lines = batches.journal.lines_of(key).await.map_err(of_store)?;
+            if let Some(why) = self.reserve_lines(&claim.chunk, &lines).await? {
+                tracing::warn!(batch = %key.batch, why, "a chunk waits for a budget");
+                return self.let_rest(claim, ChunkState::Planned, (POOR, Some(why))).await;
+            }
+        }
         // Within the grace of an earlier try nothing is created, so that its time goes on counting.
         let may_create = tried.is_none_or(|at| passed(at, now) >= GRACE);
         let intent_at = may_create.then_some(now);
@@ -54,9 +64,9 @@ impl State {
         {
             return Ok(());
         }
-        let submitted = submitter.submit(&self.chunk_of(batches, claim, tried)).await;
+        let job = submitter.submit(&self.chunk_of(batches, claim, tried)).await;
         let now = self.clock.now();
-        match submitted {
+        match job {
             Ok(id) => {
                 tracing::info!(batch = %key.batch, job = %id, lines = claim.chunk.lines, "a job was submitted");
                 let change = Change { remote_id: Some(id.as_str().into()), next_at: Some(now), ..Change::default() };
@@ -165,7 +175,8 @@ impl State {
     }
 
     /// Ends a chunk that the provider does not take: its lines go elsewhere in the next round.
-    pub(super) async fn refuse_chunk(&self, claim: &Claim, why: &str) -> Result<(), Error> {
+    pub(super) async fn refuse_chunk(self: &Arc<Self>, claim: &Claim, why: &str) -> Result<(), Error> {
+        self.release_lines(&claim.chunk, &HashSet::new()).await?;
         let (batches, now, chunk) = (self.batches()?, self.clock.now(), &claim.chunk);
         tracing::warn!(batch = %chunk.key.batch, route = %chunk.route, why, "a batch was refused");
         batches.journal.refused(&chunk.route, now).await.map_err(of_store)?;

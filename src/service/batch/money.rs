@@ -1,0 +1,135 @@
+//! What the lines of a job set aside in the budgets that they fall under, from before it is submitted until its rows are
+//! read: a day or three.
+
+use std::{
+    collections::HashSet,
+    fs::File,
+    io::{self, BufRead, BufReader},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{of_store, settle::line_request, submit::of_spool};
+use crate::{
+    batch::{ChunkRow, LineRef},
+    cost::{BudgetError, Charge, Held},
+    inference::InferenceRequest,
+    service::{Error, state::State},
+    types::Usd,
+};
+
+/// Longer than a provider takes: after three days its support is asked.
+const HELD: Duration = Duration::from_secs(4 * 86_400);
+
+impl State {
+    /// Sets aside the most that lines can cost, each by itself and all or none of them. `Some`: why there is no room now.
+    pub(super) async fn reserve_lines(
+        self: &Arc<Self>,
+        chunk: &ChunkRow,
+        lines: &[LineRef],
+    ) -> Result<Option<String>, Error> {
+        let mut done = Vec::new();
+        for held in self.holds(chunk, lines.to_vec()).await? {
+            match self.budgets.reserve(&held).await {
+                Ok(true) => done.push(held),
+                Ok(false) => {}
+                Err(error) => {
+                    for held in done {
+                        self.settle_held(&held, Charge::NotSent).await?;
+                    }
+                    return Ok(Some(error.to_string()));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Settles what a line of a chunk had set aside. Where nobody remembers that it had, since budgets in memory end with
+    /// their process, what was spent counts all the same.
+    pub(super) async fn settle_line(
+        &self,
+        chunk: &ChunkRow,
+        (request, index): (&InferenceRequest, u64),
+        charge: Charge,
+    ) -> Result<(), Error> {
+        let Some(held) = self.hold_of(chunk, request, index) else { return Ok(()) };
+        match self.budgets.reserve(&held).await {
+            Ok(_) => {}
+            Err(error @ BudgetError::Over(_)) => tracing::warn!(%error, "a line of a batch that is paid is over budget"),
+            Err(error) => return Err(of_budget(&error)),
+        }
+        self.settle_held(&held, charge).await
+    }
+
+    /// Gives back what all other lines of a chunk had set aside.
+    pub(super) async fn release_lines(self: &Arc<Self>, chunk: &ChunkRow, but: &HashSet<u64>) -> Result<(), Error> {
+        if !self.budgets.are_any() {
+            return Ok(());
+        }
+        let batches = self.batches()?;
+        let (path, batch) = (batches.journal.input_path(&chunk.key), chunk.key.batch);
+        let reading = tokio::task::spawn_blocking(move || sent(&path, |name| batch.line_of(name)));
+        let mut indexes = reading.await.map_err(io::Error::other).and_then(|read| read).map_err(of_spool)?;
+        indexes.retain(|index| !but.contains(index));
+        let lines = batches.journal.lines_at(batch, &indexes).await.map_err(of_store)?;
+        for held in self.holds(chunk, lines).await? {
+            self.settle_held(&held, Charge::NotSent).await?;
+        }
+        Ok(())
+    }
+
+    async fn settle_held(&self, held: &Held, charge: Charge) -> Result<(), Error> {
+        if self.budgets.settle_now(held, charge) {
+            return Ok(());
+        }
+        self.budgets.settle(held, charge).await.map_err(|error| of_budget(&error))
+    }
+
+    async fn holds(self: &Arc<Self>, chunk: &ChunkRow, lines: Vec<LineRef>) -> Result<Vec<Held>, Error> {
+        if !self.budgets.are_any() || lines.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (state, chunk) = (Arc::clone(self), chunk.clone());
+        let working = tokio::task::spawn_blocking(move || {
+            let requests = state.batches().map_err(io::Error::other)?.journal.requests(chunk.key.batch)?;
+            let mut holds = Vec::new();
+            for line in lines {
+                let request = state.request_at(&requests, line.request)?;
+                holds.extend(state.hold_of(&chunk, &request, line.index));
+            }
+            Ok(holds)
+        });
+        working.await.map_err(io::Error::other).and_then(|holds| holds).map_err(of_spool)
+    }
+
+    /// What a line sets aside; nothing where no budget is over it.
+    fn hold_of(&self, chunk: &ChunkRow, request: &InferenceRequest, index: u64) -> Option<Held> {
+        // Without a tenant it was refused when it was planned, where one is needed.
+        let drawn = self.budgets.draw(request, &chunk.route).ok().filter(|drawn| !drawn.is_empty())?;
+        let most = u64::from(request.max_tokens_of().unwrap_or(self.default_max_tokens));
+        let usage = request.usage_at_most(request.prompt_tokens_at_most(), most);
+        let price = self.prices.get(&chunk.route).map(|stamp| stamp.batch());
+        let amount = price.map_or(Usd::ZERO, |price| price.upper_bound(&usage));
+        Some(drawn.hold(line_request(chunk.key.batch, index).attempt(chunk.key.round), amount, HELD))
+    }
+}
+
+/// The lines that were written to be sent.
+fn sent(path: &std::path::Path, line_of: impl Fn(&str) -> Option<(u16, u64)>) -> io::Result<Vec<u64>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut indexes = Vec::new();
+    for line in BufReader::new(file).lines() {
+        let line = line?;
+        let name = line.split('"').nth(3).unwrap_or_default();
+        indexes.extend(line_of(name).map(|(_, index)| index));
+    }
+    Ok(indexes)
+}
+
+fn of_budget(error: &BudgetError) -> Error {
+    Error::new(crate::service::ErrorKind::Policy, error.to_string())
+}
