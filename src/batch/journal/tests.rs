@@ -1,13 +1,16 @@
 //! The promises of the journal, each on a file and on a server.
 
+#[cfg(feature = "testing")]
+mod crashes;
 mod crowds;
 mod home;
 mod leases;
 mod lines;
 mod plans;
+mod scale;
 #[cfg(feature = "postgres")]
 #[path = "../../../tests/service/ledger/server.rs"]
-#[allow(dead_code, reason = "these tests need less of it than those of the ledger")]
+#[allow(dead_code, clippy::unused_async, reason = "these tests need less of it than those of the ledger")]
 mod server;
 mod spools;
 

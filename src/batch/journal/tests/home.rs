@@ -56,6 +56,10 @@ impl Home {
         Store::open(self.folder.join("inference.db")).await.unwrap()
     }
 
+    pub(super) fn folder(&self) -> &std::path::Path {
+        &self.folder
+    }
+
     pub(super) fn spool(&self) -> PathBuf {
         self.folder.join("inference.db.batches")
     }
