@@ -3,6 +3,8 @@
 
 mod alerts;
 mod attempts;
+#[cfg(feature = "batch")]
+mod batches;
 mod budgets;
 mod cache_control;
 mod cache_policy;

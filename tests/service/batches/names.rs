@@ -1,0 +1,50 @@
+//! A name makes a submission idempotent.
+
+use together_inference::service::{BatchOptions, ErrorKind};
+
+use super::{Shop, lines};
+
+#[tokio::test(start_paused = true)]
+async fn one_name_is_one_batch_at_any_time_and_from_anywhere() {
+    let shop = Shop::new().await;
+    let submit = || shop.service.batch(lines(4)).name("labels").submit();
+    let (one, other) = tokio::join!(submit(), submit());
+    let id = one.unwrap().id();
+    assert_eq!(other.unwrap().id(), id, "two at once");
+    shop.service.find_batch(id).await.unwrap().await.unwrap();
+    let requests = shop.sim.requests().len();
+    assert_eq!(submit().await.unwrap().id(), id, "after its end");
+    let restarted = shop.another(BatchOptions::default());
+    assert_eq!(restarted.batch(lines(4)).name("labels").submit().await.unwrap().id(), id, "after a restart");
+    assert_eq!((shop.sim.requests().len(), shop.sim.batches().len()), (requests, 1));
+    let other_lines = shop.service.batch(lines(5)).name("labels").submit().await.unwrap_err();
+    assert_eq!(other_lines.kind(), ErrorKind::NameTaken);
+    assert!(other_lines.to_string().contains(id.as_str()), "{other_lines}");
+    shop.judge().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn equal_lines_under_two_names_are_two_batches() {
+    let shop = Shop::new().await;
+    let lines = || (0..4).map(|number| super::line(number).temperature(1.0)).collect::<Vec<_>>();
+    let one = shop.service.batch(lines()).name("one").submit().await.unwrap();
+    let other = shop.service.batch(lines()).name("other").submit().await.unwrap();
+    assert_ne!(one.id(), other.id());
+    assert!(one.await.unwrap().is_complete() && other.await.unwrap().is_complete());
+    let jobs = shop.sim.batches();
+    assert_eq!(jobs.len(), 2);
+    assert_ne!(jobs[0].input_file_id, jobs[1].input_file_id, "the same lines are not the same file");
+    shop.judge().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn tenants_have_names_of_their_own() {
+    let shop = Shop::new().await;
+    let (acme, other) = (shop.service.for_tenant("acme"), shop.service.for_tenant("other"));
+    let one = acme.batch(lines(2)).name("labels").submit().await.unwrap();
+    let two = other.batch(lines(2)).name("labels").submit().await.unwrap();
+    assert_ne!(one.id(), two.id());
+    assert_eq!(acme.find_batch_named("labels").await.unwrap().id(), one.id());
+    let foreign = acme.batch([super::line(0).tenant("other")]).submit().await.unwrap_err();
+    assert_eq!(foreign.kind(), ErrorKind::InvalidRequest);
+}
