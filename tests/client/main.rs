@@ -8,15 +8,18 @@
 #[path = "../common/fault.rs"]
 mod fault;
 
+mod batches;
 mod bounds;
 mod cuts;
 mod dialect;
 mod fault_server;
+mod files;
 mod fold;
 mod malformed;
 mod network;
 mod odd;
 mod plane;
+mod provider;
 mod recorded;
 mod requests;
 mod retries;

@@ -67,8 +67,13 @@ struct Pulse {
 }
 
 impl Pulse {
-    fn moved(&self, bytes: u64) {
+    /// Something of it went out, be it of the wrapping.
+    fn beat(&self) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn moved(&self, bytes: u64) {
+        self.beat();
         self.sent.fetch_add(bytes, Ordering::Relaxed);
         self.meter.moved(bytes);
     }
@@ -119,14 +124,15 @@ impl TogetherClient {
             failed: Mutex::default(),
             patience: self.timeouts().first_byte,
         });
-        let beating = Arc::clone(&pulse);
+        let (beating, wrapping) = (Arc::clone(&pulse), Arc::clone(&pulse));
         let file = file.map(move |piece| {
             let piece = piece.map_err(|error| beating.fails(error))?;
             beating.moved(len_of(piece.len()));
             Ok(piece)
         });
         let whole = |bytes: Bytes| stream::iter((!bytes.is_empty()).then_some(Ok(bytes)));
-        let body = Body::stream(whole(before).chain(file).chain(whole(after)));
+        let before = whole(before).inspect(move |_| wrapping.beat());
+        let body = Body::stream(before.chain(file).chain(whole(after)));
         let sent = self.watched(request.map(|()| body), &pulse).await;
         if !sent.as_ref().is_ok_and(|sent| (200..300).contains(&sent.status)) {
             pulse.take_back();

@@ -19,6 +19,7 @@
 //! # }
 //! ```
 
+mod batch;
 mod budget;
 mod cache;
 mod notifier;
@@ -32,6 +33,7 @@ use futures_core::future::BoxFuture;
 use futures_util::FutureExt;
 
 pub use self::{
+    batch::batch_submitter,
     budget::budget_store,
     cache::{CacheProfile, cache_layer},
     notifier::notifier,
