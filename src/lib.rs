@@ -42,6 +42,7 @@
 //! |---|---|---|
 //! | `rustls` | yes | TLS |
 //! | `schema` | yes | [`InferenceService::complete_as`]: typed answers by JSON schema |
+//! | `batch` | no | the journal of batches, which outlives the process; needs a store: brings `sqlite` |
 //! | `postgres` | no | the [`cost`] ledger and budgets in a database that many machines share |
 //! | `redis` | no | [`cache`]'s `RedisCache` and [`cost`]'s `RedisBudgets`: what processes share |
 //! | `sqlite` | no | the [`cost`] ledger in a file that survives a crash |
