@@ -56,6 +56,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .background(Pipeline::new().poll_every(Duration::from_millis(100)))
         .build()?;
 
+    // The price of the model is in the provider's lists.
+    service.refresh_catalogue().await;
     let ask = |review| {
         InferenceRequest::chat(review).system("Sort this review.").model(MODEL).temperature(0.0).max_tokens(60)
     };

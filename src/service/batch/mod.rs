@@ -68,6 +68,8 @@ pub(super) struct Batches {
     pub(super) lines_per_hour: AtomicU64,
     /// Batches that gather deferred requests.
     gathering: Gathering,
+    /// Held by whoever looks whether another job may be out.
+    admission: tokio::sync::Mutex<()>,
     /// What a person was told of jobs that do not end.
     told: Mutex<HashMap<ChunkKey, usize>>,
 }
@@ -86,6 +88,7 @@ impl Batches {
             workers: AtomicUsize::new(0),
             lines_per_hour: AtomicU64::new(0),
             gathering: Gathering::default(),
+            admission: tokio::sync::Mutex::default(),
             told: Mutex::default(),
         }
     }

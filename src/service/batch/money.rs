@@ -55,7 +55,9 @@ impl State {
         let Some(held) = self.hold_of(chunk, request, index) else { return Ok(()) };
         match self.budgets.reserve(&held).await {
             Ok(_) => {}
-            Err(error @ BudgetError::Over(_)) => tracing::warn!(%error, "a line of a batch that is paid is over budget"),
+            Err(error @ BudgetError::Over(_)) => {
+                tracing::warn!(%error, "a line of a batch that is paid is over budget")
+            }
             Err(error) => return Err(of_budget(&error)),
         }
         self.settle_held(&held, charge).await

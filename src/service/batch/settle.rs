@@ -324,7 +324,9 @@ impl State {
             return Ok(Vec::new());
         }
         let records: Vec<CostRecord> = billed.iter().map(|(record, ..)| record.clone()).collect();
-        CostSink::record(&self.sinks, &records).await.map_err(|error| Error::new(ErrorKind::Store, error.to_string()))?;
+        CostSink::record(&self.sinks, &records)
+            .await
+            .map_err(|error| Error::new(ErrorKind::Store, error.to_string()))?;
         let mut paid = Vec::with_capacity(billed.len());
         for (record, request, index) in &billed {
             self.totals.add(record);

@@ -9,7 +9,10 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Batches, of_store};
+use super::{
+    Batches, of_store,
+    work::{FULL, next_poll},
+};
 use crate::{
     batch::{BatchError, Change, Chunk, ChunkBody, ChunkKey, ChunkState, Claim, GRACE, LineRef, RequestsFile, Span},
     client,
@@ -51,6 +54,11 @@ impl State {
                 return self.let_rest(claim, ChunkState::Planned, (POOR, Some(why))).await;
             }
         }
+        // One at a time: else many would find the same place free.
+        let turn = batches.admission.lock().await;
+        if tried.is_none() && !self.has_room(claim).await? {
+            return self.let_rest(claim, ChunkState::Planned, (FULL, None)).await;
+        }
         // Within the grace of an earlier try nothing is created, so that its time goes on counting.
         let may_create = tried.is_none_or(|at| passed(at, now) >= GRACE);
         let intent_at = may_create.then_some(now);
@@ -64,12 +72,14 @@ impl State {
         {
             return Ok(());
         }
+        drop(turn);
         let job = submitter.submit(&self.chunk_of(batches, claim, tried)).await;
         let now = self.clock.now();
         match job {
             Ok(id) => {
                 tracing::info!(batch = %key.batch, job = %id, lines = claim.chunk.lines, "a job was submitted");
-                let change = Change { remote_id: Some(id.as_str().into()), next_at: Some(now), ..Change::default() };
+                let next_at = Some(next_poll(Duration::ZERO, now, batches.options.poll));
+                let change = Change { remote_id: Some(id.as_str().into()), next_at, ..Change::default() };
                 let from = [ChunkState::Submitting];
                 batches
                     .journal

@@ -21,7 +21,7 @@ use crate::{
 /// Chunks that a turn claims, at most: one list call tells of all of them.
 const MOST: usize = 1_024;
 /// How long a chunk rests that has no place among the jobs that may be out.
-const FULL: Duration = Duration::from_secs(5);
+pub(super) const FULL: Duration = Duration::from_secs(5);
 /// A job that no list shows for so long is lost.
 const LOST: Duration = Duration::from_secs(600);
 /// A job that runs for so long is asked after half as often.
@@ -145,7 +145,7 @@ impl State {
     }
 
     /// Whether another job may be out.
-    async fn has_room(&self, claim: &Claim) -> Result<bool, Error> {
+    pub(super) async fn has_room(&self, claim: &Claim) -> Result<bool, Error> {
         let (batches, chunk) = (self.batches()?, &claim.chunk);
         if batches.journal.in_flight().await.map_err(of_store)? >= batches.options.jobs as u64 {
             return Ok(false);
@@ -198,7 +198,11 @@ impl State {
             None => {
                 let is_lost = was_told && passed(chunk.since, now) > LOST;
                 let change = Change {
-                    next_at: Some(if is_lost { now } else { next_poll(chunk, now, batches.options.poll) }),
+                    next_at: Some(if is_lost {
+                        now
+                    } else {
+                        next_poll(passed(chunk.since, now), now, batches.options.poll)
+                    }),
                     remote_status: is_lost.then(|| "FAILED".into()),
                     error: is_lost.then(|| "the provider does not know the job any more".into()),
                     ..Change::default()
@@ -222,7 +226,7 @@ impl State {
             output_file: status.output_file.clone(),
             error_file: status.error_file.clone(),
             error: status.error.clone(),
-            next_at: Some(if is_final { now } else { next_poll(chunk, now, batches.options.poll) }),
+            next_at: Some(if is_final { now } else { next_poll(passed(chunk.since, now), now, batches.options.poll) }),
             ..Change::default()
         };
         let (from, to) = ([chunk.state], if is_final { ChunkState::Ended } else { chunk.state });
@@ -278,8 +282,8 @@ fn status_of(chunk: &ChunkRow) -> Option<RemoteStatus> {
 }
 
 /// When a job is asked after next: all jobs of all batches at the same moments, so that one list call tells of them.
-fn next_poll(chunk: &ChunkRow, now: SystemTime, every: Duration) -> SystemTime {
-    let every = if passed(chunk.since, now) >= LONG { every * 2 } else { every };
+pub(super) fn next_poll(runs: Duration, now: SystemTime, every: Duration) -> SystemTime {
+    let every = if runs >= LONG { every * 2 } else { every };
     let every = u64::try_from(every.as_millis()).unwrap_or(u64::MAX).max(1);
     let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let millis = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);

@@ -1,9 +1,6 @@
 //! Lines that need no provider, and answers that others need none for.
 
-use together_inference::{
-    batch::LineSource,
-    cost::Ending,
-};
+use together_inference::{batch::LineSource, cost::Ending};
 
 use super::{Shop, line, lines, rows};
 

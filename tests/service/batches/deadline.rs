@@ -7,7 +7,7 @@ use crate::world::secs;
 
 #[tokio::test(start_paused = true)]
 async fn what_a_stuck_job_has_not_finished_is_answered_one_by_one_in_time() {
-    let shop = Shop::new().await;
+    let shop = Shop::at_pace(secs(5), BatchOptions::default(), |builder| builder).await;
     shop.sim.stick_batches(0.6);
     let deadline = secs(4 * 3_600);
     let ticket = shop.service.batch(lines(100)).deadline(deadline).submit().await.unwrap();
@@ -34,7 +34,7 @@ async fn a_deadline_that_no_job_can_keep_is_kept_in_realtime_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_batch_without_a_deadline_waits_for_its_job() {
-    let shop = Shop::new().await;
+    let shop = Shop::at_pace(secs(60), BatchOptions::default(), |builder| builder).await;
     shop.sim.batch_time(secs(20 * 3_600));
     let report = shop.submit(lines(5)).await.await.unwrap();
     assert!(report.is_complete() && report.rescued == 0, "{report}");

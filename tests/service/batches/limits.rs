@@ -60,7 +60,8 @@ async fn however_many_jobs_there_are_one_list_call_tells_of_all() {
     let begun = tokio::time::Instant::now();
     let report = ticket.await.unwrap();
     assert!(report.is_complete(), "{report}");
-    let lists = shop.sim.requests().iter().filter(|request| request.method == "GET" && request.path == "/v1/batches").count();
+    let lists =
+        shop.sim.requests().iter().filter(|request| request.method == "GET" && request.path == "/v1/batches").count();
     let most = begun.elapsed().as_secs() as usize / 30 + 2;
     assert!(lists <= most, "{lists} lists in {:?}", begun.elapsed());
     shop.judge().await;

@@ -1,7 +1,7 @@
 //! Batches on the simulator: nothing lost, nothing paid twice, and its own bill is the judge.
 //!
-//! Time is paused: it goes on whenever everything waits, for the store's thread too, so that what is told of time here is
-//! told of order alone.
+//! Time is paused, and does not go on by itself: that would be whenever a task waits for the store's thread. A driver lets
+//! a second pass when the store has done all that it was asked for.
 
 mod cache;
 mod cost;
@@ -34,7 +34,10 @@ use together_inference::{
 };
 use tokio::time::Instant;
 
-use super::{ledger::always, world::secs};
+use super::{
+    ledger::always,
+    world::{secs, settle, spawn},
+};
 
 /// A model of the simulator, at full price in batches.
 pub(crate) const MODEL: &str = "zai-org/GLM-5.3";
@@ -83,6 +86,39 @@ pub(crate) struct Shop {
     pub(crate) service: InferenceService,
     pub(crate) clock: Arc<PausedClock>,
     pub(crate) folder: Folder,
+    _driver: Driver,
+}
+
+/// Lets time pass.
+struct Driver {
+    task: tokio::task::JoinHandle<()>,
+    /// As long as it is held, the runtime lets no time pass by itself.
+    _held: std::sync::mpsc::Sender<()>,
+}
+
+impl Driver {
+    fn start(store: &Store, step: Duration) -> Self {
+        let (held, holds) = std::sync::mpsc::channel::<()>();
+        #[expect(clippy::disallowed_methods, reason = "it ends with the test")]
+        drop(tokio::task::spawn_blocking(move || holds.recv()));
+        let store = store.clone();
+        let task = spawn(async move {
+            loop {
+                for _ in 0..3 {
+                    let _ = store.sync().await;
+                    settle().await;
+                }
+                tokio::time::advance(step).await;
+            }
+        });
+        Self { task, _held: held }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 impl Shop {
@@ -91,11 +127,22 @@ impl Shop {
     }
 
     pub(crate) async fn with(options: BatchOptions, edit: impl FnOnce(ServiceBuilder) -> ServiceBuilder) -> Self {
+        Self::at_pace(secs(1), options, edit).await
+    }
+
+    /// One in whose world so much time passes at once.
+    pub(crate) async fn at_pace(
+        step: Duration,
+        options: BatchOptions,
+        edit: impl FnOnce(ServiceBuilder) -> ServiceBuilder,
+    ) -> Self {
         let (sim, folder, clock) = (Together::new(), Folder::new(), Arc::new(PausedClock::new()));
         let store = Store::open(folder.0.join("inference.db")).await.unwrap();
         let costs = MemoryCosts::new(1_000_000);
-        let service = edit(builder(&sim, &store, &clock).cost_sink(costs.clone()).batches_with(options)).build().unwrap();
-        Self { sim, costs, store, service, clock, folder }
+        let service =
+            edit(builder(&sim, &store, &clock).cost_sink(costs.clone()).batches_with(options)).build().unwrap();
+        let driver = Driver::start(&store, step);
+        Self { sim, costs, store, service, clock, folder, _driver: driver }
     }
 
     /// Another service on the same store and simulator.
@@ -163,6 +210,3 @@ pub(crate) fn check(report: &BatchReport) {
     assert_eq!(ended, report.total, "{report}");
     assert!(report.from_cache + report.deduplicated <= report.succeeded, "{report}");
 }
-
-/// Long enough for any job.
-pub(crate) const LONG: Duration = Duration::from_secs(48 * 3_600);
