@@ -28,7 +28,8 @@ fn installed() -> PathBuf {
 
 /// What the scripts ask for, beside what is made up.
 fn simulator() -> Together {
-    let together = Together::builder().api_key("secret").build();
+    let together = Together::builder().api_key("secret").time_scale(0.01).build();
+    together.batch_time(Duration::from_secs(20));
     together.add_model(SimModel::chat("acme/dedicated"));
     together.unavailable("acme/dedicated");
     together.add_model(SimModel::chat("intfloat/multilingual-e5-large-instruct-chat").context(256));

@@ -127,10 +127,10 @@ pub(super) fn row(state: &mut State, config: &Config, ask: Ask<'_>) -> Result<Co
     let model = served(state, Call { endpoint, ask, serial })?.clone();
     moderation::screen(ask, state)?;
     let reply = state.scripts.take(&endpoint.text(ask), ask.model());
-    if let Some(Reply::Fail(fault)) = reply.as_deref() {
-        if !matches!(fault.effect, Effect::Stream(_)) {
-            return Err(Box::new(fault.clone()));
-        }
+    if let Some(Reply::Fail(fault)) = reply.as_deref()
+        && !matches!(fault.effect, Effect::Stream(_))
+    {
+        return Err(Box::new(fault.clone()));
     }
     let cached = match &mut state.prompt_cache {
         Some(cache) => cache.cached_tokens(model.id(), ask.messages()),

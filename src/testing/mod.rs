@@ -13,8 +13,12 @@
 //!   [`deprecate`](Together::deprecate), [`set_price`](Together::set_price).
 //! - How long: [`latency`](Together::latency), [`latency_of`](Together::latency_of),
 //!   [`token_latency`](Together::token_latency).
-//! - What happened: [`requests`](Together::requests), [`calls`](Together::calls), [`bill`](Together::bill),
-//!   [`in_flight`](Together::in_flight), [`open_streams`](Together::open_streams).
+//! - The network: [`lose_request`](Together::lose_request), [`lose_reply`](Together::lose_reply),
+//!   [`late_reply`](Together::late_reply), [`cut_downloads`](Together::cut_downloads).
+//! - Batches: [`batch_time`](Together::batch_time), [`on_batch_row`](Together::on_batch_row),
+//!   [`stick_batches`](Together::stick_batches), [`batches`](Together::batches) and what stands beside them.
+//! - What happened: [`requests`](Together::requests), [`calls`](Together::calls), [`asked`](Together::asked),
+//!   [`bill`](Together::bill), [`in_flight`](Together::in_flight), [`open_streams`](Together::open_streams).
 //!
 //! [`conformance`] holds the suites that an application's own policies can run; [`reply`] is an answer for an
 //! [`Infer`](crate::inference::Infer) of its own.
@@ -28,6 +32,7 @@
 //! | `POST /v1/embeddings` | vectors that are near for texts that share words |
 //! | `POST /v1/images/generations` | real PNG or JPEG files of the asked size |
 //! | `POST /v1/rerank` | documents by the words that they share with the query |
+//! | `/v1/files`, `/v1/batches` | files, uploaded in all three ways; batches whose rows are answered as chat is |
 //! | `GET /v1/models`, `/v2/supported-models`, `/v1/whoami` | its models in both forms, and whose the key is |
 //!
 //! Models of type `moderation` answer `safe` or `unsafe` and the category. Tokens are a quarter of the bytes of a text,

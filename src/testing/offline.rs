@@ -138,10 +138,10 @@ pub(super) async fn respond(exchange: &Exchange<'_>, route: Route<'_>, content: 
         response.headers_mut().insert(ALLOW, HeaderValue::from_static(route.methods()));
         return Ok(response);
     }
-    if !matches!(route, Route::Storage(_)) {
-        if let Err(error) = exchange.authorize() {
-            return Ok(exchange.error(&error));
-        }
+    if !matches!(route, Route::Storage(_))
+        && let Err(error) = exchange.authorize()
+    {
+        return Ok(exchange.error(&error));
     }
     let (delay, outcome) = {
         let mut state = exchange.shared.lock();
@@ -170,8 +170,8 @@ fn act(exchange: &Exchange<'_>, route: Route<'_>, content: Content, state: &mut 
         (Route::Batches, _) => batches::list(state, config, now),
         (Route::Batch(id), _) => batches::one(state, id, &exchange.id()),
         (Route::Cancel(id), _) => batches::cancel(state, id, &exchange.id(), now),
-        (Route::Files, Content::Form(form)) => files::presign(state, exchange, form, now),
-        (Route::Upload, Content::Form(form)) => files::upload(state, config, form, now),
+        (Route::Files, Content::Form(form)) => files::presign(state, exchange, &form, now),
+        (Route::Upload, Content::Form(form)) => files::upload(state, config, &form, now),
         (Route::Storage(key), Content::Raw(bytes)) => files::put(state, exchange, key, bytes),
         (Route::Initiate, Content::Json(body)) => files::initiate(state, exchange, &body, now),
         (Route::Complete, Content::Json(body)) => files::complete(state, &body),

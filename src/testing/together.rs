@@ -296,7 +296,8 @@ impl TogetherBuilder {
         self
     }
 
-    /// Multiplies every latency, and the second that limits are counted in: 0.01 runs a hundred times faster.
+    /// Multiplies every latency, the durations of batches, and the second that limits are counted in: 0.01 runs a
+    /// hundred times faster.
     /// Default 1; a factor that is negative or no number is ignored.
     pub const fn time_scale(mut self, factor: f64) -> Self {
         self.time_scale = factor;

@@ -191,6 +191,66 @@ def images(client):
     ok("images.url", "fetched")
 
 
+def until(client, job, *wanted):
+    import time
+
+    for _ in range(400):
+        job = client.batches.retrieve(job.id)
+        if job.status in wanted:
+            return job
+        time.sleep(0.02)
+    raise AssertionError(job)
+
+
+def batches(client, sdk):
+    import pathlib
+    import tempfile
+
+    folder = pathlib.Path(tempfile.mkdtemp())
+    asked = {f"row-{n}": {"model": CHAT, "messages": ask(f"the refund {n}")} for n in range(40)}
+    asked["row-stop"] = {"model": CHAT, "messages": ask(), "stop": list("abcde")}
+
+    def upload(name, rows):
+        path = folder / name
+        path.write_text("".join(json.dumps({"custom_id": key, "body": body}) + "\n" for key, body in rows.items()))
+        return client.files.upload(path, purpose="batch-api", check=False), path
+
+    file, path = upload("batch.jsonl", asked)
+    check(file.filename == "batch.jsonl" and file.bytes == path.stat().st_size, file)
+    check(file.purpose == "batch-api" and file.object == "file", file)
+    check(client.files.upload(path, purpose="batch-api", check=False).id == file.id)
+    check(file.id in [row.id for row in client.files.list().data])
+    check(client.files.content(file.id).read() == path.read_bytes())
+    ok("files.upload", "and found again by its checksum")
+
+    job = client.batches.create(endpoint="/v1/chat/completions", input_file_id=file.id).job
+    check(job.status == "VALIDATING" and job.input_file_id == file.id and job.created_at < job.job_deadline, job)
+    check(job.id in [row.id for row in client.batches.list()])
+    job = until(client, job, "COMPLETED", "FAILED")
+    check(job.status == "COMPLETED" and job.progress == 100 and job.completed_at > job.created_at, job)
+    lines = client.files.content(job.output_file_id).read().decode().splitlines()
+    rows = {row["custom_id"]: row for row in map(json.loads, lines)}
+    check(set(rows) == set(asked) - {"row-stop"} and all(row["id"].startswith("br_") for row in rows.values()), rows)
+    check(rows["row-7"]["response"]["body"]["choices"][0]["message"]["content"] == "5 days", rows["row-7"])
+    error = json.loads(client.files.content(job.error_file_id).read())
+    check(error["error"] == {"code": "batch_client_error", "message": "Maximum four stop sequences allowed"}, error)
+    ok("batches", f"{len(rows)} answers, 1 error")
+
+    bad = client.batches.create(endpoint="/v1/chat/completions", input_file_id="file-none").job
+    check(until(client, bad, "FAILED").error == "Failed to download input file")
+    ok("batches.failed", "created, then failed")
+
+    later = client.batches.create(endpoint="/v1/chat/completions", input_file_id=file.id).job
+    check(client.batches.cancel(later.id).status == "CANCELING")
+    later = until(client, later, "CANCELLED")
+    check(later.output_file_id is None and later.error_file_id is None, later)
+    caught = fails(sdk.ConflictError, lambda: client.batches.cancel(later.id), "cancel", 409)
+    check("already in terminal state: CANCELLED" in str(caught), caught)
+    fails(sdk.NotFoundError, lambda: client.batches.retrieve("none"), "job", 404)
+    check(client.files.delete(file.id).deleted)
+    fails(sdk.NotFoundError, lambda: client.files.retrieve(file.id), "file", 404)
+
+
 def errors(client, sdk, wrong, patient):
     create = client.chat.completions.create
     fails(sdk.AuthenticationError, lambda: wrong.chat.completions.create(model=CHAT, messages=ask()), "key", 401)
@@ -236,6 +296,7 @@ def run_together(url):
     me = client.whoami()
     check(me.type == "project_api_key" and me.project.slug == "simulated", me)
     ok("whoami", me.project.slug)
+    batches(client, together)
     wrong = together.Together(api_key="wrong", base_url=root, max_retries=0)
     errors(client, together, wrong, client.with_options(max_retries=2))
 

@@ -50,7 +50,8 @@ impl From<&Job> for SimBatch {
 /// # Files and batches
 ///
 /// A job is `VALIDATING` for 5 seconds; then its rows finish evenly over 7 minutes, in an order that depends on the
-/// seed, answered and scripted as chat is. Durations are multiplied by the [time scale](super::TogetherBuilder::time_scale).
+/// seed, answered and scripted as chat is. Durations are multiplied by the
+/// [time scale](crate::testing::TogetherBuilder::time_scale).
 impl Together {
     /// Its jobs in the order they were created, as they are now.
     ///
@@ -341,8 +342,8 @@ impl Together {
         self.shared.lock().batches.fates.extend(std::iter::repeat_n(fate.clone(), count));
     }
 
-    /// Answers 404 for the output file of a job for so long after its end, until [`heal`](Self::heal). For jobs that end
-    /// from now on, as the next two.
+    /// Answers 404 for the output file of a job for so long after its end, until [`heal`](Self::heal). For jobs that
+    /// end from now on, as the next two.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread", start_paused = true)]

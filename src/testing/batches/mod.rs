@@ -159,7 +159,7 @@ pub(super) fn create(state: &mut State, config: &Config, body: &Value, now: Inst
 pub(super) fn list(state: &State, config: &Config, now: Instant) -> Response<Body> {
     let lag = config.scaled(state.batches.settings.list_lag);
     let listed = state.batches.jobs.iter().rev().filter(|job| job.age(now) >= lag);
-    reply(StatusCode::OK, &Value::Array(listed.map(|job| job.to_json()).collect()))
+    reply(StatusCode::OK, &Value::Array(listed.map(Job::to_json).collect()))
 }
 
 /// `GET /v1/batches/{id}`.

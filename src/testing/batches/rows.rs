@@ -64,14 +64,14 @@ pub(super) fn finish(state: &mut State, config: &Config, job: &mut Job) {
         charge(state, &job.id, id, completion);
     }
     let file = if name == "error" { &mut job.errors } else { &mut job.output };
-    for line in written(row, effect, &mut random) {
+    for line in written(row, effect.as_ref(), &mut random) {
         file.extend_from_slice(line.as_bytes());
         file.push(b'\n');
     }
 }
 
 /// The lines that a row comes to.
-fn written(mut row: Map<String, Value>, effect: Option<RowEffect>, random: &mut Random) -> Vec<String> {
+fn written(mut row: Map<String, Value>, effect: Option<&RowEffect>, random: &mut Random) -> Vec<String> {
     let line = |row: &Map<String, Value>| json!(row).to_string();
     match effect {
         Some(RowEffect::Twice) => vec![line(&row), line(&row)],

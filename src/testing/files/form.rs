@@ -44,7 +44,7 @@ impl Form {
 /// The boundary that a content type names.
 fn boundary(kind: &str) -> Option<String> {
     let rest = kind.strip_prefix("multipart/form-data")?;
-    let named = rest.split(';').filter_map(|part| part.trim().strip_prefix("boundary=")).next()?;
+    let named = rest.split(';').find_map(|part| part.trim().strip_prefix("boundary="))?;
     Some(named.trim_matches('"').to_owned())
 }
 

@@ -25,7 +25,7 @@ use super::{
 };
 
 /// `POST /v1/files/upload`: the file and its description in one request.
-pub(super) fn upload(state: &mut State, config: &Config, form: Form, now: Instant) -> Response<Body> {
+pub(super) fn upload(state: &mut State, config: &Config, form: &Form, now: Instant) -> Response<Body> {
     let (Some(name), Some(purpose), Some(content)) = (form.field("file_name"), form.field("purpose"), &form.file)
     else {
         return upload::refused("file, file_name and purpose are required");
