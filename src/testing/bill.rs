@@ -34,7 +34,7 @@ pub(super) struct Tokens {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Bill {
-    /// Calls that were charged: failed ones are not.
+    /// Calls that were charged, rows of batches included: failed ones are not.
     pub calls: u64,
     /// Prompt tokens, cached ones included.
     pub prompt_tokens: u64,
@@ -48,7 +48,7 @@ pub struct Bill {
     pub pixels: u64,
     /// The sum of the lines, in nano-dollars (10⁻⁹ USD).
     pub nano_usd: i64,
-    /// One line per charged call, oldest first; the latest 10,000.
+    /// One line per charged call or row, oldest first; the latest 10,000.
     pub lines: Vec<BillLine>,
 }
 
@@ -70,6 +70,18 @@ pub struct BillLine {
     pub nano_usd: i64,
     /// Whether the whole answer was sent; `false` for a stream that was cut or dropped.
     pub complete: bool,
+    /// The job that it was a row of.
+    pub batch: Option<String>,
+    /// The `custom_id` of that row.
+    pub custom_id: Option<String>,
+}
+
+/// Which row of a batch is charged, and how much less for it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BatchRow<'a> {
+    pub(super) batch: &'a str,
+    pub(super) custom_id: &'a str,
+    pub(super) percent_off: u8,
 }
 
 /// The running account.
@@ -84,7 +96,15 @@ impl Account {
     const KEPT: usize = 10_000;
 
     pub(super) fn charge(&mut self, id: &str, model: &str, price: Price, tokens: Tokens, complete: bool) {
-        let nano_usd = cost_in_nano(price, tokens);
+        self.add(id, model, tokens, cost_in_nano(price, tokens, 0), complete, None);
+    }
+
+    /// Charges a finished row of a batch.
+    pub(super) fn charge_row(&mut self, id: &str, model: &str, price: Price, tokens: Tokens, row: BatchRow<'_>) {
+        self.add(id, model, tokens, cost_in_nano(price, tokens, row.percent_off), true, Some(row));
+    }
+
+    fn add(&mut self, id: &str, model: &str, tokens: Tokens, nano_usd: i64, complete: bool, row: Option<BatchRow<'_>>) {
         self.total.calls += 1;
         self.total.prompt_tokens += tokens.prompt;
         self.total.cached_tokens += tokens.cached;
@@ -103,6 +123,8 @@ impl Account {
             completion_tokens: tokens.completion,
             nano_usd,
             complete,
+            batch: row.map(|row| row.batch.to_owned()),
+            custom_id: row.map(|row| row.custom_id.to_owned()),
         });
     }
 
@@ -111,15 +133,16 @@ impl Account {
     }
 }
 
-/// The charge for these tokens, rounded up to a whole nano-dollar.
-fn cost_in_nano(price: Price, tokens: Tokens) -> i64 {
+/// The charge for these tokens with so many percent off, rounded up once to a whole nano-dollar.
+fn cost_in_nano(price: Price, tokens: Tokens, percent_off: u8) -> i64 {
     let fresh = i128::from(tokens.prompt.saturating_sub(tokens.cached));
     // Wide enough for any count of tokens that fits the wire.
     let pico = fresh * i128::from(price.input)
         + i128::from(tokens.cached) * i128::from(price.cached.unwrap_or(price.input))
         + i128::from(tokens.completion) * i128::from(price.output)
         + i128::from(tokens.pixels) * i128::from(price.pixel);
-    i64::try_from((pico + 999).div_euclid(1_000)).unwrap_or(i64::MAX)
+    let parts = pico * i128::from(100_u8.saturating_sub(percent_off));
+    i64::try_from((parts + 99_999).div_euclid(100_000)).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -134,24 +157,33 @@ mod tests {
 
     #[test]
     fn a_million_tokens_cost_the_listed_price() {
-        assert_eq!(cost_in_nano(PRICE, tokens(1_000_000, 0, 0)), 150_000_000);
-        assert_eq!(cost_in_nano(PRICE, tokens(0, 0, 1_000_000)), 600_000_000);
+        assert_eq!(cost_in_nano(PRICE, tokens(1_000_000, 0, 0), 0), 150_000_000);
+        assert_eq!(cost_in_nano(PRICE, tokens(0, 0, 1_000_000), 0), 600_000_000);
     }
 
     #[test]
     fn a_fraction_of_a_nano_dollar_is_rounded_up_once() {
         let price = Price { input: 1, output: 1, cached: Some(1), pixel: 0 };
-        assert_eq!(cost_in_nano(price, tokens(1, 0, 1)), 1);
-        assert_eq!(cost_in_nano(price, tokens(1_000, 0, 0)), 1);
-        assert_eq!(cost_in_nano(price, tokens(1_000, 0, 1)), 2);
-        assert_eq!(cost_in_nano(price, Tokens::default()), 0);
+        assert_eq!(cost_in_nano(price, tokens(1, 0, 1), 0), 1);
+        assert_eq!(cost_in_nano(price, tokens(1_000, 0, 0), 0), 1);
+        assert_eq!(cost_in_nano(price, tokens(1_000, 0, 1), 0), 2);
+        assert_eq!(cost_in_nano(price, Tokens::default(), 0), 0);
+    }
+
+    #[test]
+    fn a_discount_comes_off_before_the_rounding() {
+        assert_eq!(cost_in_nano(PRICE, tokens(1_000_000, 0, 0), 50), 75_000_000);
+        assert_eq!(cost_in_nano(PRICE, tokens(1, 0, 0), 50), 75);
+        let price = Price { input: 1, output: 1, cached: None, pixel: 0 };
+        assert_eq!(cost_in_nano(price, tokens(2_001, 0, 0), 50), 2);
+        assert_eq!(cost_in_nano(PRICE, tokens(9, 0, 0), 100), 0);
     }
 
     #[test]
     fn cached_tokens_have_their_price_or_the_full_one() {
-        assert_eq!(cost_in_nano(PRICE, tokens(10, 4, 0)), 1_500);
+        assert_eq!(cost_in_nano(PRICE, tokens(10, 4, 0), 0), 1_500);
         let cached = Price { cached: Some(30_000), ..PRICE };
-        assert_eq!(cost_in_nano(cached, tokens(10, 4, 0)), 6 * 150 + 4 * 30);
+        assert_eq!(cost_in_nano(cached, tokens(10, 4, 0), 0), 6 * 150 + 4 * 30);
     }
 
     #[test]

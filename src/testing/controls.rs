@@ -131,7 +131,23 @@ impl Together {
         self.shared.lock().faults.plan_next(ANY_MODEL, Some(model), count, fault);
     }
 
-    /// Lets the next `count` requests to this path fail, such as `/v1/models`.
+    /// Lets the next `count` requests to this path fail, such as `/v1/models`; for one of its methods alone as
+    /// `POST /v1/batches`, for any id as `/v1/files/*/content`.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{client::{Body, Transport}, testing::{ErrorShape, Fault, Together}};
+    ///
+    /// let together = Together::new();
+    /// together.fail_next_at("GET /v1/batches/*", 1, Fault::status(500).shape(ErrorShape::Text));
+    /// let id = together.add_batch([]);
+    /// let get = || http::Request::get(format!("/v1/batches/{id}")).header("authorization", "Bearer any");
+    /// assert_eq!(together.send(get().body(Body::empty())?).await?.status(), 500);
+    /// assert_eq!(together.send(get().body(Body::empty())?).await?.status(), 200);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn fail_next_at(&self, path: &str, count: u32, fault: Fault) {
         self.shared.lock().faults.plan_next(path, None, count, fault);
     }
@@ -230,7 +246,8 @@ impl Together {
         self.shared.lock().hangs = true;
     }
 
-    /// Ends every planned fault, cut and hang. Models stay as they are: [`restore`](Self::restore).
+    /// Ends every planned fault, cut, loss and hang, and what was planned for batches but their durations. Models stay
+    /// as they are: [`restore`](Self::restore).
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
@@ -246,8 +263,12 @@ impl Together {
     /// # }
     /// ```
     pub fn heal(&self) {
-        let mut state = self.shared.lock();
+        let mut state = self.shared.settled();
         state.faults.clear();
+        state.wire.clear();
+        state.batches.heal();
+        state.store.redirects = 0;
+        state.store.cuts = (0, 0);
         state.cut_after = None;
         state.hangs = false;
     }

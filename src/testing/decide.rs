@@ -120,6 +120,27 @@ fn answer(
     })))
 }
 
+/// Answers a row of a batch: without planned faults, limits of requests, or an overload of the moment.
+pub(super) fn row(state: &mut State, config: &Config, ask: Ask<'_>) -> Result<Completion, Box<Fault>> {
+    let (endpoint, serial) = (Endpoint::Chat, state.serial);
+    endpoint.validate(ask)?;
+    let model = served(state, Call { endpoint, ask, serial })?.clone();
+    moderation::screen(ask, state)?;
+    let reply = state.scripts.take(&endpoint.text(ask), ask.model());
+    if let Some(Reply::Fail(fault)) = reply.as_deref() {
+        if !matches!(fault.effect, Effect::Stream(_)) {
+            return Err(Box::new(fault.clone()));
+        }
+    }
+    let cached = match &mut state.prompt_cache {
+        Some(cache) => cache.cached_tokens(model.id(), ask.messages()),
+        None => 0,
+    };
+    let given =
+        Circumstances { model: &model, reply: reply.as_deref(), cached, seed: config.seed, serial, plain: false };
+    Ok(complete(ask, given))
+}
+
 /// Answers what has no stream.
 fn whole(state: &State, config: &Config, call: Call<'_>, model: &SimModel, headers: HeaderMap) -> Whole {
     let Call { endpoint, ask, serial } = call;
@@ -136,8 +157,18 @@ fn whole(state: &State, config: &Config, call: Call<'_>, model: &SimModel, heade
     Whole { id, model: model.id().to_owned(), body, tokens, price: model.price, files, headers }
 }
 
-/// The model that will answer, if it can.
+/// The model that will answer, if it can now.
 fn callable<'a>(state: &'a State, call: Call<'a>) -> Result<&'a SimModel, ApiError> {
+    let asked = call.ask.model();
+    let model = served(state, call)?;
+    if state.overloaded.contains(asked) || state.overloaded.contains(model.id()) {
+        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "The server is overloaded or not ready yet."));
+    }
+    Ok(model)
+}
+
+/// The model that answers, if it takes this.
+fn served<'a>(state: &'a State, call: Call<'a>) -> Result<&'a SimModel, ApiError> {
     let asked = call.ask.model();
     let served = state.redirected(asked);
     if state.unavailable.contains(asked) || state.unavailable.contains(served) {
@@ -148,8 +179,5 @@ fn callable<'a>(state: &'a State, call: Call<'a>) -> Result<&'a SimModel, ApiErr
         ApiError { param: Some("model"), ..ApiError::new(StatusCode::NOT_FOUND, message).with_code("model_not_found") }
     })?;
     call.endpoint.suits(call.ask, model)?;
-    if state.overloaded.contains(asked) || state.overloaded.contains(served) {
-        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "The server is overloaded or not ready yet."));
-    }
     Ok(model)
 }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{
     endpoint::Endpoint,
     error::{ApiError, ErrorShape},
+    pattern::fits,
     random::Random,
 };
 
@@ -486,7 +487,7 @@ impl Faults {
 
 impl Planned {
     fn is_for(&self, path: &str, model: &str) -> bool {
-        (self.path == path || self.path == ANY_MODEL && Endpoint::of(path).is_some())
+        (fits(&self.path, path) || self.path == ANY_MODEL && Endpoint::of(path).is_some())
             && self.model.as_deref().is_none_or(|wanted| wanted == model)
     }
 

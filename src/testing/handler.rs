@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures_util::StreamExt;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode,
@@ -20,12 +21,14 @@ use super::{
     faults::{Effect, Fault},
     images, listing,
     models::SimModel,
+    offline::{self, Content, MAX_UPLOAD_BYTES, Route, place},
     recorded::{Key, Recorded},
     sse,
     state::{InFlight, Shared},
     stream,
+    wire::Mishap,
 };
-use crate::client::{Body, TransportError, TransportErrorKind};
+pub(super) use crate::client::{Body, TransportError, TransportErrorKind};
 
 const MODELS: &str = "/v1/models";
 const SUPPORTED: &str = "/v2/supported-models";
@@ -35,58 +38,94 @@ const WHOAMI: &str = "/v1/whoami";
 const WHOAMI_V3: &str = "/v3/whoami";
 /// Pictures that are kept for their links.
 const MAX_FILES: usize = 64;
-const JSON: &str = "application/json";
+pub(super) const JSON: &str = "application/json";
 const EVENTS: &str = "text/event-stream;charset=utf-8";
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// A larger request body is refused with 413.
 const MAX_BODY_BYTES: usize = 64 << 20;
 
-type Outgoing = Result<Response<Body>, TransportError>;
+pub(super) type Outgoing = Result<Response<Body>, TransportError>;
 
 /// Handles a request. Dropping the future gives it up.
 pub(super) async fn handle(shared: &Arc<Shared>, request: Request<Body>) -> Outgoing {
     let _in_flight = InFlight::enter(shared);
     let (parts, body) = request.into_parts();
-    let (body, broken) = parse(read(body).await?);
-    let exchange = Exchange::open(shared, &parts, body);
-    let mut response = exchange.respond(broken).await?;
+    let place = format!("{} {}", parts.method, parts.uri.path());
+    let mishap = shared.lock().wire.take(&place);
+    if mishap == Some(Mishap::LostRequest) {
+        return Err(broken_off());
+    }
+    let outgoing = exchange(shared, &parts, body).await;
+    match mishap {
+        Some(Mishap::LateReply(late)) => tokio::time::sleep(shared.config.scaled(late)).await,
+        Some(_) => return Err(broken_off()),
+        None => {}
+    }
+    outgoing
+}
+
+async fn exchange(shared: &Arc<Shared>, parts: &Parts, body: Body) -> Outgoing {
+    let (exchange, mut response);
+    if let Some(route) = Route::of(parts.uri.path()) {
+        let Some(bytes) = read(body, MAX_UPLOAD_BYTES).await? else {
+            exchange = Exchange::open(shared, parts, Value::Null);
+            return Ok(exchange.error(&too_large()));
+        };
+        let content = Content::read(route, parts, bytes);
+        exchange = Exchange::open(shared, parts, content.brief());
+        response = offline::respond(&exchange, route, content).await?;
+    } else {
+        let (body, broken) = parse(read(body, MAX_BODY_BYTES).await?);
+        exchange = Exchange::open(shared, parts, body);
+        response = exchange.respond(broken).await?;
+    }
     let id = HeaderValue::from_str(&exchange.id()).unwrap_or(HeaderValue::from_static("sim"));
     response.headers_mut().entry(REQUEST_ID).or_insert(id);
     Ok(response)
 }
 
 /// The body; `None` when it is too large.
-async fn read(mut body: Body) -> Result<Option<Vec<u8>>, TransportError> {
+async fn read(body: Body, most: usize) -> Result<Option<Bytes>, TransportError> {
+    let mut body = match body.into_bytes() {
+        Ok(bytes) => return Ok((bytes.len() <= most).then_some(bytes)),
+        Err(body) => body,
+    };
     let mut bytes = Vec::new();
     while let Some(chunk) = body.next().await {
         bytes.extend_from_slice(&chunk?);
-        if bytes.len() > MAX_BODY_BYTES {
+        if bytes.len() > most {
             return Ok(None);
         }
     }
-    Ok(Some(bytes))
+    Ok(Some(bytes.into()))
+}
+
+fn too_large() -> ApiError {
+    let error = ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "the request is too large");
+    ApiError { shape: ErrorShape::Html, ..error }
+}
+
+fn broken_off() -> TransportError {
+    TransportError::new(TransportErrorKind::Interrupted, "the simulator closed the connection")
 }
 
 /// The body as JSON, with the error to answer if it is none.
-fn parse(bytes: Option<Vec<u8>>) -> (Value, Option<ApiError>) {
-    let Some(bytes) = bytes else {
-        let error = ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "the request is too large");
-        return (Value::Null, Some(ApiError { shape: ErrorShape::Html, ..error }));
-    };
+fn parse(bytes: Option<Bytes>) -> (Value, Option<ApiError>) {
+    let Some(bytes) = bytes else { return (Value::Null, Some(too_large())) };
     match serde_json::from_slice(&bytes) {
         Ok(body) => (body, None),
         Err(error) => {
             let error = ApiError::new(StatusCode::BAD_REQUEST, format!("invalid JSON: {error}"));
-            let text = String::from_utf8(bytes).unwrap_or_default();
+            let text = String::from_utf8(bytes.to_vec()).unwrap_or_default();
             (if text.is_empty() { Value::Null } else { Value::String(text) }, Some(error))
         }
     }
 }
 
 /// A request that was read and recorded.
-struct Exchange<'a> {
-    shared: &'a Arc<Shared>,
-    parts: &'a Parts,
+pub(super) struct Exchange<'a> {
+    pub(super) shared: &'a Arc<Shared>,
+    pub(super) parts: &'a Parts,
     body: Arc<Value>,
     serial: u64,
 }
@@ -98,14 +137,14 @@ impl<'a> Exchange<'a> {
         let recorded = Recorded::new(parts.method.clone(), path, parts.headers.clone(), Arc::clone(&body));
         let mut state = shared.lock();
         state.serial += 1;
-        state.log.push(recorded);
+        state.log.push(recorded, place(&parts.method, path));
         if parts.method == Method::POST && Endpoint::of(path).is_some() {
             state.log.count(Ask::new(&body).model());
         }
         Self { shared, parts, body, serial: state.serial }
     }
 
-    fn id(&self) -> String {
+    pub(super) fn id(&self) -> String {
         format!("sim-{:08x}", self.serial)
     }
 
@@ -152,7 +191,7 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    fn authorize(&self) -> Result<(), ApiError> {
+    pub(super) fn authorize(&self) -> Result<(), ApiError> {
         let key = Key::in_headers(&self.parts.headers);
         let accepted = self.shared.config.key.map_or(key.is_present(), |accepted| accepted == key);
         if accepted {
@@ -253,7 +292,7 @@ impl<'a> Exchange<'a> {
         response
     }
 
-    async fn fail(&self, fault: Fault) -> Outgoing {
+    pub(super) async fn fail(&self, fault: Fault) -> Outgoing {
         let Fault { effect, headers } = fault;
         let mut response = match effect {
             Effect::Error(error) => self.error(&error),
@@ -264,22 +303,19 @@ impl<'a> Exchange<'a> {
             Effect::Refuse => {
                 return Err(TransportError::new(TransportErrorKind::Connect, "the simulator refused the connection"));
             }
-            Effect::Break => {
-                let message = "the simulator closed the connection";
-                return Err(TransportError::new(TransportErrorKind::Interrupted, message));
-            }
+            Effect::Break => return Err(broken_off()),
             Effect::Hang | Effect::Stream(_) => std::future::pending().await,
         };
         response.headers_mut().extend(headers);
         Ok(response)
     }
 
-    fn error(&self, error: &ApiError) -> Response<Body> {
+    pub(super) fn error(&self, error: &ApiError) -> Response<Body> {
         let (kind, body) = error.body(&self.id());
         response(error.status, kind, body)
     }
 
-    async fn wait(&self, delay: Duration) {
+    pub(super) async fn wait(&self, delay: Duration) {
         let delay = self.shared.config.scaled(delay);
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
@@ -287,7 +323,7 @@ impl<'a> Exchange<'a> {
     }
 }
 
-fn response(status: StatusCode, kind: Option<&'static str>, body: impl Into<Body>) -> Response<Body> {
+pub(super) fn response(status: StatusCode, kind: Option<&'static str>, body: impl Into<Body>) -> Response<Body> {
     let mut response = Response::new(body.into());
     *response.status_mut() = status;
     let headers: &mut HeaderMap = response.headers_mut();

@@ -35,6 +35,7 @@
 
 mod account;
 mod ask;
+mod batches;
 mod bill;
 mod chat;
 pub mod conformance;
@@ -45,6 +46,7 @@ mod embeddings;
 mod endpoint;
 mod error;
 mod faults;
+mod files;
 mod handler;
 mod images;
 mod limits;
@@ -52,7 +54,9 @@ mod listing;
 mod logprobs;
 mod models;
 mod moderation;
+mod offline;
 mod on;
+mod pattern;
 mod picture;
 mod random;
 mod recorded;
@@ -66,11 +70,13 @@ mod state;
 mod stream;
 mod together;
 mod validate;
+mod wire;
 mod words;
 
 #[cfg(test)]
 mod tests;
 
+pub use batches::{OnRow, SimBatch};
 pub use bill::{Bill, BillLine};
 pub use error::ErrorShape;
 pub use faults::Fault;

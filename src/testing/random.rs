@@ -41,6 +41,14 @@ impl Random {
         const DIGITS: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789";
         (0..length).filter_map(|_| self.pick(DIGITS).copied().map(char::from)).collect()
     }
+
+    /// A UUID of version 4.
+    pub(super) fn uuid(&mut self) -> String {
+        let (high, low) = (self.next(), self.next());
+        let (time, mid, last) = (high >> 32, (high >> 16) & 0xffff, high & 0x0fff);
+        let (variant, node) = (0x8000 | (low >> 48) & 0x3fff, low & 0xffff_ffff_ffff);
+        format!("{time:08x}-{mid:04x}-4{last:03x}-{variant:04x}-{node:012x}")
+    }
 }
 
 /// A hash of the value that depends neither on key order nor on how a number is written.

@@ -8,6 +8,8 @@ use std::{
 use http::{HeaderMap, HeaderValue, Method, header::AUTHORIZATION};
 use serde_json::Value;
 
+use super::pattern::fits;
+
 /// A request as it arrived. Cloning is cheap but for the headers.
 ///
 /// `Debug` shows no key.
@@ -33,7 +35,8 @@ pub struct Recorded {
     pub path: String,
     /// The headers; the value of `authorization` is replaced by `[redacted]`.
     pub headers: HeaderMap,
-    /// The body; a string when it is not JSON, `null` when it is empty.
+    /// The body; a string when it is not JSON, `null` when it is empty. Of an upload, its fields and how many bytes
+    /// the file has.
     pub body: Arc<Value>,
     key: Key,
 }
@@ -102,13 +105,16 @@ pub(super) struct Log {
     latest: VecDeque<Recorded>,
     calls: u64,
     calls_to: BTreeMap<String, u64>,
+    /// Requests by method and path, with `*` for ids.
+    places: BTreeMap<String, u64>,
 }
 
 impl Log {
     /// Requests kept, so that a long load test does not eat the memory.
     const KEPT: usize = 10_000;
 
-    pub(super) fn push(&mut self, request: Recorded) {
+    pub(super) fn push(&mut self, request: Recorded, place: String) {
+        *self.places.entry(place).or_default() += 1;
         if self.latest.len() == Self::KEPT {
             self.latest.pop_front();
         }
@@ -123,6 +129,11 @@ impl Log {
         } else {
             self.calls_to.insert(model.to_owned(), 1);
         }
+    }
+
+    /// How many requests arrived at the places that a pattern fits.
+    pub(super) fn asked(&self, pattern: &str) -> u64 {
+        self.places.iter().filter(|(place, _)| fits(pattern, place)).map(|(_, count)| count).sum()
     }
 
     pub(super) fn latest(&self) -> Vec<Recorded> {

@@ -9,14 +9,19 @@ use std::{
     time::Duration,
 };
 
+use tokio::time::Instant;
+
 use super::{
+    batches::{self, Batches},
     bill::Account,
     faults::Faults,
+    files::Files,
     limits::{Limits, PromptCache},
     models::SimModel,
     recorded::{Key, Log},
     script::Scripts,
     sse::UsagePlacement,
+    wire::Wire,
 };
 
 /// What is fixed when the simulator is built.
@@ -72,6 +77,12 @@ pub(super) struct State {
     pub(super) embedding_usage: bool,
     /// Pictures that answers link to, the latest last.
     pub(super) files: VecDeque<(String, bytes::Bytes)>,
+    pub(super) wire: Wire,
+    /// Uploaded files, and those of batches.
+    pub(super) store: Files,
+    pub(super) batches: Batches,
+    /// When it was built.
+    origin: Instant,
 }
 
 impl Shared {
@@ -98,9 +109,20 @@ impl Shared {
             prompt_cache: None,
             embedding_usage: false,
             files: VecDeque::new(),
+            wire: Wire::default(),
+            store: Files::default(),
+            batches: Batches::default(),
+            origin: Instant::now(),
         };
         let state = Mutex::new(state);
         Self { config, state, in_flight: AtomicUsize::new(0), open_streams: AtomicUsize::new(0) }
+    }
+
+    /// The state after all that batches have done by now.
+    pub(super) fn settled(&self) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        batches::run(&mut state, &self.config, Instant::now());
+        state
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -109,6 +131,13 @@ impl Shared {
 }
 
 impl State {
+    /// The time of the simulated world, in microseconds since 1970: it begins on 2026-09-21.
+    pub(super) fn micros(&self, config: &Config, now: Instant) -> i64 {
+        let passed = now.saturating_duration_since(self.origin).as_secs_f64();
+        let passed = Duration::try_from_secs_f64(passed / config.time_scale).unwrap_or_default();
+        1_790_000_000_000_000_i64.saturating_add(i64::try_from(passed.as_micros()).unwrap_or(i64::MAX))
+    }
+
     pub(super) fn model(&self, id: &str) -> Option<&SimModel> {
         self.models.iter().find(|model| model.id() == id)
     }

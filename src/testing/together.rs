@@ -171,7 +171,7 @@ impl Together {
     ///
     /// A failed call costs nothing. A stream is charged when it has sent `[DONE]`; one that was cut or dropped, at
     /// that moment, with the whole prompt and the part of the answer that was sent. An answer in one piece whose
-    /// caller left before it was ready is not charged.
+    /// caller left before it was ready is not charged. A row of a batch is charged when it is finished.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
@@ -187,10 +187,10 @@ impl Together {
     /// ```
     #[must_use]
     pub fn bill(&self) -> Bill {
-        self.shared.lock().account.bill()
+        self.shared.settled().account.bill()
     }
 
-    /// Forgets requests, counts and the bill; keeps scripts and faults.
+    /// Forgets requests, counts and the bill; keeps scripts, faults, files and batches.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
@@ -205,7 +205,7 @@ impl Together {
     /// # }
     /// ```
     pub fn forget(&self) {
-        let mut state = self.shared.lock();
+        let mut state = self.shared.settled();
         state.log = Log::default();
         state.account = Account::default();
     }
