@@ -13,8 +13,9 @@ use together_inference::{
     InferenceRequest, InferenceService, RouteId, pipeline::Pipeline, schemars, service::BatchOptions, store::Store,
 };
 
-/// A model that is cheaper in batches.
-const MODEL: &str = "meta-llama/Llama-3.3-70B-Instruct-Turbo";
+const MODEL: &str = "zai-org/GLM-5.3";
+/// The real API has a discount on few models; the simulator is told of one on this.
+const PERCENT_OFF: u8 = 50;
 
 #[derive(Debug, Deserialize, JsonSchema)]
 struct Verdict {
@@ -39,7 +40,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut options = BatchOptions::default();
     if let Some(together) = &simulator {
         together.batch_time(Duration::from_secs(1));
-        together.batch_discount(MODEL, 50);
+        together.batch_discount(MODEL, PERCENT_OFF);
         together.on("broke").reply(r#"{"kind":"complaint","heat":4}"#);
         together.on("fit").reply(r#"{"kind":"question","heat":1}"#);
         together.on("Never").reply(r#"{"kind":"complaint","heat":5}"#);
@@ -49,15 +50,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     let folder = std::env::temp_dir().join(format!("batch-classify-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
-    let service = InferenceService::builder(client)
+    let mut builder = InferenceService::builder(client);
+    if simulator.is_some() {
+        builder = builder.batch_percent_off(&RouteId::new("together", MODEL), PERCENT_OFF);
+    }
+    let service = builder
         .store(&Store::open(folder.join("inference.db")).await?)
         .batches_with(options)
-        .batch_percent_off(&RouteId::new("together", MODEL), 50)
         .background(Pipeline::new().poll_every(Duration::from_millis(100)))
         .build()?;
 
-    // The price of the model is in the provider's lists.
-    service.refresh_catalogue().await;
     let ask = |review| {
         InferenceRequest::chat(review).system("Sort this review.").model(MODEL).temperature(0.0).max_tokens(60)
     };

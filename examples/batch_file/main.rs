@@ -179,5 +179,4 @@ fn requests(options: &Options) -> Result<impl Iterator<Item = BatchLine> + use<>
 /// A simulator that takes seconds, not minutes.
 fn simulate(together: &Together) {
     together.batch_time(Duration::from_secs(3));
-    together.batch_discount("meta-llama/Llama-3.3-70B-Instruct-Turbo", 50);
 }

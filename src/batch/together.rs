@@ -105,7 +105,7 @@ impl TogetherBatches {
         }
         let since = self.clock.now().duration_since(tried).unwrap_or_default();
         if since < GRACE {
-            return Err(BatchError::Unresolved { after: GRACE - since });
+            return Err(BatchError::Unresolved { after: GRACE.saturating_sub(since) });
         }
         // A list may come from a copy that lags behind another one.
         tokio::time::sleep(BETWEEN_LOOKS).await;
@@ -197,7 +197,7 @@ impl BatchSubmitter for TogetherBatches {
     async fn cancel(&self, id: &RemoteId) -> Result<RemoteStatus, BatchError> {
         let not_found = || BatchError::NotFound { id: id.clone() };
         match self.client.batches().cancel(id.as_str()).await {
-            Ok(CancelledBatch::Asked(job)) => Ok(status_of(job)),
+            Ok(CancelledBatch::Asked(job)) => Ok(status_of(*job)),
             Ok(CancelledBatch::Ended(_)) => Ok(status_of(self.one(id).await?.ok_or_else(not_found)?)),
             Err(error) if error.kind() == ErrorKind::NotFound => Err(not_found()),
             Err(error) => Err(error.into()),

@@ -251,7 +251,7 @@ impl<'de> Deserialize<'de> for CreatedBatch {
 #[non_exhaustive]
 pub enum CancelledBatch {
     /// It is being stopped, or was just now.
-    Asked(BatchJob),
+    Asked(Box<BatchJob>),
     /// It had ended before: nothing changes. How it ended, where the provider says it.
     Ended(Option<BatchStatus>),
 }
@@ -311,7 +311,7 @@ impl<'a> Batches<'a> {
     pub async fn cancel(self, id: &str) -> Result<CancelledBatch, Error> {
         let path = format!("{PATH}/{}/cancel", segment(id)?);
         match self.client.typed::<CreatedBatch>(Method::POST, &path, Bytes::new(), Replay::Safe).await {
-            Ok(found) => Ok(CancelledBatch::Asked(found.job)),
+            Ok(found) => Ok(CancelledBatch::Asked(Box::new(found.job))),
             Err(error) if error.kind() == ErrorKind::Conflict => {
                 let word = error.message().rsplit(' ').next().map(BatchStatus::from);
                 Ok(CancelledBatch::Ended(word.filter(BatchStatus::is_final)))

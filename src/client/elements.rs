@@ -92,35 +92,40 @@ struct Rows {
     partial: Vec<u8>,
     depth: usize,
     in_row: bool,
-    in_text: bool,
-    escaped: bool,
+    text: Text,
     /// The depth inside of the list whose rows are found.
     list: Option<usize>,
     has_list: bool,
-    ended: bool,
+}
+
+/// Whether the next byte is one of a text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Text {
+    #[default]
+    No,
+    Yes,
+    /// And it means nothing by itself.
+    Escaped,
 }
 
 impl Rows {
     fn push(&mut self, chunk: &[u8], mut row: impl FnMut(&[u8])) -> Result<(), Error> {
         let (mut at, mut from) = (0, 0);
         while let Some(byte) = chunk.get(at) {
-            if std::mem::take(&mut self.escaped) {
+            if self.text == Text::Escaped {
+                self.text = Text::Yes;
                 at += 1;
                 continue;
             }
-            if self.in_text {
+            if self.text == Text::Yes {
                 let rest = chunk.get(at..).unwrap_or_default();
                 let Some(found) = memchr2(b'"', b'\\', rest) else { break };
                 at += found + 1;
-                if rest.get(found) == Some(&b'"') {
-                    self.in_text = false
-                } else {
-                    self.escaped = true
-                }
+                self.text = if rest.get(found) == Some(&b'"') { Text::No } else { Text::Escaped };
                 continue;
             }
             match byte {
-                b'"' => self.in_text = true,
+                b'"' => self.text = Text::Yes,
                 b'{' | b'[' => {
                     if *byte == b'{' && self.list == Some(self.depth) {
                         (self.in_row, from) = (true, at);
@@ -138,7 +143,6 @@ impl Rows {
                     } else if self.list == Some(depth + 1) {
                         self.list = None;
                     }
-                    self.ended = depth == 0;
                 }
                 _ => {}
             }
@@ -167,10 +171,10 @@ impl Rows {
     }
 
     const fn end(&self) -> End {
-        match (self.ended, self.has_list, self.depth) {
-            (true, true, _) => End::List,
-            (false, _, 1..) => End::Cut,
-            _ => End::Other,
+        match (self.has_list, self.depth) {
+            (_, 1..) => End::Cut,
+            (true, 0) => End::List,
+            (false, 0) => End::Other,
         }
     }
 }

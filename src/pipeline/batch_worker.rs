@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::{
     task::JoinSet,
     time::{Instant, interval_at},
@@ -59,6 +60,8 @@ async fn turn(service: &InferenceService, steps: &mut JoinSet<()>, beaten: &mut 
         *beaten = Some(Instant::now());
     }
     while steps.try_join_next().is_some() {}
+    // What is late is rescued before more of it is submitted.
+    service.turn_batches().await?;
     if steps.len() < STEPS {
         let claims = service.claim_chunks().await?;
         let (jobs, due): (Vec<_>, Vec<_>) = claims.into_iter().partition(is_polled);
@@ -69,7 +72,7 @@ async fn turn(service: &InferenceService, steps: &mut JoinSet<()>, beaten: &mut 
             steps.spawn(step(service.clone(), claim));
         }
     }
-    service.turn_batches().await
+    Ok(())
 }
 
 /// Whether only the provider takes it further.
@@ -82,9 +85,8 @@ async fn poll(service: InferenceService, claims: Vec<Claim>) {
     if let Err(error) = service.poll_chunks(&claims).await {
         tracing::warn!(%error, "jobs could not be asked after");
     }
-    for claim in &claims {
-        let_go(&service, claim).await;
-    }
+    // All at once: the store writes together what comes together.
+    join_all(claims.iter().map(|claim| let_go(&service, claim))).await;
 }
 
 /// Takes one chunk a step further, as long as it is this worker's.

@@ -24,6 +24,7 @@ mod recorded;
 mod requests;
 mod retries;
 mod secrets;
+mod simulated;
 mod stalls;
 mod support;
 mod tls;

@@ -14,7 +14,7 @@ mod source;
 mod upload;
 mod ways;
 
-use std::sync::Arc;
+use std::{fmt::Write, sync::Arc};
 
 use bytes::Bytes;
 use http::Method;
@@ -107,7 +107,8 @@ pub(super) fn segment(id: &str) -> Result<String, Error> {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             path.push(char::from(byte));
         } else {
-            path.push_str(&format!("%{byte:02X}"));
+            // Writing to a text cannot fail.
+            let _ = write!(path, "%{byte:02X}");
         }
     }
     Ok(path)

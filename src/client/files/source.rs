@@ -78,7 +78,8 @@ impl Source {
                 }
             })?;
             let problems = lines.and_then(|lines| lines.finish().err());
-            let checksum = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+            let digit = |digit: u8| char::from_digit(u32::from(digit), 16).unwrap_or_default();
+            let checksum = hash.finalize().into_iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect();
             Ok(Digest { len, checksum, problems })
         });
         reading.await.map_err(|_| Error::new(ErrorKind::LocalFile, "the reading of the file ended early"))?

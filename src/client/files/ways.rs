@@ -1,6 +1,6 @@
 //! The three ways in which a file is sent.
 
-use std::sync::Arc;
+use std::{fmt::Write, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -49,9 +49,10 @@ pub(super) struct Outgoing<'a> {
 
 impl Outgoing<'_> {
     /// Repeats an exchange as the client's policy allows.
-    async fn repeat<T, F>(&self, replay: Replay, exchange: impl Fn() -> F) -> Result<T, Error>
+    async fn repeat<T, F>(&self, replay: Replay, exchange: impl Fn() -> F + Send + Sync) -> Result<T, Error>
     where
-        F: Future<Output = Result<T, Error>>,
+        T: Send,
+        F: Future<Output = Result<T, Error>> + Send,
     {
         let call = Call { method: Method::POST, path: "", body: Bytes::new(), model: None, stream: false, replay };
         self.client.with_retry(&call, &CallOptions::default(), |_| exchange()).await
@@ -68,9 +69,9 @@ impl Outgoing<'_> {
         let fields = [("purpose", self.purpose), ("file_name", self.name), ("file_type", self.file_type)];
         let mut text = String::new();
         for (name, value) in fields.into_iter().chain(checksum) {
-            text.push_str(&format!(
-                "--{boundary}\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n"
-            ));
+            let head = "Content-Disposition: form-data; name";
+            // Writing to a text cannot fail.
+            let _ = write!(text, "--{boundary}\r\n{head}=\"{name}\"\r\n\r\n{value}\r\n");
         }
         Form { boundary, text }
     }
@@ -120,7 +121,7 @@ pub(super) async fn by_checksum(outgoing: &Outgoing<'_>) -> Result<UploadedFile,
     let client = outgoing.client;
     let ask = async || {
         let Form { boundary, mut text } = outgoing.form(client.rng(), true);
-        text.push_str(&format!("--{boundary}--\r\n"));
+        let _ = write!(text, "--{boundary}--\r\n");
         let request = Form { boundary, text: String::new() }.request(client, PATH)?;
         let form = Parcel { before: text.into(), len: 0, ..outgoing.parcel(0, 0) };
         let answer = client.deliver(request, form, &outgoing.meter).await?;
@@ -237,7 +238,7 @@ struct Initiated {
 }
 
 #[derive(Serialize)]
-struct Upload<'a> {
+struct InParts<'a> {
     upload_id: &'a str,
     file_id: &'a str,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -275,7 +276,7 @@ pub(super) async fn in_parts(outgoing: &Outgoing<'_>, part_bytes: u64) -> Result
     match send_parts(outgoing, &begun, num_parts, size).await {
         Ok(file) => Ok(UploadedFile { file, existed: false }),
         Err(error) => {
-            let upload = Upload { upload_id: &begun.upload_id, file_id: &begun.file_id, parts: Vec::new() };
+            let upload = InParts { upload_id: &begun.upload_id, file_id: &begun.file_id, parts: Vec::new() };
             // The parts so far would be kept, and perhaps billed, for good.
             if let Err(left) = client.post::<Value>(&format!("{PATH}/multipart/abort"), &upload).await {
                 tracing::warn!(kind = left.kind().as_str(), "the parts of an upload that failed may be left behind");
@@ -301,7 +302,7 @@ async fn send_parts(
     let sending: Vec<_> = parts.iter().map(|part| send_part(outgoing, part, size)).collect();
     let mut done: Vec<Done> = stream::iter(sending).buffer_unordered(AT_ONCE).try_collect().await?;
     done.sort_unstable_by_key(|done| done.part_number);
-    let upload = Upload { upload_id: &begun.upload_id, file_id: &begun.file_id, parts: done };
+    let upload = InParts { upload_id: &begun.upload_id, file_id: &begun.file_id, parts: done };
     let mut answer: Map<String, Value> = outgoing.client.post(&format!("{PATH}/multipart/complete"), &upload).await?;
     let file = answer.remove("file").unwrap_or(Value::Object(answer));
     serde_json::from_value(file).map_err(|error| Error::of_json(&error, Bytes::new()))

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use futures_util::future::join_all;
 use tokio::sync::watch;
 
 use super::{Batches, of_batch, of_store, submit::passed};
@@ -171,12 +172,14 @@ impl State {
         };
         let by_id: HashMap<&str, &RemoteStatus> = statuses.iter().map(|status| (status.id.as_str(), status)).collect();
         let was_told = !statuses.is_empty() || ids.is_empty();
-        for claim in claims {
+        let heard = claims.iter().map(|claim| {
             let status = claim.chunk.remote_id.as_deref().and_then(|id| by_id.get(id)).copied();
-            self.hear(batches, claim, status, (submitter, was_told)).await?;
-        }
+            self.hear(batches, claim, status, (submitter, was_told))
+        });
+        // All at once: the store writes together what comes together.
+        let heard = join_all(heard).await;
         batches.moved();
-        Ok(())
+        heard.into_iter().collect()
     }
 
     /// Writes down how a job stands.

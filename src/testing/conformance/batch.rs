@@ -94,24 +94,24 @@ struct On<'a> {
 /// Different in every run, so that a provider that outlives one knows nothing of its lines.
 static RUN: AtomicU64 = AtomicU64::new(0);
 
-impl On<'_> {
-    fn id(&self, name: &str, line: usize) -> String {
-        format!("{name}-0-{line}")
-    }
+/// A name that no chunk had before.
+fn name(what: &str) -> String {
+    let run = RUN.fetch_add(1, Ordering::Relaxed);
+    format!("conformance-{}-{run}-{what}", std::process::id())
+}
 
+fn line_id(name: &str, line: usize) -> String {
+    format!("{name}-0-{line}")
+}
+
+impl On<'_> {
     fn lines(&self, name: &str, count: usize) -> String {
         let line = |n| {
-            let (id, model) = (self.id(name, n), self.model);
+            let (id, model) = (line_id(name, n), self.model);
             let body = serde_json::json!({"model": model, "messages": [{"role": "user", "content": "hi"}]});
             serde_json::json!({"custom_id": id, "body": body}).to_string() + "\n"
         };
         (0..count).map(line).collect()
-    }
-
-    /// A name that no chunk had before.
-    fn name(&self, what: &str) -> String {
-        let run = RUN.fetch_add(1, Ordering::Relaxed);
-        format!("conformance-{}-{run}-{what}", std::process::id())
     }
 
     fn chunk(&self, name: &str, count: usize) -> Chunk {
@@ -167,7 +167,7 @@ impl On<'_> {
         });
         let mut ids: Vec<String> = ids.collect::<Result<_, _>>()?;
         let count = usize::try_from(chunk.lines).unwrap_or(usize::MAX);
-        let mut wanted: Vec<String> = (0..count).map(|line| self.id(&chunk.name, line)).collect();
+        let mut wanted: Vec<String> = (0..count).map(|line| line_id(&chunk.name, line)).collect();
         ids.sort_unstable();
         wanted.sort_unstable();
         self.promise.same("the lines that have a row", ids, wanted)
@@ -175,7 +175,7 @@ impl On<'_> {
 }
 
 async fn every_line_is_answered(on: &On<'_>) -> Result<(), Failure> {
-    let chunk = on.chunk(&on.name("lines"), 3);
+    let chunk = on.chunk(&name("lines"), 3);
     let id = on.submit(&chunk).await?;
     on.answered(&chunk, &id).await?;
     // A second reading finds the same.
@@ -192,7 +192,7 @@ impl Drop for Spool {
 }
 
 async fn a_range_is_its_lines(on: &On<'_>) -> Result<(), Failure> {
-    let name = on.name("range");
+    let name = name("range");
     let spool = Spool(std::env::temp_dir().join(format!("{name}.jsonl")));
     let (before, lines, after) = (on.lines("before", 1), on.lines(&name, 2), on.lines("after", 1));
     let written = std::fs::File::create(&spool.0)
@@ -206,7 +206,7 @@ async fn a_range_is_its_lines(on: &On<'_>) -> Result<(), Failure> {
 }
 
 async fn a_chunk_is_one_job(on: &On<'_>) -> Result<(), Failure> {
-    let chunk = on.chunk(&on.name("again"), 1);
+    let chunk = on.chunk(&name("again"), 1);
     let before = (on.jobs)();
     let id = on.submit(&chunk).await?;
     on.promise.same("new jobs", (on.jobs)() - before, 1)?;
@@ -218,7 +218,7 @@ async fn a_chunk_is_one_job(on: &On<'_>) -> Result<(), Failure> {
 }
 
 async fn lost_tries_are_found(on: &On<'_>) -> Result<(), Failure> {
-    let chunk = on.chunk(&on.name("lost"), 1);
+    let chunk = on.chunk(&name("lost"), 1);
     let before = (on.jobs)();
     begin_and_drop(on.submitter.submit(&chunk));
     let again = chunk.tried(SystemTime::UNIX_EPOCH);
@@ -230,11 +230,11 @@ async fn lost_tries_are_found(on: &On<'_>) -> Result<(), Failure> {
 
 async fn limits_are_kept(on: &On<'_>) -> Result<(), Failure> {
     let (limits, before) = (on.submitter.limits(), (on.jobs)());
-    let mut many = on.chunk(&on.name("many"), 1);
+    let mut many = on.chunk(&name("many"), 1);
     many.lines = limits.lines.saturating_add(1);
-    let mut large = on.chunk(&on.name("large"), 1);
+    let mut large = on.chunk(&name("large"), 1);
     large.body = ChunkBody::File { path: "/nowhere/at/all".into(), offset: 0, len: limits.bytes.saturating_add(1) };
-    let elsewhere = on.chunk(&on.name("elsewhere"), 1).endpoint("/v1/conformance");
+    let elsewhere = on.chunk(&name("elsewhere"), 1).endpoint("/v1/conformance");
     for (chunk, what) in [(many, "lines"), (large, "bytes"), (elsewhere, "endpoint")] {
         if what == "lines" && limits.lines == u64::MAX || what == "bytes" && limits.bytes == u64::MAX {
             continue;
@@ -252,7 +252,7 @@ async fn status_tells_what_it_is_asked(on: &On<'_>) -> Result<(), Failure> {
     on.promise.same("of no job", on.status(&[]).await?.len(), 0)?;
     let mut ids = Vec::new();
     for n in 0..3 {
-        ids.push(on.submit(&on.chunk(&on.name(&format!("status-{n}")), 1)).await?);
+        ids.push(on.submit(&on.chunk(&name(&format!("status-{n}")), 1)).await?);
     }
     let (unknown, left_out) = (RemoteId::from("conformance-unknown"), ids.pop());
     let asked = [ids.clone(), vec![unknown, ids.first().cloned().unwrap_or_else(|| RemoteId::from(""))]].concat();
@@ -267,7 +267,7 @@ async fn status_tells_what_it_is_asked(on: &On<'_>) -> Result<(), Failure> {
 }
 
 async fn results_wait_for_the_end(on: &On<'_>) -> Result<(), Failure> {
-    let id = on.submit(&on.chunk(&on.name("early"), 1)).await?;
+    let id = on.submit(&on.chunk(&name("early"), 1)).await?;
     let running = RemoteStatus::new(id.clone(), Phase::InProgress);
     match on.promise.answer("results", on.submitter.results(&running)).await? {
         Err(BatchError::NotReady { .. }) => {}
@@ -280,7 +280,7 @@ async fn results_wait_for_the_end(on: &On<'_>) -> Result<(), Failure> {
 }
 
 async fn cancelling_twice_is_harmless(on: &On<'_>) -> Result<(), Failure> {
-    let id = on.submit(&on.chunk(&on.name("cancelled"), 1)).await?;
+    let id = on.submit(&on.chunk(&name("cancelled"), 1)).await?;
     let asked = on.promise.done("cancel", on.submitter.cancel(&id)).await?;
     on.promise.same("the job", &asked.id, &id)?;
     let ended = on.ended(&id).await?;

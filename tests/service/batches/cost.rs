@@ -26,12 +26,9 @@ async fn an_estimate_sends_nothing_and_leaves_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_discount_of_the_model_is_in_plan_bill_and_records() {
-    let llama = "meta-llama/Llama-3.3-70B-Instruct-Turbo";
-    let shop = Shop::with(BatchOptions::default(), |builder| builder.batch_percent_off(&route(llama), 50)).await;
-    shop.sim.batch_discount(llama, 50);
-    shop.service.refresh_catalogue().await;
-    let requests: Vec<_> = (0..10).map(|number| line(number).model(llama)).collect();
-    let mut job = shop.service.batch(requests);
+    let shop = Shop::with(BatchOptions::default(), |builder| builder.batch_percent_off(&route(MODEL), 50)).await;
+    shop.sim.batch_discount(MODEL, 50);
+    let mut job = shop.service.batch(lines(10));
     let plan = job.estimate().await.unwrap();
     assert_eq!(plan.chunks[0].percent_off, Some(50), "{plan}");
     assert!(plan.expected < plan.realtime);

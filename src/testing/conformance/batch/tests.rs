@@ -78,7 +78,7 @@ fn lines(chunk: &Chunk, fault: Fault) -> Vec<String> {
         ChunkBody::Bytes(bytes) => bytes.to_vec(),
         ChunkBody::File { path, offset, len } => {
             let all = std::fs::read(path).unwrap();
-            let (from, until) = (*offset as usize, (*offset + *len) as usize);
+            let [from, until] = [*offset, *offset + *len].map(|at| usize::try_from(at).unwrap());
             if fault == Fault::ReadsTheWholeFile { all } else { all[from..until].to_vec() }
         }
     };
