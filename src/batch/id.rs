@@ -45,13 +45,13 @@ impl BatchId {
     }
 
     /// What a line is called at the provider: no other line of any batch or round is.
-    #[allow(dead_code, reason = "until the worker uses it")]
+    #[cfg(feature = "batch")]
     pub(crate) fn custom_id(&self, round: u16, index: u64) -> String {
         format!("{self}-{round}-{index}")
     }
 
     /// The round and the line that a provider's row belongs to; `None` where it is not of this batch.
-    #[allow(dead_code, reason = "until the worker uses it")]
+    #[cfg(feature = "batch")]
     pub(crate) fn line_of(&self, custom_id: &str) -> Option<(u16, u64)> {
         let (round, index) = custom_id.strip_prefix(self.as_str())?.strip_prefix('-')?.split_once('-')?;
         Some((round.parse().ok()?, index.parse().ok()?))

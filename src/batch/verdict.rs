@@ -103,9 +103,10 @@ mod tests {
 
     #[test]
     fn an_http_status_is_read_as_such() {
+        use Verdict::{Answered, Permanent, Transient, Unknown};
+
         let answer = |status| verdict(&Row::Answer { custom_id: "1".into(), status, body: "{}".into() });
         let verdicts = [200, 400, 404, 408, 422, 429, 500, 503, 302].map(answer).map(Option::unwrap);
-        use Verdict::{Answered, Permanent, Transient, Unknown};
         let expected = [Answered, Permanent, Permanent, Transient, Permanent, Transient, Transient, Transient, Unknown];
         assert_eq!(verdicts, expected);
         assert_eq!(verdict(&Row::Malformed { problem: "no JSON".into() }), None);

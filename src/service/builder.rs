@@ -35,7 +35,7 @@ use crate::{
     inference::{CacheControl, CountTokens, InferenceRequest},
     limit::Limits,
     notify::{LogNotifier, Notifier},
-    router::{CatalogRouter, ModelRouter, RouterError},
+    router::{CatalogRouter, ModelRoute, ModelRouter, RouterError},
     types::{Clock, ModelId, Price, Rng, RouteId, SystemClock, SystemRng, Task, UpstreamId},
 };
 
@@ -74,7 +74,7 @@ pub struct ServiceBuilder {
     notifier: Option<Arc<dyn Notifier>>,
     overflow: Option<Arc<dyn Overflow>>,
     backgrounds: Vec<Arc<dyn Background>>,
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    #[cfg(feature = "batch")]
     store: Option<crate::store::Store>,
     #[cfg(feature = "batch")]
     pub(super) batches: Option<BatchSetup>,
@@ -142,7 +142,7 @@ impl ServiceBuilder {
             notifier: None,
             overflow: None,
             backgrounds: Vec::new(),
-            #[cfg(any(feature = "postgres", feature = "sqlite"))]
+            #[cfg(feature = "batch")]
             store: None,
             #[cfg(feature = "batch")]
             batches: None,
@@ -228,8 +228,12 @@ impl ServiceBuilder {
     /// [`cost_sink`](Self::cost_sink) instead.
     #[cfg(any(feature = "postgres", feature = "sqlite"))]
     #[must_use]
+    #[cfg_attr(not(feature = "batch"), expect(unused_mut, reason = "batches alone remember it"))]
     pub fn store(mut self, store: &crate::store::Store) -> Self {
-        self.store = Some(store.clone());
+        #[cfg(feature = "batch")]
+        {
+            self.store = Some(store.clone());
+        }
         self.cost_sink(crate::cost::Ledger::new(store))
     }
 
@@ -423,6 +427,23 @@ impl ServiceBuilder {
         too_often.map_or(Ok(()), |time| Err(BuildError::Refresh(time)))
     }
 
+    /// The prices that are known from the start.
+    fn price_book(&self, known: &[ModelRoute]) -> PriceBook {
+        let prices = PriceBook::new(Arc::clone(&self.clock));
+        for (route, percent) in &self.batch_discounts {
+            prices.set_batch_percent_off(route, Some(*percent));
+        }
+        for (route, price) in &self.prices {
+            prices.set(route, *price, PriceSource::User);
+        }
+        for route in known {
+            if let Some(price) = route.price {
+                prices.set(route.id(), price, PriceSource::Catalogue);
+            }
+        }
+        prices
+    }
+
     /// Puts the service together. No runtime is needed; tasks start at the first call.
     ///
     /// # Errors
@@ -431,7 +452,7 @@ impl ServiceBuilder {
     /// that lead in a circle, a task that nothing serves, a budget that cannot be, or a limit of 0.
     pub fn build(self) -> Result<InferenceService, BuildError> {
         self.check_bounds()?;
-        let router = self.router.unwrap_or_else(|| Arc::new(CatalogRouter::builtin()));
+        let router = self.router.clone().unwrap_or_else(|| Arc::new(CatalogRouter::builtin()));
         let mut seen = HashSet::new();
         if let Some((id, _)) = self.upstreams.iter().find(|(id, _)| id.as_str().is_empty() || !seen.insert(id.clone()))
         {
@@ -443,22 +464,10 @@ impl ServiceBuilder {
         if let Some(task) = self.tasks.iter().find(|task| !serves(task)) {
             return Err(BuildError::Task(*task));
         }
-        let prices = PriceBook::new(Arc::clone(&self.clock));
-        for (route, percent) in &self.batch_discounts {
-            prices.set_batch_percent_off(route, Some(*percent));
+        if let Some(route) = known.iter().find(|route| !seen.contains(route.id().upstream())) {
+            return Err(BuildError::Route(route.id().clone(), route.id().upstream().clone()));
         }
-        for (route, price) in &self.prices {
-            prices.set(route, *price, PriceSource::User);
-        }
-        for route in known {
-            let upstream = route.id().upstream();
-            if !seen.contains(upstream) {
-                return Err(BuildError::Route(route.id().clone(), upstream.clone()));
-            }
-            if let Some(price) = route.price {
-                prices.set(route.id(), price, PriceSource::Catalogue);
-            }
-        }
+        let prices = self.price_book(&known);
         let sinks = if self.sinks.is_empty() { vec![Arc::new(TracingCosts) as Arc<dyn CostSink>] } else { self.sinks };
         let sinks = FanOut::new(sinks);
         let store = self.budget_store.unwrap_or_else(|| Arc::new(MemoryBudgets::new()));

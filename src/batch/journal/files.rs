@@ -1,8 +1,10 @@
 //! Files of requests and answers, for threads that may block: one row a line, found again by its place.
 
+#[cfg(test)]
+use std::io::{BufRead, BufReader};
 use std::{
     fs::{self, File},
-    io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write},
+    io::{self, BufWriter, Read, Seek, SeekFrom, Write},
     path::PathBuf,
 };
 
@@ -103,11 +105,13 @@ impl RequestsFile {
 
 /// The whole rows of a file, each with its place; what was cut off at the end is left out.
 #[derive(Debug)]
+#[cfg(test)]
 pub(crate) struct Rows {
     file: BufReader<File>,
     at: u64,
 }
 
+#[cfg(test)]
 impl Iterator for Rows {
     type Item = io::Result<(Span, Vec<u8>)>;
 
@@ -224,6 +228,7 @@ impl Journal {
     }
 
     /// All whole rows of one of a batch's files. Blocks.
+    #[cfg(test)]
     pub(crate) fn rows(&self, batch: BatchId, file: &str) -> io::Result<Rows> {
         Ok(Rows { file: BufReader::new(self.0.spool.open_to_read(batch, file)?), at: 0 })
     }

@@ -47,7 +47,7 @@ use self::{
     sql::{Sql, SqlError},
 };
 pub(crate) use self::{
-    files::{Output, RequestsFile, Rows},
+    files::{Output, RequestsFile},
     plan::Planning,
     settle::Settling,
     words::{
@@ -71,6 +71,7 @@ pub(crate) enum JournalError {
 
 impl JournalError {
     /// Whether the same may succeed a little later.
+    #[cfg(test)]
     pub(crate) fn is_retryable(&self) -> bool {
         match self {
             Self::Store(error) => error.is_retryable(),

@@ -3,8 +3,8 @@
 use std::{io, time::SystemTime};
 
 use super::{
-    BatchId, BatchState, ChunkKey, ChunkState, Draft, Journal, JournalError, LineState, NewChunk, NewLine, Place,
-    Planned, Result, Span,
+    BatchId, BatchState, ChunkState, Draft, Journal, JournalError, LineState, NewChunk, NewLine, Place, Planned,
+    Result, Span,
     files::Appended,
     lines, locked,
     read::named,

@@ -192,6 +192,7 @@ pub(crate) struct ChunkRow {
     /// Rows that were billed for lines that had been answered elsewhere.
     pub(crate) late: u64,
     /// When it is to be looked at next.
+    #[cfg_attr(not(test), expect(dead_code, reason = "claims go by it, and tests look at it"))]
     pub(crate) next_at: SystemTime,
     /// When it came to where it stands.
     pub(crate) since: SystemTime,

@@ -229,6 +229,7 @@ fn no_batch(which: &str) -> Error {
 }
 
 /// The error of a journal that cannot be read or written.
+#[expect(clippy::needless_pass_by_value, reason = "what `map_err` is given")]
 pub(super) fn of_store(error: JournalError) -> Error {
     Error::new(ErrorKind::Store, error.to_string())
 }

@@ -56,7 +56,7 @@ impl State {
         match self.budgets.reserve(&held).await {
             Ok(_) => {}
             Err(error @ BudgetError::Over(_)) => {
-                tracing::warn!(%error, "a line of a batch that is paid is over budget")
+                tracing::warn!(%error, "a line of a batch that is paid is over budget");
             }
             Err(error) => return Err(of_budget(&error)),
         }

@@ -72,7 +72,7 @@ impl<'a> Placer<'a> {
         }
         let stamp = self.state.price(candidate);
         let prices = stamp.map(|stamp| (if singly.is_some() { stamp.price } else { stamp.batch() }, stamp.price));
-        let chunk = self.into_chunk(route, singly, bytes, estimate.usage);
+        let chunk = self.put(route, singly, bytes, estimate.usage);
         Ok(Ok(Placed { chunk, usage: estimate.usage, usage_at_most: estimate.usage_at_most, prices }))
     }
 
@@ -109,7 +109,7 @@ impl<'a> Placer<'a> {
         self.batches.submitter(route.upstream()).map(|submitter| submitter.limits()).unwrap_or_default()
     }
 
-    fn into_chunk(&mut self, route: &RouteId, singly: Option<(Way, &str)>, bytes: u64, usage: Usage) -> u32 {
+    fn put(&mut self, route: &RouteId, singly: Option<(Way, &str)>, bytes: u64, usage: Usage) -> u32 {
         let way = singly.map_or(Way::Batch, |(way, _)| way);
         let (options, limits) = (&self.batches.options, self.limits(route));
         let (lines, most) = (options.chunk_lines.min(limits.lines), options.chunk_bytes.min(limits.bytes));

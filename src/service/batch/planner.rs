@@ -137,7 +137,7 @@ impl<'a> Planner<'a> {
         for (ranked, answer) in block.into_iter().zip(answers) {
             let Ranked { mut line, plan, key } = ranked;
             if let Some(answer) = answer {
-                line.outcome = Some(self.answered(line.index, &answer).await?);
+                line.outcome = Some(self.answered(line.index, &answer)?);
             } else if let Some(first) = key.and_then(|key| self.seen.first(&key, line.index)) {
                 self.plan.duplicates += 1;
                 line.duplicate_of = Some(first);
@@ -158,7 +158,7 @@ impl<'a> Planner<'a> {
         self.planning.lines(lines).await.map_err(of_store)
     }
 
-    async fn answered(&mut self, index: u64, answer: &Answer) -> Result<Outcome, Error> {
+    fn answered(&mut self, index: u64, answer: &Answer) -> Result<Outcome, Error> {
         self.plan.cached += 1;
         let bytes = row::of_answer(answer).map_err(|error| unwritten(index, &error.to_string()))?;
         let place = self.planning.cached(&bytes).map_err(of_store)?;

@@ -174,8 +174,9 @@ impl State {
         let counts = batches.journal.counts(batch.id).await.map_err(of_store)?;
         if let Some(events) = &self.events {
             // Before the journal says so: a crash in between has it pushed again, and the queue knows it by its key.
+            let (id, tenant) = (batch.id.as_str(), batch.tenant.as_ref());
             let payload =
-                serde_json::json!({ "batch": batch.id.as_str(), "name": batch.name, "failed": counts.failed });
+                serde_json::json!({ "batch": id, "tenant": tenant, "name": batch.name, "failed": counts.failed });
             let job = NewJob::new(EVENTS, COMPLETED, payload).dedupe(format!("{COMPLETED}-{}", batch.id));
             events.push(job).await.map_err(|error| Error::new(ErrorKind::Store, error.to_string()))?;
         }

@@ -112,7 +112,7 @@ mod tests {
         let model = ModelId::from("m");
         let body = br#"{"id":"1","model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"a\nb"},"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":2}}"#;
         let row = of_body(body);
-        assert_eq!(row.iter().filter(|byte| **byte == b'\n').count(), 1);
+        assert_eq!(row.split(|byte| *byte == b'\n').count(), 2);
         let Kept::Answer(answer) = read(&row, &model).unwrap() else { panic!("an answer") };
         assert_eq!((answer.text(), answer.usage.prompt), ("a\nb", 3));
         assert_eq!(of_answer(&answer).unwrap(), row, "the provider's own body is kept");

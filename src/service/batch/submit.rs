@@ -73,11 +73,11 @@ impl State {
             return Ok(());
         }
         drop(turn);
-        let job = submitter.submit(&self.chunk_of(batches, claim, tried)).await;
+        let job = submitter.submit(&Self::chunk_of(batches, claim, tried)).await;
         let now = self.clock.now();
         match job {
             Ok(id) => {
-                tracing::info!(batch = %key.batch, job = %id, lines = claim.chunk.lines, "a job was submitted");
+                tracing::info!(batch = %key.batch, job = %id, lines = claim.chunk.lines, bytes = claim.chunk.bytes, "a job was submitted");
                 let next_at = Some(next_poll(Duration::ZERO, now, batches.options.poll));
                 let change = Change { remote_id: Some(id.as_str().into()), next_at, ..Change::default() };
                 let from = [ChunkState::Submitting];
@@ -98,7 +98,7 @@ impl State {
         }
     }
 
-    fn chunk_of(&self, batches: &Batches, claim: &Claim, tried: Option<SystemTime>) -> Chunk {
+    fn chunk_of(batches: &Batches, claim: &Claim, tried: Option<SystemTime>) -> Chunk {
         let chunk = &claim.chunk;
         let path = batches.journal.input_path(&chunk.key);
         let len = std::fs::metadata(&path).map(|metadata| metadata.len()).unwrap_or_default();
@@ -209,6 +209,7 @@ pub(super) fn passed(since: SystemTime, now: SystemTime) -> Duration {
 }
 
 /// The error of a spool that cannot be read or written.
+#[expect(clippy::needless_pass_by_value, reason = "what `map_err` is given")]
 pub(super) fn of_spool(error: io::Error) -> Error {
     Error::new(ErrorKind::Store, format!("the files of the batch: {error}"))
 }

@@ -36,7 +36,7 @@ async fn no_more_jobs_are_out_than_may_be() {
     let shop = Shop::with(BatchOptions::default().chunk_lines(5).jobs(3), |builder| builder).await;
     let ticket = shop.submit(super::lines(50)).await;
     let mut most = 0;
-    let mut waiting = Box::pin(std::future::IntoFuture::into_future(ticket));
+    let mut waiting = Box::pin(ticket.into_future());
     let report = loop {
         tokio::select! {
             report = &mut waiting => break report.unwrap(),

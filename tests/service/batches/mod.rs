@@ -99,7 +99,6 @@ struct Driver {
 impl Driver {
     fn start(store: &Store, step: Duration) -> Self {
         let (held, holds) = std::sync::mpsc::channel::<()>();
-        #[expect(clippy::disallowed_methods, reason = "it ends with the test")]
         drop(tokio::task::spawn_blocking(move || holds.recv()));
         let store = store.clone();
         let task = spawn(async move {

@@ -110,7 +110,7 @@ async fn a_model_that_refuses_batches_is_remembered_for_a_day() {
     assert!(first.is_complete(), "{first}");
     let uploads = shop.asked("POST", "/v1/files");
     assert!(uploads > 0);
-    let mut job = shop.service.batch(super::lines(5));
+    let mut job = shop.service.batch(lines(5));
     assert!(job.estimate().await.unwrap().chunks[0].one_by_one.is_some());
     let second = job.submit().await.unwrap().await.unwrap();
     assert!(second.is_complete(), "{second}");
