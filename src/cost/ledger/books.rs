@@ -90,9 +90,10 @@ impl Books {
         match self {
             #[cfg(feature = "postgres")]
             Self::Postgres { postgres, entries, .. } => {
-                if !postgres.write_later(entries, postgres::Entry::intent(record)) {
+                let missed = Arc::clone(missed);
+                postgres.write_later(entries, postgres::Entry::intent(record), move || {
                     missed.fetch_add(1, Ordering::Relaxed);
-                }
+                });
             }
             #[cfg(feature = "sqlite")]
             Self::Sqlite { sqlite, memory, .. } => {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use together_inference::{
-    Cost, Usd,
+    Cost, RouteId, Usd,
     cost::{CostRecord, CostSink, Durability, Ending, Intent, Ledger},
     store::{Store, StoreError, StoreErrorKind},
     testing::Together,
@@ -222,6 +222,20 @@ async fn while_the_server_is_away_only_what_is_strict_is_refused() {
     let mut attempts: Vec<_> = audit(&standard).await.iter().map(|record| record.attempt).collect();
     attempts.sort_unstable();
     assert_eq!(attempts, [record(1), record(2), record(4)].map(|record| record.attempt));
+}
+
+#[tokio::test]
+async fn what_cannot_be_written_before_it_happens_is_counted() {
+    let database = Database::new().await;
+    let ledger = open(&database.url()).await;
+    let client = database.client().await;
+    client.batch_execute("ALTER TABLE cost_record ADD CHECK (model <> 'refused')").await.unwrap();
+    let mut refused = record(1);
+    refused.route = RouteId::new("together", "refused");
+    CostSink::intend(&ledger, &Intent::new(refused, Cost::Unpriced)).await.unwrap();
+    CostSink::intend(&ledger, &intent(2)).await.unwrap();
+    CostSink::flush(&ledger).await.unwrap();
+    assert_eq!(ledger.missed_intents(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
