@@ -2,12 +2,15 @@
 
 use std::fs;
 
+use futures_util::FutureExt;
 use together_inference::{
+    Price, RouteId,
     cost::{CostSink, Durability, Ledger, TracingCosts},
     notify::AlertKind,
     service::ErrorKind,
     store::{Store, StoreErrorKind, StoreOptions},
     testing::Together,
+    usd,
 };
 
 use super::{super::doubles::Alerts, audit, home::Folder, muse, secs, service};
@@ -123,6 +126,32 @@ async fn a_chore_that_fails_does_not_take_the_sign_of_life_back() {
     CostSink::flush(&Ledger::new(&store)).await.unwrap();
     let renewed: i64 = file.query_row("SELECT renewed_ms FROM process", [], |row| row.get(0)).unwrap();
     assert!(renewed > 0);
+}
+
+#[tokio::test]
+async fn a_price_that_was_not_written_after_all_is_not_remembered() {
+    let folder = Folder::new();
+    let ledger = open(&folder.path()).await;
+    let file = rusqlite::Connection::open(folder.path()).unwrap();
+    file.execute_batch(
+        "PRAGMA busy_timeout = 5000;
+         CREATE TRIGGER refuse BEFORE INSERT ON cost_record WHEN new.model = 'refused'
+         BEGIN SELECT RAISE(ABORT, 'refused'); END",
+    )
+    .unwrap();
+    let priced = |number, dollars| {
+        let mut priced = super::sums::record(number);
+        priced.price = Some(Price::per_million(usd!("0.15"), dollars));
+        priced
+    };
+    let mut refused = priced(1, usd!("1.00"));
+    refused.route = RouteId::new("together", "refused");
+    // Whoever gives up waiting learns nothing of the failure; those who write next must.
+    assert!(CostSink::record(&ledger, &[refused.clone()]).now_or_never().is_none());
+    let written = [priced(2, usd!("2.00")), priced(3, usd!("1.00"))];
+    CostSink::record(&ledger, &written[..1]).await.unwrap();
+    CostSink::record(&ledger, &written[1..]).await.unwrap();
+    assert_eq!(audit(&ledger).await, written);
 }
 
 #[cfg(unix)]
