@@ -238,6 +238,35 @@ async fn what_cannot_be_written_before_it_happens_is_counted() {
     assert_eq!(ledger.missed_intents(), 1);
 }
 
+#[tokio::test]
+async fn a_server_without_a_free_place_is_waited_for() {
+    let database = Database::new().await;
+    let client = database.client().await;
+    let role = format!("one_{}", std::process::id());
+    client.batch_execute(&format!("CREATE ROLE {role} LOGIN SUPERUSER")).await.unwrap();
+    let url = database.url().replace("me:secret", &role);
+    let ledger = open(&url).await;
+    // Its connection ends, and others are quicker to take all places.
+    client.batch_execute(&format!("ALTER ROLE {role} NOSUPERUSER CONNECTION LIMIT 0")).await.unwrap();
+    let all = format!(
+        "GRANT ALL ON ALL TABLES IN SCHEMA together_inference TO {role};
+         GRANT ALL ON SCHEMA together_inference TO {role}"
+    );
+    client.batch_execute(&all).await.unwrap();
+    client
+        .execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1", &[&role])
+        .await
+        .unwrap();
+    let waiting = tokio::spawn(async move { CostSink::record(&ledger, &[record(1)]).await.map(|()| ledger) });
+    for _ in 0..200 {
+        client.batch_execute("SELECT pg_sleep(0.001)").await.unwrap();
+    }
+    assert!(!waiting.is_finished());
+    client.batch_execute(&format!("ALTER ROLE {role} CONNECTION LIMIT -1")).await.unwrap();
+    assert_eq!(audit(&waiting.await.unwrap().unwrap()).await, [record(1)]);
+    client.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_writers_of_the_same_sums_do_not_stop_each_other() {
     let database = Database::new().await;
