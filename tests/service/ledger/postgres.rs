@@ -270,7 +270,8 @@ async fn a_server_without_a_free_place_is_waited_for() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_writers_of_the_same_sums_do_not_stop_each_other() {
     let database = Database::new().await;
-    let url: Arc<str> = database.url().into();
+    // Whatever the server's transactions are unless they say so.
+    let url: Arc<str> = format!("{}?options=-c%20default_transaction_isolation=serializable", database.url()).into();
     let tasks: Vec<_> = (0..8_u128)
         .map(|writer| {
             let url = Arc::clone(&url);
