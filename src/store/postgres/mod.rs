@@ -127,12 +127,17 @@ impl Postgres {
         self.apart("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", job).await
     }
 
-    /// Writes in a transaction of its own, on a thread for blocking work: what takes long.
+    /// Writes in a transaction of its own, on a thread for blocking work: what takes long. The store still is of the
+    /// version that this process knows.
     pub(crate) async fn write_apart<T: Send + 'static>(
         self: &Arc<Self>,
         job: impl FnOnce(&Blocking) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.apart("BEGIN", job).await
+        let checked = |connection: &Blocking| {
+            connection.wait(connection.session.is_current())?;
+            job(connection)
+        };
+        self.apart("BEGIN", checked).await
     }
 
     async fn apart<T: Send + 'static>(

@@ -51,6 +51,7 @@ async fn a_store_of_a_newer_crate_is_refused_and_one_of_an_older_crate_is_brough
     assert!(error.to_string().contains("its version is 99"), "{error}");
     let error = CostSink::record(&ledger, &[record(1)]).await.unwrap_err();
     assert!(error.to_string().contains("newer version of this crate"), "{error}");
+    assert_eq!(ledger.rebuild("UTC").await.unwrap_err().kind(), StoreErrorKind::Newer);
 
     // As the first version left it: without a ledger.
     let database = Database::new().await;
