@@ -268,6 +268,32 @@ async fn a_server_without_a_free_place_is_waited_for() {
     client.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await.unwrap();
 }
 
+#[tokio::test]
+async fn what_another_process_says_is_gone_stays_gone() {
+    let database = Database::new().await;
+    let (ledger, client) = (open(&database.url()).await, database.client().await);
+    let mut old = record(1);
+    old.at = std::time::SystemTime::UNIX_EPOCH;
+    CostSink::record(&ledger, &[old]).await.unwrap();
+    // Another process has deleted more, and has not told it yet.
+    const GONE: &str = "name = 'ledger: pruned before'";
+    client.batch_execute("INSERT INTO setting VALUES ('ledger: pruned before', '1')").await.unwrap();
+    client.batch_execute(&format!("BEGIN; UPDATE setting SET value = '{}' WHERE {GONE}", i64::MAX)).await.unwrap();
+    let other = open(&database.url()).await;
+    let watch = database.client().await;
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+    while watch.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+        tokio::task::yield_now().await;
+    }
+    client.batch_execute("COMMIT").await.unwrap();
+    CostSink::flush(&other).await.unwrap();
+    while watch.query_one("SELECT count(*) FROM cost_record", &[]).await.unwrap().get::<_, i64>(0) > 0 {
+        tokio::task::yield_now().await;
+    }
+    let gone = watch.query_one(&format!("SELECT value FROM setting WHERE {GONE}"), &[]).await.unwrap();
+    assert_eq!(gone.get::<_, String>(0), i64::MAX.to_string());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_writers_of_the_same_sums_do_not_stop_each_other() {
     let database = Database::new().await;
