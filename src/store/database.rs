@@ -115,8 +115,7 @@ impl Store {
         Ok(Self(Backend::Postgres(Arc::new(Postgres::connect(url).await?))))
     }
 
-    /// Opens a file, or makes it: readable by its owner alone. `file:` URIs of SQLite are understood;
-    /// what they make has the permissions that the process gives.
+    /// Opens a file, or makes it: readable by its owner alone. `file:` URIs of SQLite are understood.
     ///
     /// # Errors
     ///

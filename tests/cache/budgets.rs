@@ -2,15 +2,16 @@
 
 use std::{
     process::{Command, Stdio},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
 
 use futures_util::future::join_all;
 use together_inference::{
-    InferenceRequest, InferenceService, Price, RouteId, Usd,
+    InferenceRequest, InferenceService, Price, RouteId, Usd, async_trait,
     cost::{Account, Balance, Budget, BudgetError, BudgetStore, Charge, Hold, Line, Period, RedisBudgets, Scope},
-    service::{BuildError, ErrorKind},
+    notify::{Alert, AlertKind, Notifier, NotifyError},
+    service::{BuildError, ErrorKind, ServiceBuilder},
     store::RedisServer,
     testing::{Together, conformance},
     types::{AttemptId, ManualClock},
@@ -40,6 +41,10 @@ async fn is_up(budgets: &RedisBudgets) {
 
 /// A service whose every answer costs a dime, on a day that does not end.
 fn shop(budget: Budget, store: impl BudgetStore + 'static) -> InferenceService {
+    shop_of(budget, store).build().unwrap()
+}
+
+fn shop_of(budget: Budget, store: impl BudgetStore + 'static) -> ServiceBuilder {
     let sim = Together::new();
     sim.on("").reply("word ".repeat(100));
     let noon = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_824_000);
@@ -48,8 +53,6 @@ fn shop(budget: Budget, store: impl BudgetStore + 'static) -> InferenceService {
         .budget(budget)
         .budget_store(store)
         .clock(Arc::new(ManualClock::new(noon)))
-        .build()
-        .unwrap()
 }
 
 fn dime() -> InferenceRequest {
@@ -136,6 +139,78 @@ async fn four_processes_share_five_dollars_to_the_cent() {
     let service = shop(Budget::daily(usd!("5")), patient(&server).await);
     let all = service.budgets().remaining(&Scope::Global).await.unwrap().remove(0);
     assert_eq!((all.spent, all.reserved, all.calls), (usd!("5"), Usd::ZERO, 50));
+}
+
+/// Takes every alert.
+#[derive(Clone, Debug, Default)]
+struct Alerts(Arc<Mutex<Vec<AlertKind>>>);
+
+#[async_trait]
+impl Notifier for Alerts {
+    async fn notify(&self, alert: &Alert) -> Result<(), NotifyError> {
+        self.0.lock().unwrap().push(alert.kind());
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_two_services_spend_of_one_budget_is_told_once_for_both() {
+    // Scenario: fifty dimes at once from each of two services, soft and hard, against five dollars that they share.
+    // Expected: of 50, 80 and 100 % one alert each, whoever passes it or is refused first.
+    let server = Server::start(&[]).await;
+    for budget in [Budget::daily(usd!("5")).soft(), Budget::daily(usd!("5")).hard()] {
+        let alerts = Alerts::default();
+        let shop = |store| shop_of(budget.clone(), store).notifier(alerts.clone()).build().unwrap();
+        let (one, other) = (shop(patient(&server).await), shop(patient(&server).await));
+        tokio::join!(admitted(&one, 50), admitted(&other, 50));
+        // Each was refused, or spends beyond the limit.
+        tokio::join!(admitted(&one, 2), admitted(&other, 2));
+        for service in [one, other] {
+            assert_eq!(service.shutdown(MINUTE).await.cancelled, 0);
+        }
+        let mut kinds = alerts.0.lock().unwrap().clone();
+        kinds.sort_by_key(|kind| kind.as_str());
+        assert_eq!(kinds, [AlertKind::Budget100, AlertKind::Budget50, AlertKind::Budget80], "{budget:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_settlement_during_an_outage_is_made_after_it_and_nothing_stays_set_aside() {
+    // Scenario: two calls are under way when Redis stops, once frozen and once killed; both are answered meanwhile.
+    // Expected: the calls succeed, and when Redis is back what they cost is spent and nothing is set aside.
+    for is_killed in [false, true] {
+        let mut server = Server::start(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+        let url = RedisServer::new(server.url()).operation_timeout(Duration::from_secs(1));
+        let store = RedisBudgets::on(url).connect().await.unwrap();
+        is_up(&store).await;
+        let sim = Together::new();
+        sim.latency(Duration::from_secs(2));
+        sim.on("").reply("word ".repeat(100));
+        let service = InferenceService::builder(sim.client())
+            .price(&RouteId::new("together", MODEL), Price::per_million(Usd::ZERO, usd!("10000")))
+            .budget(Budget::total(usd!("5")).hard())
+            .budget_store(store.clone())
+            .build()
+            .unwrap();
+        let all = async || service.budgets().remaining(&Scope::Global).await;
+        let calls = async { tokio::join!(service.complete(dime()), service.complete(dime())) };
+        let outage = async {
+            let is_under_way = async || all().await.is_ok_and(|all| all[0].reserved > Usd::ZERO && all[0].calls == 2);
+            assert!(eventually(SOON, is_under_way).await, "nothing is set aside");
+            if is_killed { server.kill() } else { server.freeze() }
+        };
+        let ((one, other), ()) = tokio::join!(calls, outage);
+        assert!(all().await.is_err(), "it cannot be settled meanwhile");
+        let spent = one.unwrap().cost().known().unwrap() + other.unwrap().cost().known().unwrap();
+        if is_killed {
+            server.run().await
+        } else {
+            server.thaw()
+        }
+        let is_settled = async || all().await.is_ok_and(|all| (all[0].spent, all[0].reserved) == (spent, Usd::ZERO));
+        assert!(eventually(MINUTE, is_settled).await, "killed {is_killed}: {:?}", all().await);
+        assert_eq!(all().await.unwrap()[0].calls, 2);
+    }
 }
 
 #[tokio::test]

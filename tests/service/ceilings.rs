@@ -86,7 +86,7 @@ async fn an_answer_for_the_undemanding_is_not_served_to_who_needs_more() {
     world.service.complete(ask("q").needs(Needs::none().reasoning())).await.unwrap();
     world.service.complete(ask("q").max_cost(usd!("1"))).await.unwrap();
     assert_eq!(world.calls(), 3);
-    world.at_rest().await;
+    world.at_rest_at_own_prices().await;
 }
 
 #[tokio::test(start_paused = true)]

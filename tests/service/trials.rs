@@ -62,7 +62,7 @@ async fn what_the_cache_answers_uses_up_no_probe() {
         world.service.complete(realtime(muse("why?"))).await.unwrap();
     }
     assert_eq!(world.sim.calls_to(LARGE) - before, 3);
-    world.at_rest().await;
+    world.at_rest_at_own_prices().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -85,5 +85,5 @@ async fn of_many_calls_that_find_a_probe_due_one_is_it() {
         assert_eq!(world.sim.calls_to(LARGE) - before, 1, "{same}");
         sleep(ms(10)).await;
     }
-    world.at_rest().await;
+    world.at_rest_at_own_prices().await;
 }

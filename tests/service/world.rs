@@ -16,7 +16,7 @@ use together_inference::{
     cost::{Budget, CostRecord, MemoryBudgets, MemoryCosts, Scope},
     service::ServiceBuilder,
     testing::Together,
-    types::SeededRng,
+    types::{SeededRng, UsageSource},
     usd,
 };
 use tokio::task::JoinHandle;
@@ -123,6 +123,18 @@ impl World {
 
     /// The records so far, once nothing is under way any more. Fails if anything was leaked.
     pub(crate) async fn at_rest(&self) -> Vec<CostRecord> {
+        let records = self.at_rest_at_own_prices().await;
+        // What nobody was told the usage of is no more than an estimate.
+        let is_told = |record: &CostRecord| matches!(record.usage_source, UsageSource::Reported | UsageSource::None);
+        if records.iter().all(|record| is_told(record) && record.cost.known().is_some()) {
+            let charged: Usd = records.iter().map(|record| record.cost.charge()).sum();
+            assert_eq!(charged.nanos(), self.sim.bill().nano_usd, "the records and the provider's bill do not agree");
+        }
+        records
+    }
+
+    /// The same where the provider's prices are not those of the service.
+    pub(crate) async fn at_rest_at_own_prices(&self) -> Vec<CostRecord> {
         settle().await;
         assert!(self.service.flush().await, "the records were not written");
         let health = self.service.health();

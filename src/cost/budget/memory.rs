@@ -76,6 +76,7 @@ struct Slot {
     reserved: Usd,
     calls: u64,
     shown: Usd,
+    used_up: bool,
 }
 
 #[derive(Debug)]
@@ -142,8 +143,11 @@ impl Books {
         self.make_room(hold, now)?;
         let Entry::Vacant(place) = self.held.entry(hold.id) else { return Ok(()) };
         for (line, asked) in hold.lines.iter().enumerate() {
-            let balance = self.accounts.get(&asked.account).map_or_else(Balance::default, |it| it.read(asked.period));
+            let mut balance =
+                self.accounts.get(&asked.account).map_or_else(Balance::default, |it| it.read(asked.period));
             if !asked.has_room(&balance, hold.amount) {
+                balance.used_up =
+                    hold.amount <= asked.limit && self.accounts.open(asked, now).is_used_up_first(asked.period);
                 return Err(BudgetError::Refused(Refusal::new(line, balance)));
             }
         }
@@ -210,7 +214,7 @@ impl Books {
             }
             slot.spent += charge.spent();
             slot.calls -= u64::from(charge == Charge::NotSent);
-            account.show(line.period)
+            account.show(line)
         };
         hold.lines.iter().map(settle).collect()
     }
@@ -248,19 +252,30 @@ impl Sheet {
             spent: sum.spent + slot.spent,
             reserved: sum.reserved + slot.reserved,
             calls: sum.calls + slot.calls,
-            shown: Usd::ZERO,
+            ..sum
         })
     }
 
     /// The same for whoever settles: each sees what was shown before.
-    fn show(&mut self, period: Period) -> Balance {
+    fn show(&mut self, line: &Line) -> Balance {
+        let period = line.period;
         let counted = self.slots.iter().filter(|slot| period.counts(slot.at));
         let shown = counted.map(|slot| slot.shown).max().unwrap_or_default();
-        let balance = Balance { shown, ..self.read(period) };
+        let mut balance = Balance { shown, ..self.read(period) };
         if balance.spent > shown {
             self.slot_of(period).shown = balance.spent;
         }
+        balance.used_up = line.is_used_up_by(&balance) && self.is_used_up_first(period);
         balance
+    }
+
+    /// Notes that it is used up; whether nobody has in this period.
+    fn is_used_up_first(&mut self, period: Period) -> bool {
+        let is_first = !self.slots.iter().any(|slot| slot.used_up && period.counts(slot.at));
+        if is_first {
+            self.slot_of(period).used_up = true;
+        }
+        is_first
     }
 
     /// The slot that a charge goes to.

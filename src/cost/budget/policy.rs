@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError, RwLock,
+        Arc, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, SystemTime},
@@ -23,8 +23,7 @@ use crate::{
     types::{AttemptId, Clock, RouteId, Usd, later},
 };
 
-/// Accounts whose names are remembered, and windows that were told to be used up; past it they are forgotten, which
-/// costs time, or an alert twice.
+/// Accounts whose names are remembered; past it they are forgotten, which costs time.
 const MOST_REMEMBERED: usize = 16_384;
 
 /// The budgets of a service, while it runs.
@@ -56,8 +55,6 @@ pub struct Budgets {
     clock: Arc<dyn Clock>,
     /// Whether one of them refuses.
     hard: AtomicBool,
-    /// The windows of which it was told that they are used up.
-    used_up: Mutex<HashMap<Account, i64>>,
     listener: OnceLock<Listener>,
 }
 
@@ -157,7 +154,6 @@ impl Budgets {
             store,
             clock,
             hard: AtomicBool::new(hard),
-            used_up: Mutex::default(),
             listener: OnceLock::new(),
         })
     }
@@ -329,10 +325,8 @@ impl Budgets {
             resets_at: rule.cutter.cut(self.clock.now()).resets_at(),
             ..OverBudget::new(scope.clone(), rule.budget.window, asked.limit, spent, reserved, held.hold.amount)
         };
-        // A call that no empty window has room for says nothing about this one.
-        if held.hold.amount <= asked.limit && rule.budget.alerts.contains(&100) {
-            let title = || format!("calls are refused: {over}");
-            self.tell_used_up(asked, title);
+        if balance.used_up && rule.budget.alerts.contains(&100) {
+            self.tell(asked, 100, format!("calls are refused: {over}"));
         }
         BudgetError::Over(Box::new(over))
     }
@@ -340,40 +334,17 @@ impl Budgets {
     /// Tells what was passed on the way.
     fn look_at(&self, held: &Held, balances: &[Balance]) {
         for ((line, (rule, scope)), balance) in held.hold.lines.iter().zip(&held.of).zip(balances) {
-            if rule.budget.alerts.is_empty() || balance.spent <= balance.shown {
-                continue;
-            }
             let limit = rule.limit(scope);
             for percent in rule.budget.alerts.iter().copied() {
                 let mark = share(limit, percent);
-                if balance.shown >= mark || balance.spent < mark {
-                    continue;
-                }
-                let title = || {
+                let is_passed = balance.shown < mark && mark <= balance.spent;
+                // All of it may also be found used up by the first call that is refused.
+                if if percent == 100 { balance.used_up } else { is_passed } {
                     let name = name(&rule.budget.window.adjective(), scope);
-                    format!("{percent} % of {name} are spent: {} of {limit}", balance.spent)
-                };
-                if percent == 100 {
-                    self.tell_used_up(line, title);
-                } else {
-                    self.tell(line, percent, title());
+                    self.tell(line, percent, format!("{percent} % of {name} are spent: {} of {limit}", balance.spent));
                 }
             }
         }
-    }
-
-    /// Tells that a window is used up, if nobody has: by what was spent, or by the first call that it refused.
-    fn tell_used_up(&self, line: &Line, title: impl FnOnce() -> String) {
-        let mut used_up = self.used_up.lock().unwrap_or_else(PoisonError::into_inner);
-        if used_up.get(&line.account).is_some_and(|told| line.period.counts(*told)) {
-            return;
-        }
-        if used_up.len() >= MOST_REMEMBERED {
-            used_up.clear();
-        }
-        used_up.insert(line.account.clone(), line.period.slot);
-        drop(used_up);
-        self.tell(line, 100, title());
     }
 
     fn tell(&self, line: &Line, percent: u8, title: String) {

@@ -210,7 +210,7 @@ async fn reserve(session: &Session, holds: &[&Hold]) -> Result<Vec<Option<Refusa
     let caps: Vec<Option<i64>> = all().map(|line| line.max_calls.filter(|_| line.hard).map(whole)).collect();
     let keeps: Vec<Option<i64>> = all().map(|line| line.keep.map(whole_millis)).collect();
     let returns: Vec<bool> = all().map(|line| line.expired == Expired::Return).collect();
-    let sql = "SELECT hold, line, spent, reserved, calls
+    let sql = "SELECT hold, line, spent, reserved, calls, used_up
          FROM budget_reserve($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
     let rows = session
         .query(
@@ -234,7 +234,8 @@ async fn reserve(session: &Session, holds: &[&Hold]) -> Result<Vec<Option<Refusa
     for row in rows {
         if let Some(refused) = refused.get_mut(place(row.get(0))) {
             let line = usize::try_from(row.get::<_, i32>(1)).unwrap_or(usize::MAX);
-            *refused = Some(Refusal::new(line, balance_of(row.get(2), row.get(3), row.get(4))));
+            let balance = Balance { used_up: row.get(5), ..balance_of(row.get(2), row.get(3), row.get(4)) };
+            *refused = Some(Refusal::new(line, balance));
         }
     }
     Ok(refused)
@@ -255,17 +256,27 @@ async fn settle(session: &Session, ended: &[(&Hold, Charge)]) -> Result<Vec<Vec<
             Charge::Spent(usd) => Some(usd.nanos()),
         })
         .collect();
-    let sql = "SELECT hold, spent, reserved, calls, shown FROM budget_settle($1, $2, $3, $4, $5, $6, $7)";
+    let limits: Vec<i64> = holds().flat_map(|hold| &hold.lines).map(|line| line.limit.nanos()).collect();
+    let sql = "SELECT hold, spent, reserved, calls, shown, used_up FROM budget_settle($1, $2, $3, $4, $5, $6, $7, $8)";
     let rows = session
         .query(
             sql,
-            &[&attempts(holds()), &charges, &lines.lasts, &lines.names, &lines.slots, &lines.sinces, &lines.untils],
+            &[
+                &attempts(holds()),
+                &charges,
+                &lines.lasts,
+                &lines.names,
+                &lines.slots,
+                &lines.sinces,
+                &lines.untils,
+                &limits,
+            ],
         )
         .await?;
     for row in rows {
         if let Some(balances) = settled.get_mut(place(row.get(0))) {
             let balance = balance_of(row.get(1), row.get(2), row.get(3));
-            balances.push(Balance { shown: Usd::from_nanos(row.get(4)), ..balance });
+            balances.push(Balance { shown: Usd::from_nanos(row.get(4)), used_up: row.get(5), ..balance });
         }
     }
     Ok(settled)

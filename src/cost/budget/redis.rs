@@ -236,9 +236,10 @@ impl Inner {
         }
         match *self.run(&RESERVE, &asked).await? {
             [] => Ok(()),
-            [line, spent, reserved, calls] => {
+            [line, spent, reserved, calls, used_up] => {
                 let line = usize::try_from(line).unwrap_or(usize::MAX);
-                Err(BudgetError::Refused(Refusal::new(line, balance_of(spent, reserved, calls))))
+                let balance = Balance { used_up: used_up == 1, ..balance_of(spent, reserved, calls) };
+                Err(BudgetError::Refused(Refusal::new(line, balance)))
             }
             _ => Err(malformed()),
         }
@@ -250,12 +251,13 @@ impl Inner {
         asked.arg(hold.id.to_string()).arg(charge.spent().nanos()).arg(i32::from(charge != Charge::NotSent));
         for line in &hold.lines {
             let (since, until) = bounds(line.period);
-            asked.arg(prefix(line.period)).arg(since).arg(until).arg(way(line));
+            asked.arg(prefix(line.period)).arg(since).arg(until).arg(way(line)).arg(line.limit.nanos());
         }
         let answer = self.run(&SETTLE, &asked).await?;
-        let balances = answer.chunks_exact(4).map(|answer| match *answer {
-            [spent, reserved, calls, shown] => {
-                Balance { shown: Usd::from_nanos(shown), ..balance_of(spent, reserved, calls) }
+        let balances = answer.chunks_exact(5).map(|answer| match *answer {
+            [spent, reserved, calls, shown, used_up] => {
+                let shown = Usd::from_nanos(shown);
+                Balance { shown, used_up: used_up == 1, ..balance_of(spent, reserved, calls) }
             }
             _ => Balance::default(),
         });

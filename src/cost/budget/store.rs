@@ -167,6 +167,20 @@ impl Line {
         !self.hard
             || (balance.used() + amount <= self.limit && self.max_calls.is_none_or(|calls| balance.calls < calls))
     }
+
+    /// Whether all of it is spent. Nothing is used up by nothing.
+    ///
+    /// ```
+    /// use together_inference::{cost::{Account, Balance, Line, Period}, usd};
+    ///
+    /// let line = Line::new(Account::new("total|global"), Period::new(0), usd!("5"));
+    /// assert!(line.is_used_up_by(&Balance::new(usd!("5"), usd!("0"), 1)));
+    /// assert!(!line.is_used_up_by(&Balance::new(usd!("4"), usd!("1"), 2)), "it may return");
+    /// ```
+    #[must_use]
+    pub fn is_used_up_by(&self, balance: &Balance) -> bool {
+        balance.spent >= self.limit && balance.spent > Usd::ZERO
+    }
 }
 
 /// What an attempt sets aside.
@@ -211,13 +225,17 @@ pub struct Balance {
     /// The most that an answer to [`BudgetStore::settle`] has shown as spent before this one: each amount is passed once,
     /// whoever settles. Zero in every other answer.
     pub shown: Usd,
+    /// Whether this answer, the first in its window, finds the line used up: its limit is spent, or has too little left
+    /// for an attempt that it would have had room for. False in every other answer, whoever asks, and in those to
+    /// [`BudgetStore::read`].
+    pub used_up: bool,
 }
 
 impl Balance {
     /// This much spent and set aside by so many attempts.
     #[must_use]
     pub const fn new(spent: Usd, reserved: Usd, calls: u64) -> Self {
-        Self { spent, reserved, calls, shown: Usd::ZERO }
+        Self { spent, reserved, calls, shown: Usd::ZERO, used_up: false }
     }
 
     /// What is spent or set aside.
@@ -324,7 +342,8 @@ pub trait BudgetStore: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     ///
-    /// [`BudgetError::Refused`] names the first line without room; [`BudgetError::Store`] when the store failed.
+    /// [`BudgetError::Refused`] names the first line without room, and says [`used_up`](Balance::used_up) if the amount is
+    /// within its limit and nobody was told so; [`BudgetError::Store`] when the store failed.
     async fn reserve(&self, hold: &Arc<Hold>) -> Result<(), BudgetError>;
 
     /// The same without waiting; `None`, as by default, if the store must wait.
@@ -334,7 +353,8 @@ pub trait BudgetStore: Send + Sync + fmt::Debug {
     }
 
     /// Replaces what was set aside by what was spent, in the slots that it was set aside in, an expired one as well.
-    /// Answers with the balance of every line. Settling again, or what was never set aside, changes nothing and answers
+    /// Answers with the balance of every line, what was [`shown`](Balance::shown) before, and whether it is
+    /// [`used_up`](Balance::used_up) now; an answer that is lost takes that with it. Settling again, or what was never set aside, changes nothing and answers
     /// with none.
     ///
     /// # Errors

@@ -79,7 +79,8 @@ impl Books {
             Self::Sqlite { sqlite, memory, .. } => {
                 let (known, process) = (Arc::clone(memory), sqlite.process());
                 let job = move |connection: &_| sqlite::intend(connection, &record, &known, process);
-                sqlite.write(Durable::Now, job).await.inspect_err(|_| memory.forget())
+                let memory = Arc::clone(memory);
+                sqlite.write(Durable::Now, job, move || memory.forget()).await
             }
         }
     }
@@ -90,9 +91,10 @@ impl Books {
         match self {
             #[cfg(feature = "postgres")]
             Self::Postgres { postgres, entries, .. } => {
-                if !postgres.write_later(entries, postgres::Entry::intent(record)) {
+                let missed = Arc::clone(missed);
+                postgres.write_later(entries, postgres::Entry::intent(record), move || {
                     missed.fetch_add(1, Ordering::Relaxed);
-                }
+                });
             }
             #[cfg(feature = "sqlite")]
             Self::Sqlite { sqlite, memory, .. } => {
@@ -117,8 +119,9 @@ impl Books {
             #[cfg(feature = "sqlite")]
             Self::Sqlite { sqlite, memory, .. } => {
                 let (page, known) = (page.to_vec(), Arc::clone(memory));
-                let written = sqlite.write(durable, move |connection| sqlite::settle(connection, &page, &known));
-                written.await.inspect_err(|_| memory.forget())
+                let (job, memory) =
+                    (move |connection: &_| sqlite::settle(connection, &page, &known), Arc::clone(memory));
+                sqlite.write(durable, job, move || memory.forget()).await
             }
         }
     }
@@ -135,7 +138,8 @@ impl Books {
             Self::Sqlite { sqlite, memory, .. } => {
                 let known = Arc::clone(memory);
                 let job = move |connection: &_| sqlite::withdraw(connection, &attempts, &known);
-                sqlite.write(Durable::Soon, job).await.inspect_err(|_| memory.forget())
+                let memory = Arc::clone(memory);
+                sqlite.write(Durable::Soon, job, move || memory.forget()).await
             }
         }
     }
@@ -148,7 +152,7 @@ impl Books {
             }
             #[cfg(feature = "sqlite")]
             Self::Sqlite { sqlite, .. } => {
-                sqlite.write(Durable::Now, move |connection| sqlite::rebuild(connection, zone)).await
+                sqlite.write(Durable::Now, move |connection| sqlite::rebuild(connection, zone), || {}).await
             }
         }
     }

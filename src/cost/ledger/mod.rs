@@ -159,8 +159,8 @@ impl Ledger {
         self
     }
 
-    /// Attempts that were dispatched without being written first, because too much waited to be written: only where the
-    /// durability is [`Standard`](Durability::Standard). Their records follow; a crash before that loses them.
+    /// Attempts that were dispatched without being written first, because too much waited to be written or the store
+    /// refused: only where the durability is [`Standard`](Durability::Standard). Their records follow; a crash before that loses them.
     #[must_use]
     pub fn missed_intents(&self) -> u64 {
         self.missed.load(Ordering::Relaxed)

@@ -65,7 +65,18 @@ fn write(
     open_by: Option<i64>,
 ) -> Result<usize> {
     let row = Row::of(record);
-    let price = price_id(connection, row.price, memory)?;
+    // What fails is undone with the price that was written for it, and others of the transaction are not.
+    let written = write_row(connection, sql, &row, price_id(connection, row.price, memory)?, open_by);
+    written.inspect_err(|_| memory.forget())
+}
+
+fn write_row(
+    connection: &Connection,
+    sql: &str,
+    row: &Row<'_>,
+    price: Option<i64>,
+    open_by: Option<i64>,
+) -> Result<usize> {
     let [prompt, cached, completion, reasoning, images, pixels, seconds] = row.usage;
     let trace_id = row.trace_id.as_ref().map(<[u8; 16]>::as_slice);
     connection.prepare_cached(sql)?.execute(params![

@@ -30,11 +30,18 @@ pub(crate) trait Writes: fmt::Debug + Send + Sync + 'static {
 /// Whoever waits for it.
 pub(super) type Answer = oneshot::Sender<Result<(), StoreError>>;
 
+/// Who learns how it ended.
+pub(super) enum Told {
+    Answer(Answer),
+    /// Nobody waits; this is told if it could not be written.
+    Failed(Box<dyn FnOnce() + Send + Sync>),
+}
+
 struct Entry<T> {
     item: T,
     durable: Durable,
     since: Instant,
-    answer: Option<Answer>,
+    told: Told,
 }
 
 struct Page<W: Writes> {
@@ -64,13 +71,8 @@ pub(super) trait Batch: Any + Send + Sync {
 }
 
 /// One thing that waits.
-pub(super) fn one<W: Writes>(
-    writes: &Arc<W>,
-    item: W::Item,
-    durable: Durable,
-    answer: Option<Answer>,
-) -> Box<dyn Batch> {
-    let entry = Entry { item, durable, since: Instant::now(), answer };
+pub(super) fn one<W: Writes>(writes: &Arc<W>, item: W::Item, durable: Durable, told: Told) -> Box<dyn Batch> {
+    let entry = Entry { item, durable, since: Instant::now(), told };
     Box::new(Page { writes: Arc::clone(writes), entries: vec![entry] })
 }
 
@@ -119,10 +121,13 @@ impl<W: Writes> Batch for Page<W> {
 }
 
 fn answer<T>(entry: Entry<T>, failed: Option<&StoreError>) {
-    match (entry.answer, failed) {
+    match (entry.told, failed) {
         // Whoever asked may have given up waiting.
-        (Some(answer), failed) => drop(answer.send(failed.map_or(Ok(()), |error| Err(error.clone())))),
-        (None, Some(error)) => tracing::warn!(%error, "a write that nobody waits for failed"),
-        (None, None) => {}
+        (Told::Answer(answer), failed) => drop(answer.send(failed.map_or(Ok(()), |error| Err(error.clone())))),
+        (Told::Failed(told), Some(error)) => {
+            tracing::warn!(%error, "a write that nobody waits for failed");
+            told();
+        }
+        (Told::Failed(_), None) => {}
     }
 }

@@ -197,11 +197,11 @@ pub(super) fn error_of(name: &str, error: Error) -> StoreError {
     let kind = match error.code().map(tokio_postgres::error::SqlState::code) {
         Some("25006" | "42501") => StoreErrorKind::ReadOnly,
         Some("53100") => StoreErrorKind::Full,
-        Some("40001" | "40P01" | "53300" | "55P03" | "57014") => StoreErrorKind::Busy,
+        Some("40001" | "40P01" | "55P03" | "57014") => StoreErrorKind::Busy,
         Some("XX001" | "XX002") => StoreErrorKind::Corrupt,
         Some("42P01" | "42703" | "3F000") => StoreErrorKind::Foreign,
-        // It ends, begins or is none: connections, operators and passwords.
-        Some("3D000") => StoreErrorKind::Unreachable,
+        // It ends, begins, has no place or is none: connections, transactions that took too long, operators, passwords.
+        Some("3D000" | "53300" | "25P03" | "25P04") => StoreErrorKind::Unreachable,
         Some(code) if ["08", "28", "57P"].iter().any(|class| code.starts_with(class)) => StoreErrorKind::Unreachable,
         None if is_broken(&error) => StoreErrorKind::Unreachable,
         _ => StoreErrorKind::Other,

@@ -143,10 +143,7 @@ impl<A: Answers> Clerk<A> {
     async fn connect(&self) -> Result<Session, StoreError> {
         let session = Session::open(&self.server, &self.runtime).await?;
         session.prepare_store().await?;
-        // Whoever waited for a lock must see what was done meanwhile.
-        let settings =
-            format!("SET default_transaction_isolation = 'read committed'; SET statement_timeout = '{STATEMENT}'");
-        session.run(&settings).await?;
+        session.run(&format!("SET statement_timeout = '{STATEMENT}'")).await?;
         Ok(session)
     }
 

@@ -25,15 +25,16 @@ use tokio::{
 };
 use tokio_postgres::Row;
 
+use self::{
+    batch::Told,
+    connect::Server,
+    writer::{Command, Writer},
+};
 pub(crate) use self::{
     batch::Writes,
     desk::{Answers, Desk},
     session::{Session, Value},
     writer::Chore,
-};
-use self::{
-    connect::Server,
-    writer::{Command, Writer},
 };
 use super::{Durable, StoreError, StoreErrorKind, slot::Slot};
 
@@ -79,15 +80,21 @@ impl Postgres {
         durable: Durable,
     ) -> Result<(), StoreError> {
         let (answer, answered) = oneshot::channel();
-        let batch = batch::one(writes, item, durable, Some(answer));
+        let batch = batch::one(writes, item, durable, Told::Answer(answer));
         self.writer.send(Command::Batch(batch)).await;
         // If the thread is gone, so is the answer's sender.
         answered.await.map_err(|_| self.closed())?
     }
 
-    /// Hands something over without waiting; `false` if too much waits already.
-    pub(crate) fn write_later<W: Writes>(&self, writes: &Arc<W>, item: W::Item) -> bool {
-        self.writer.try_send(Command::Batch(batch::one(writes, item, Durable::Soon, None)))
+    /// Hands something over without waiting. If too much waits already, or it cannot be written, `failed` is told.
+    pub(crate) fn write_later<W: Writes>(
+        &self,
+        writes: &Arc<W>,
+        item: W::Item,
+        failed: impl FnOnce() + Send + Sync + 'static,
+    ) {
+        let Some(place) = self.writer.place() else { return failed() };
+        place.send(Command::Batch(batch::one(writes, item, Durable::Soon, Told::Failed(Box::new(failed)))));
     }
 
     /// What its users share.
@@ -120,12 +127,17 @@ impl Postgres {
         self.apart("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", job).await
     }
 
-    /// Writes in a transaction of its own, on a thread for blocking work: what takes long.
+    /// Writes in a transaction of its own, on a thread for blocking work: what takes long. The store still is of the
+    /// version that this process knows.
     pub(crate) async fn write_apart<T: Send + 'static>(
         self: &Arc<Self>,
         job: impl FnOnce(&Blocking) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.apart("BEGIN", job).await
+        let checked = |connection: &Blocking| {
+            connection.wait(connection.session.is_current())?;
+            job(connection)
+        };
+        self.apart("BEGIN", checked).await
     }
 
     async fn apart<T: Send + 'static>(

@@ -48,7 +48,8 @@ impl fmt::Debug for Session {
 }
 
 impl Session {
-    /// Connects, and has this runtime drive the connection. The store's tables are what names without a schema mean.
+    /// Connects, and has this runtime drive the connection. The store's tables are what names without a schema mean, and
+    /// whoever waited for a lock sees what was done meanwhile, whatever the server's settings are.
     pub(super) async fn open(server: &Server, runtime: &Handle) -> Result<Self, StoreError> {
         let (client, driver) = server.connect().await?;
         runtime.spawn(driver);
@@ -56,6 +57,7 @@ impl Session {
         session
             .run(
                 "SET search_path = together_inference, pg_temp;
+                 SET default_transaction_isolation = 'read committed';
                  SELECT set_config('synchronous_commit', 'on', FALSE)
                  WHERE current_setting('synchronous_commit') = 'off'",
             )

@@ -140,9 +140,9 @@ impl Writer {
         self.commands.send(command).await.is_ok()
     }
 
-    /// `false` if there is no place.
-    pub(super) fn try_send(&self, command: Command) -> bool {
-        self.commands.try_send(command).is_ok()
+    /// A place, if there is one.
+    pub(super) fn place(&self) -> Option<mpsc::Permit<'_, Command>> {
+        self.commands.try_reserve().ok()
     }
 
     pub(super) fn chore(&self, chore: Box<dyn Chore>) {

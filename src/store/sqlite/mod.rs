@@ -56,14 +56,16 @@ impl Sqlite {
     }
 
     /// Writes in a transaction that others may share: what this job does is undone if it fails, and theirs is not.
-    /// Answers once it is committed. Dropping the future does not stop it.
+    /// Answers once it is committed. If it cannot be, `failed` is told before anything else is written. Dropping the
+    /// future does not stop it.
     pub(crate) async fn write<T: Send + 'static>(
         &self,
         durable: Durable,
         job: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
+        failed: impl FnOnce() + Send + 'static,
     ) -> Result<T, StoreError> {
         let (answer, answered) = oneshot::channel();
-        self.writer.send(durable, job, answer).await?;
+        self.writer.send(durable, job, failed, answer).await?;
         answered.await.map_err(|_| StoreError::new(StoreErrorKind::Closed, &self.name, ""))?
     }
 

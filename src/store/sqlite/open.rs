@@ -29,12 +29,7 @@ const TRIES: u32 = 100;
 /// Opens a file to write it, made and brought up to date where necessary.
 pub(super) fn open_to_write(path: &Path, max_bytes: Option<u64>, name: &str) -> Result<Connection, StoreError> {
     make(path).map_err(|error| StoreError::caused(StoreErrorKind::Unreachable, name, error))?;
-    let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    // A URI's own mode may ask for less.
-    if is_uri(path) {
-        flags |= OpenFlags::SQLITE_OPEN_CREATE;
-    }
-    let mut connection = Connection::open_with_flags(path, flags).map_err(|error| error_of(name, error))?;
+    let mut connection = open_made(path, name)?;
     let failed = |error| error_of(name, error);
     connection.busy_timeout(BUSY).map_err(failed)?;
     // A file that can only be read refuses to begin.
@@ -52,6 +47,39 @@ pub(super) fn open_to_write(path: &Path, max_bytes: Option<u64>, name: &str) -> 
         migrate(&mut connection, name)?;
     }
     Ok(connection)
+}
+
+/// Opens what was made, or has SQLite make what a URI names.
+fn open_made(path: &Path, name: &str) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let failed = |error| error_of(name, error);
+    match Connection::open_with_flags(path, flags) {
+        // A URI's own mode may ask for less.
+        Err(_) if is_uri(path) => {
+            let create = flags | OpenFlags::SQLITE_OPEN_CREATE;
+            let connection = Connection::open_with_flags(path, create).map_err(failed)?;
+            keep_private(&connection).map_err(|error| StoreError::caused(StoreErrorKind::Unreachable, name, error))?;
+            Ok(connection)
+        }
+        opened => opened.map_err(failed),
+    }
+}
+
+/// A file that is new is its owner's alone, before anything is in it.
+#[cfg(unix)]
+fn keep_private(connection: &Connection) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+
+    let Some(file) = connection.path().filter(|path| !path.is_empty()) else { return Ok(()) };
+    if std::fs::metadata(file)?.len() > 0 {
+        return Ok(());
+    }
+    std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600))
+}
+
+#[cfg(not(unix))]
+fn keep_private(_: &Connection) -> std::io::Result<()> {
+    Ok(())
 }
 
 /// Has writers and readers not wait for each other. Where several processes open a new file at once, SQLite says that it
@@ -82,8 +110,19 @@ fn keep_a_journal(connection: &Connection, name: &str) -> Result<(), StoreError>
 /// Opens a file that is a store to read it.
 pub(super) fn open_to_read(path: &Path, name: &str) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags).map_err(|error| error_of(name, error))?;
-    connection.busy_timeout(BUSY).map_err(|error| error_of(name, error))?;
+    let failed = |error| error_of(name, error);
+    let connection = match Connection::open_with_flags(path, flags) {
+        // A URI's own mode may ask for more, which SQLite refuses.
+        Err(_) if is_uri(path) => {
+            let all = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+            let flags = (flags & !OpenFlags::SQLITE_OPEN_READ_ONLY) | all;
+            let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
+            connection.pragma_update(None, "query_only", true).map_err(failed)?;
+            connection
+        }
+        opened => opened.map_err(failed)?,
+    };
+    connection.busy_timeout(BUSY).map_err(failed)?;
     Ok(connection)
 }
 
@@ -150,4 +189,32 @@ pub(crate) fn error_of(name: &str, error: rusqlite::Error) -> StoreError {
         _ => StoreErrorKind::Other,
     };
     StoreError::caused(kind, name, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// Who reads the file until SQLite has said once that it is busy.
+    static READER: Mutex<Option<Connection>> = Mutex::new(None);
+
+    #[test]
+    fn a_file_that_is_busy_without_sqlite_having_waited_is_tried_again() {
+        let path = std::env::temp_dir().join(format!("together-inference-busy-{}.db", std::process::id()));
+        let (ours, reader) = (Connection::open(&path).unwrap(), Connection::open(&path).unwrap());
+        ours.execute_batch("CREATE TABLE a (b)").unwrap();
+        reader.execute_batch("BEGIN; SELECT * FROM a").unwrap();
+        *READER.lock().unwrap() = Some(reader);
+        let stop_reading = |_| {
+            drop(READER.lock().unwrap().take());
+            false
+        };
+        ours.busy_handler(Some(stop_reading)).unwrap();
+        keep_a_journal(&ours, "a store").unwrap();
+        assert!(READER.lock().unwrap().is_none(), "it was busy");
+        drop(ours);
+        std::fs::remove_file(path).unwrap();
+    }
 }

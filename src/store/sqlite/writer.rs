@@ -66,23 +66,20 @@ trait Work: Send {
     fn end(self: Box<Self>, failed: Option<StoreError>);
 }
 
-struct Typed<F, T> {
+struct Typed<F, T, U> {
     job: Option<F>,
     result: Option<T>,
-    answer: Answer<T>,
+    /// Whoever waits for it.
+    answer: Option<oneshot::Sender<Result<T, StoreError>>>,
+    /// Told if it could not be written, before anything else is: what it has remembered meanwhile is not so.
+    failed: U,
 }
 
-/// Who learns how it ended.
-enum Answer<T> {
-    To(oneshot::Sender<Result<T, StoreError>>),
-    /// Nobody waits; this is told if it could not be written.
-    Failed(Box<dyn FnOnce() + Send>),
-}
-
-impl<F, T> Work for Typed<F, T>
+impl<F, T, U> Work for Typed<F, T, U>
 where
     F: FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send,
     T: Send,
+    U: FnOnce() + Send,
 {
     fn run(&mut self, connection: &Connection) -> Result<(), rusqlite::Error> {
         if let Some(job) = self.job.take() {
@@ -92,14 +89,14 @@ where
     }
 
     fn end(self: Box<Self>, failed: Option<StoreError>) {
+        if failed.is_some() {
+            (self.failed)();
+        }
         // Whoever asked may have given up waiting.
         match (self.answer, failed, self.result) {
-            (Answer::To(answer), Some(error), _) => drop(answer.send(Err(error))),
-            (Answer::To(answer), None, Some(result)) => drop(answer.send(Ok(result))),
-            (Answer::Failed(told), Some(error), _) => {
-                tracing::warn!(%error, "a write that nobody waits for failed");
-                told();
-            }
+            (Some(answer), Some(error), _) => drop(answer.send(Err(error))),
+            (Some(answer), None, Some(result)) => drop(answer.send(Ok(result))),
+            (None, Some(error), _) => tracing::warn!(%error, "a write that nobody waits for failed"),
             _ => {}
         }
     }
@@ -140,11 +137,12 @@ impl Writer {
         &self,
         durable: Durable,
         job: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
+        failed: impl FnOnce() + Send + 'static,
         answer: oneshot::Sender<Result<T, StoreError>>,
     ) -> Result<(), StoreError> {
         let closed = |_| StoreError::new(StoreErrorKind::Closed, &self.name, "");
         let place = Arc::clone(&self.places).acquire_owned().await.map_err(closed)?;
-        let work = Box::new(Typed { job: Some(job), result: None, answer: Answer::To(answer) });
+        let work = Box::new(Typed { job: Some(job), result: None, answer: Some(answer), failed });
         self.command(Command::Job(Job { durable, work, _place: place }));
         Ok(())
     }
@@ -156,7 +154,7 @@ impl Writer {
         failed: impl FnOnce() + Send + 'static,
     ) {
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else { return failed() };
-        let work = Box::new(Typed { job: Some(job), result: None, answer: Answer::Failed(Box::new(failed)) });
+        let work = Box::new(Typed { job: Some(job), result: None, answer: None, failed });
         self.command(Command::Job(Job { durable, work, _place: place }));
     }
 

@@ -45,6 +45,7 @@ const AGAIN: &str = "setting aside or settling again changes nothing";
 const UNKNOWN: &str = "settling what was never set aside changes nothing";
 const AT_ONCE: &str = "what is answered at once is done";
 const SHOWN: &str = "each amount that is spent is passed once, whoever settles";
+const USED_UP: &str = "a window is found used up once, by what is spent or by the first refusal, whoever asks";
 const EXPIRES: &str = "what is not settled in time counts as spent until it is settled";
 const RETURNS: &str = "what is not settled in time returns where its line says so";
 const FREE: &str = "what costs nothing is set aside, is settled and expires like any amount";
@@ -89,11 +90,12 @@ pub async fn budget_store(store: &dyn BudgetStore, pace: Pace<'_>) -> Result<(),
     settling_the_unknown_is_nothing(&on(UNKNOWN, 10)).await?;
     done_at_once_is_done(&on(AT_ONCE, 11)).await?;
     amounts_are_shown_once(&on(SHOWN, 12)).await?;
-    expired_is_spent_until_settled(&on(EXPIRES, 13)).await?;
-    expired_may_return(&on(RETURNS, 14)).await?;
-    nothing_is_an_amount(&on(FREE, 15)).await?;
-    giving_up_harms_none(&on(GIVEN_UP, 16)).await?;
-    a_crowd_shares(&on(CROWD, 17)).await
+    windows_are_used_up_once(&on(USED_UP, 13)).await?;
+    expired_is_spent_until_settled(&on(EXPIRES, 14)).await?;
+    expired_may_return(&on(RETURNS, 15)).await?;
+    nothing_is_an_amount(&on(FREE, 16)).await?;
+    giving_up_harms_none(&on(GIVEN_UP, 17)).await?;
+    a_crowd_shares(&on(CROWD, 18)).await
 }
 
 /// A store under one check. The promise is also the account, so that no check sees another's.
@@ -353,6 +355,52 @@ async fn amounts_are_shown_once(on: &On<'_>) -> Result<(), Failure> {
     }
     let wanted = [Some((Usd::ZERO, cents(60))), None, Some((cents(60), cents(90)))];
     on.promise.same("what was shown and is spent", shown, wanted.to_vec())
+}
+
+/// Attempts in an account, one after another: what each sets aside, and spends where it has room. Answers with whether each
+/// was told that the account is used up.
+async fn told(on: &On<'_>, first: u128, line: &Line, amounts: &[(Usd, Usd)]) -> Result<Vec<bool>, Failure> {
+    let mut told = Vec::new();
+    for (n, (amount, spent)) in (first..).zip(amounts) {
+        let hold = on.hold(n, *amount, vec![line.clone()], LONG);
+        told.push(match on.ask(&hold).await? {
+            Some(refusal) => refusal.balance.used_up,
+            None => on.settle(&hold, *spent).await?.iter().any(|balance| balance.used_up),
+        });
+    }
+    Ok(told)
+}
+
+async fn windows_are_used_up_once(on: &On<'_>) -> Result<(), Failure> {
+    let (some, rest) = ((cents(200), cents(200)), (cents(300), cents(300)));
+    // What no empty account has room for says nothing about this one; the first that it had room for does.
+    let refused = [(cents(600), NANO), some, (cents(400), NANO), (cents(400), NANO), rest, some];
+    on.promise.same(
+        "told of",
+        told(on, 1, &on.line(), &refused).await?,
+        vec![false, false, true, false, false, false],
+    )?;
+    let spent = [some, (LIMIT, NANO), rest];
+    let soft = on.line_of("soft", LIMIT).soft();
+    on.promise.same("told of a soft line", told(on, 10, &soft, &spent).await?, vec![false, false, true])?;
+    let hard = on.line_of("hard", LIMIT);
+    on.promise.same("told of what is spent", told(on, 20, &hard, &[(LIMIT, LIMIT), some]).await?, vec![true, false])?;
+    // Another window, and one that may make no call at all.
+    let tomorrow = Line { period: Period::new(NOW.slot + 86_400), ..on.line() };
+    on.promise.same(
+        "told of a new window",
+        told(on, 30, &tomorrow, &[(LIMIT, LIMIT), some]).await?,
+        vec![true, false],
+    )?;
+    let none = on.line_of("none", LIMIT).max_calls(0);
+    on.promise.same("told of no calls", told(on, 40, &none, &[some, some]).await?, vec![true, false])?;
+    let rolling =
+        |slot| Line { period: Period::rolling(NOW.slot + slot, NOW.slot + slot - 60), ..on.line_of("r", LIMIT) };
+    for (n, slot, news) in [(50, 0, true), (60, 60, false), (70, 121, true)] {
+        let all = told(on, n, &rolling(slot), &[(LIMIT, LIMIT), some]).await?;
+        on.promise.same("told of a rolling window", all.contains(&true), news)?;
+    }
+    on.promise.same("told by reading", on.read(&on.line()).await?.used_up, false)
 }
 
 async fn expired_is_spent_until_settled(on: &On<'_>) -> Result<(), Failure> {

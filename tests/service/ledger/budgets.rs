@@ -13,7 +13,8 @@ use together_inference::{
     cost::{
         Account, Balance, Budget, BudgetError, BudgetStore, Charge, Expired, Hold, Line, Period, PostgresBudgets, Scope,
     },
-    service::ErrorKind,
+    notify::AlertKind,
+    service::{ErrorKind, ServiceBuilder},
     store::{Store, StoreError, StoreErrorKind},
     testing::{Together, conformance},
     types::{AttemptId, ManualClock},
@@ -21,6 +22,7 @@ use together_inference::{
 };
 
 use super::{
+    super::doubles::Alerts,
     secs,
     server::{Database, Server},
 };
@@ -36,6 +38,10 @@ async fn budgets(database: &Database) -> PostgresBudgets {
 
 /// A service whose every answer costs a dime, on a day that does not end.
 fn shop(budget: Budget, store: &PostgresBudgets) -> InferenceService {
+    shop_of(budget, store).build().unwrap()
+}
+
+fn shop_of(budget: Budget, store: &PostgresBudgets) -> ServiceBuilder {
     let sim = Together::new();
     sim.on("").reply("word ".repeat(100));
     let noon = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_824_000);
@@ -44,8 +50,6 @@ fn shop(budget: Budget, store: &PostgresBudgets) -> InferenceService {
         .budget(budget)
         .budget_store(store.clone())
         .clock(Arc::new(ManualClock::new(noon)))
-        .build()
-        .unwrap()
 }
 
 /// How many of so many calls at the same time were let through, and what refused the others.
@@ -142,6 +146,32 @@ async fn four_processes_share_a_sessions_dollar_to_the_cent() {
     let service = shop(Budget::per_session(usd!("1")), &budgets(&database).await);
     let session = service.budgets().remaining(&Scope::Session("run-7".into())).await.unwrap().remove(0);
     assert_eq!((session.spent, session.reserved, session.calls), (usd!("1"), Usd::ZERO, 10));
+}
+
+#[tokio::test]
+async fn what_two_services_spend_of_one_budget_is_told_once_for_both() {
+    // Scenario: fifty dimes at once from each of two services, soft and hard, against five dollars that they share.
+    // Expected: of 50, 80 and 100 % one alert each, whoever passes it or is refused first.
+    for hard in [false, true] {
+        let database = Database::new().await;
+        let alerts = Alerts::default();
+        let budget = || if hard { Budget::daily(usd!("5")).hard() } else { Budget::daily(usd!("5")).soft() };
+        let shop = |store: &PostgresBudgets| {
+            let told = shop_of(budget(), store).notifier(alerts.clone());
+            told.build().unwrap()
+        };
+        let (one, other) = (shop(&budgets(&database).await), shop(&budgets(&database).await));
+        let ((all, _), (others, _)) = tokio::join!(admitted(&one, 50), admitted(&other, 50));
+        assert_eq!(all + others, if hard { 50 } else { 100 });
+        // Each was refused, or spends beyond the limit.
+        tokio::join!(admitted(&one, 2), admitted(&other, 2));
+        for service in [one, other] {
+            assert_eq!(service.shutdown(secs(60)).await.cancelled, 0);
+        }
+        let mut kinds = alerts.kinds();
+        kinds.sort_by_key(|kind| kind.as_str());
+        assert_eq!(kinds, [AlertKind::Budget100, AlertKind::Budget50, AlertKind::Budget80], "hard {hard}");
+    }
 }
 
 #[tokio::test]

@@ -2,12 +2,15 @@
 
 use std::fs;
 
+use futures_util::FutureExt;
 use together_inference::{
+    Price, RouteId,
     cost::{CostSink, Durability, Ledger, TracingCosts},
     notify::AlertKind,
     service::ErrorKind,
     store::{Store, StoreErrorKind, StoreOptions},
     testing::Together,
+    usd,
 };
 
 use super::{super::doubles::Alerts, audit, home::Folder, muse, secs, service};
@@ -125,18 +128,58 @@ async fn a_chore_that_fails_does_not_take_the_sign_of_life_back() {
     assert!(renewed > 0);
 }
 
+#[tokio::test]
+async fn a_price_that_was_not_written_after_all_is_not_remembered() {
+    let folder = Folder::new();
+    let ledger = open(&folder.path()).await;
+    let file = rusqlite::Connection::open(folder.path()).unwrap();
+    file.execute_batch(
+        "PRAGMA busy_timeout = 5000;
+         CREATE TRIGGER refuse BEFORE INSERT ON cost_record WHEN new.model = 'refused'
+         BEGIN SELECT RAISE(ABORT, 'refused'); END",
+    )
+    .unwrap();
+    let priced = |number, dollars| {
+        let mut priced = super::sums::record(number);
+        priced.price = Some(Price::per_million(usd!("0.15"), dollars));
+        priced
+    };
+    let mut refused = priced(1, usd!("1.00"));
+    refused.route = RouteId::new("together", "refused");
+    // Whoever gives up waiting learns nothing of the failure; those who write next must.
+    assert!(CostSink::record(&ledger, &[refused.clone()]).now_or_never().is_none());
+    let written = [priced(2, usd!("2.00")), priced(3, usd!("1.00"))];
+    CostSink::record(&ledger, &written[..1]).await.unwrap();
+    CostSink::record(&ledger, &written[1..]).await.unwrap();
+    assert_eq!(audit(&ledger).await, written);
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn only_its_owner_may_read_it() {
     use std::os::unix::fs::PermissionsExt;
 
-    let folder = Folder::new();
-    let ledger = open(&folder.path()).await;
-    CostSink::record(&ledger, &[super::sums::record(1)]).await.unwrap();
-    for file in fs::read_dir(folder.path().parent().unwrap()).unwrap() {
-        let file = file.unwrap();
-        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", file.path());
+    let modes = |folder: &Folder| -> Vec<u32> {
+        let files = fs::read_dir(folder.path().parent().unwrap()).unwrap();
+        files.map(|file| file.unwrap().metadata().unwrap().permissions().mode() & 0o777).collect()
+    };
+    let uri = |folder: &Folder, mode: &str| format!("file:{}{mode}", folder.path().display()).replace(".db", "%2Edb");
+    for kind in ["a path", "", "?mode=rwc"] {
+        let folder = Folder::new();
+        let path = if kind == "a path" { folder.path() } else { uri(&folder, kind).into() };
+        let ledger = open(&path).await;
+        CostSink::record(&ledger, &[super::sums::record(1)]).await.unwrap();
+        assert_eq!(modes(&folder), [0o600; 3], "{kind}: it, its log, and what they share");
+        drop(ledger);
+        // One that its owner shares stays so.
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o640)).unwrap();
+        assert_eq!(audit(&open(&path).await).await.len(), 1);
+        assert_eq!(fs::metadata(folder.path()).unwrap().permissions().mode() & 0o777, 0o640, "{kind}");
     }
+    // A URI may forbid that it is made.
+    let folder = Folder::new();
+    assert_eq!(refused(uri(&folder, "?mode=rw")).await.0, StoreErrorKind::Unreachable);
+    assert!(!folder.path().exists());
 }
 
 /// A store that has room for little more than its tables.

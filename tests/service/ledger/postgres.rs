@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use together_inference::{
-    Cost, Usd,
+    Cost, RouteId, Usd,
     cost::{CostRecord, CostSink, Durability, Ending, Intent, Ledger},
     store::{Store, StoreError, StoreErrorKind},
     testing::Together,
@@ -51,6 +51,7 @@ async fn a_store_of_a_newer_crate_is_refused_and_one_of_an_older_crate_is_brough
     assert!(error.to_string().contains("its version is 99"), "{error}");
     let error = CostSink::record(&ledger, &[record(1)]).await.unwrap_err();
     assert!(error.to_string().contains("newer version of this crate"), "{error}");
+    assert_eq!(ledger.rebuild("UTC").await.unwrap_err().kind(), StoreErrorKind::Newer);
 
     // As the first version left it: without a ledger.
     let database = Database::new().await;
@@ -224,10 +225,80 @@ async fn while_the_server_is_away_only_what_is_strict_is_refused() {
     assert_eq!(attempts, [record(1), record(2), record(4)].map(|record| record.attempt));
 }
 
+#[tokio::test]
+async fn what_cannot_be_written_before_it_happens_is_counted() {
+    let database = Database::new().await;
+    let ledger = open(&database.url()).await;
+    let client = database.client().await;
+    client.batch_execute("ALTER TABLE cost_record ADD CHECK (model <> 'refused')").await.unwrap();
+    let mut refused = record(1);
+    refused.route = RouteId::new("together", "refused");
+    CostSink::intend(&ledger, &Intent::new(refused, Cost::Unpriced)).await.unwrap();
+    CostSink::intend(&ledger, &intent(2)).await.unwrap();
+    CostSink::flush(&ledger).await.unwrap();
+    assert_eq!(ledger.missed_intents(), 1);
+}
+
+#[tokio::test]
+async fn a_server_without_a_free_place_is_waited_for() {
+    let database = Database::new().await;
+    let client = database.client().await;
+    let role = format!("one_{}", std::process::id());
+    client.batch_execute(&format!("CREATE ROLE {role} LOGIN SUPERUSER")).await.unwrap();
+    let url = database.url().replace("me:secret", &role);
+    let ledger = open(&url).await;
+    // Its connection ends, and others are quicker to take all places.
+    client.batch_execute(&format!("ALTER ROLE {role} NOSUPERUSER CONNECTION LIMIT 0")).await.unwrap();
+    let all = format!(
+        "GRANT ALL ON ALL TABLES IN SCHEMA together_inference TO {role};
+         GRANT ALL ON SCHEMA together_inference TO {role}"
+    );
+    client.batch_execute(&all).await.unwrap();
+    client
+        .execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1", &[&role])
+        .await
+        .unwrap();
+    let waiting = tokio::spawn(async move { CostSink::record(&ledger, &[record(1)]).await.map(|()| ledger) });
+    for _ in 0..200 {
+        client.batch_execute("SELECT pg_sleep(0.001)").await.unwrap();
+    }
+    assert!(!waiting.is_finished());
+    client.batch_execute(&format!("ALTER ROLE {role} CONNECTION LIMIT -1")).await.unwrap();
+    assert_eq!(audit(&waiting.await.unwrap().unwrap()).await, [record(1)]);
+    client.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_another_process_says_is_gone_stays_gone() {
+    let database = Database::new().await;
+    let (ledger, client) = (open(&database.url()).await, database.client().await);
+    let mut old = record(1);
+    old.at = std::time::SystemTime::UNIX_EPOCH;
+    CostSink::record(&ledger, &[old]).await.unwrap();
+    // Another process has deleted more, and has not told it yet.
+    const GONE: &str = "name = 'ledger: pruned before'";
+    client.batch_execute("INSERT INTO setting VALUES ('ledger: pruned before', '1')").await.unwrap();
+    client.batch_execute(&format!("BEGIN; UPDATE setting SET value = '{}' WHERE {GONE}", i64::MAX)).await.unwrap();
+    let other = open(&database.url()).await;
+    let watch = database.client().await;
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+    while watch.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+        tokio::task::yield_now().await;
+    }
+    client.batch_execute("COMMIT").await.unwrap();
+    CostSink::flush(&other).await.unwrap();
+    while watch.query_one("SELECT count(*) FROM cost_record", &[]).await.unwrap().get::<_, i64>(0) > 0 {
+        tokio::task::yield_now().await;
+    }
+    let gone = watch.query_one(&format!("SELECT value FROM setting WHERE {GONE}"), &[]).await.unwrap();
+    assert_eq!(gone.get::<_, String>(0), i64::MAX.to_string());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_writers_of_the_same_sums_do_not_stop_each_other() {
     let database = Database::new().await;
-    let url: Arc<str> = database.url().into();
+    // Whatever the server's transactions are unless they say so.
+    let url: Arc<str> = format!("{}?options=-c%20default_transaction_isolation=serializable", database.url()).into();
     let tasks: Vec<_> = (0..8_u128)
         .map(|writer| {
             let url = Arc::clone(&url);

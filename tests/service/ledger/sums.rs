@@ -11,7 +11,7 @@ use together_inference::{
     Cost, Price, Priority, RouteId, Task, Usage, Usd,
     client::ErrorKind,
     cost::{Basis, By, CostRecord, CostSink, Ending, Format, Ledger, ReportQuery, Sums},
-    types::{RequestId, Rng, SeededRng},
+    types::{Rate, RequestId, Rng, SeededRng},
 };
 
 use super::{Home, always, audit, secs, sums};
@@ -162,7 +162,9 @@ async fn a_file_tells_the_prices_and_has_its_names_even_if_nothing_else() {
         assert_eq!(ledger.export(always(), Format::Csv, empty.clone()).await.unwrap(), 0);
         let mut priced = record(1);
         let usd = |text: &str| text.parse::<Usd>().unwrap();
-        priced.price = Some(Price::per_million(usd("0.15"), usd("0.600001")));
+        let mut price = Price::per_million(usd("0.15"), usd("0.600001"));
+        (price.pixel, price.audio_minute, price.hour) = (Rate::per_million(usd("0.0027")), usd("0.0015"), usd("5.76"));
+        priced.price = Some(price);
         priced.usage.pixels = 1_048_576;
         CostSink::record(&ledger, &[priced]).await.unwrap();
         let full = Paper::default();
@@ -176,6 +178,8 @@ async fn a_file_tells_the_prices_and_has_its_names_even_if_nothing_else() {
         assert_eq!(value("pixels"), "1048576");
         assert_eq!((value("input_usd_per_million"), value("cached_input_usd_per_million")), ("0.150000", "0.150000"));
         assert_eq!((value("output_usd_per_million"), value("image_usd")), ("0.600001", "0.000000000"));
+        assert_eq!((value("megapixel_usd"), value("audio_minute_usd")), ("0.002700", "0.001500000"));
+        assert_eq!(value("hour_usd"), "5.760000000");
     }
 }
 

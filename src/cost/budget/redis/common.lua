@@ -48,15 +48,15 @@ local function number(text)
   return tonumber(text or 0) or 0
 end
 
--- What counts of an account: spent, set aside, calls, and the most that was shown as spent. An account of one slot has
--- plain fields; one of a rolling window has the slot before each.
+-- What counts of an account: spent, set aside, calls, the most that was shown as spent, and 1 if it was found used up. An
+-- account of one slot has plain fields; one of a rolling window has the slot before each.
 local function balance(key, since, till)
   if since == '' then
-    local found = redis.call('HMGET', key, 's', 'r', 'c', 'm')
-    return number(found[1]), number(found[2]), number(found[3]), number(found[4])
+    local found = redis.call('HMGET', key, 's', 'r', 'c', 'm', 'u')
+    return number(found[1]), number(found[2]), number(found[3]), number(found[4]), number(found[5])
   end
   since, till = tonumber(since), tonumber(till)
-  local spent, reserved, calls, shown = 0, 0, 0, 0
+  local spent, reserved, calls, shown, used_up = 0, 0, 0, 0, 0
   local all = redis.call('HGETALL', key)
   for i = 1, #all, 2 do
     local slot, field = string.match(all[i], '^(-?%d+)(%a)$')
@@ -66,10 +66,11 @@ local function balance(key, since, till)
       if field == 's' then spent = spent + value
       elseif field == 'r' then reserved = reserved + value
       elseif field == 'c' then calls = calls + value
-      else shown = math.max(shown, value) end
+      elseif field == 'm' then shown = math.max(shown, value)
+      else used_up = 1 end
     end
   end
-  return spent, reserved, calls, shown
+  return spent, reserved, calls, shown, used_up
 end
 
 local function exact(value)

@@ -7,10 +7,16 @@ for i = 3, #KEYS do
   local at = 5 + (i - 3) * 7
   local limit, calls_at_most = ARGV[at + 3], ARGV[at + 4]
   if limit ~= '' or calls_at_most ~= '' then
-    local spent, reserved, calls = balance(KEYS[i], ARGV[at + 1], ARGV[at + 2])
+    local spent, reserved, calls, _, used_up = balance(KEYS[i], ARGV[at + 1], ARGV[at + 2])
     if (limit ~= '' and spent + reserved + amount > number(limit))
       or (calls_at_most ~= '' and calls >= number(calls_at_most)) then
-      return {exact(i - 3), exact(spent), exact(reserved), exact(calls)}
+      -- What an empty account would not have room for either says nothing about this one.
+      local is_first = used_up == 0 and amount <= number(limit)
+      if is_first then
+        redis.call('HSET', KEYS[i], ARGV[at] .. 'u', 1)
+        if ARGV[at + 5] ~= '' then redis.call('PEXPIRE', KEYS[i], ARGV[at + 5]) end
+      end
+      return {exact(i - 3), exact(spent), exact(reserved), exact(calls), is_first and '1' or '0'}
     end
   end
 end

@@ -359,9 +359,10 @@ async fn prune(session: &Session, cut: Cut) -> Result<bool> {
     // Last, and in one order: what is set stays locked until the end.
     for (name, gone, before) in [(HOURS_PRUNED, hours, hours_before), (PRUNED, records, records_before)] {
         if gone > 0 {
-            // What is gone stays gone, even if it is kept for longer now.
-            let there = setting(session, name).await?.and_then(|gone| gone.parse().ok());
-            set(session, name, &before.max(there.unwrap_or(i64::MIN)).to_string()).await?;
+            // What is gone stays gone, even if it is kept for longer now, and whoever says so meanwhile.
+            let sql = "INSERT INTO setting (name, value) VALUES ($1, $2::INT8::TEXT) ON CONFLICT (name) DO UPDATE
+                 SET value = greatest(setting.value::INT8, excluded.value::INT8)::TEXT";
+            session.execute(sql, &[&name, &before]).await?;
         }
     }
     if let Some(told) = cut.told {

@@ -19,6 +19,8 @@ CREATE TABLE budget_slot (
     calls    BIGINT NOT NULL DEFAULT 0,
     -- The most that was shown as spent.
     shown    NUMERIC(30, 0) NOT NULL DEFAULT 0,
+    -- Whether it was found used up.
+    used_up  BOOLEAN NOT NULL DEFAULT FALSE,
     PRIMARY KEY (account, slot)
 ) WITH (fillfactor = 50);
 
@@ -57,12 +59,15 @@ $$;
 
 -- Sets aside for one attempt after another. `lasts` says where the lines of each end; a limit or a cap that is NULL
 -- refuses nothing, and an account with a `keep` of NULL is kept for good. Times are milliseconds. Answers with the
--- attempts that were refused, counted from 1, and the first line of each, counted from 0, that has no room.
+-- attempts that were refused, counted from 1, and the first line of each, counted from 0, that has no room;
+-- it is used up if an empty one had room, and nobody was told so.
 CREATE FUNCTION budget_reserve(
     attempts BYTEA[], amounts BIGINT[], lives BIGINT[], lasts INT[],
     names BYTEA[], slots BIGINT[], sinces BIGINT[], untils BIGINT[],
     limits BIGINT[], caps BIGINT[], keeps BIGINT[], ways BOOLEAN[]
-) RETURNS TABLE (hold INT, line INT, spent BIGINT, reserved BIGINT, calls BIGINT) LANGUAGE plpgsql AS $$
+) RETURNS TABLE (
+    hold INT, line INT, spent BIGINT, reserved BIGINT, calls BIGINT, used_up BOOLEAN
+) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
     keys   BYTEA[];
@@ -91,12 +96,18 @@ BEGIN
             );
             CONTINUE WHEN limits[l] IS NULL AND caps[l] IS NULL;
             SELECT coalesce(sum(s.spent), 0) AS spent, coalesce(sum(s.reserved), 0) AS reserved,
-                   coalesce(sum(s.calls), 0) AS calls
+                   coalesce(sum(s.calls), 0) AS calls,
+                   amounts[h] <= limits[l] AND NOT coalesce(bool_or(s.used_up), FALSE) AS used_up
             INTO has FROM budget_slot AS s
             WHERE s.account = keys[l] AND s.slot BETWEEN sinces[l] AND untils[l];
             IF has.spent + has.reserved + amounts[h] > limits[l] OR has.calls >= caps[l] THEN
+                IF has.used_up THEN
+                    INSERT INTO budget_slot (account, slot, used_up) VALUES (keys[l], slots[l], TRUE)
+                    ON CONFLICT (account, slot) DO UPDATE SET used_up = TRUE;
+                END IF;
                 RETURN QUERY SELECT h, l - past, least(has.spent, 9223372036854775807)::BIGINT,
-                                    least(has.reserved, 9223372036854775807)::BIGINT, has.calls::BIGINT;
+                                    least(has.reserved, 9223372036854775807)::BIGINT, has.calls::BIGINT,
+                                    coalesce(has.used_up, FALSE);
                 CONTINUE attempt;
             END IF;
         END LOOP;
@@ -123,8 +134,10 @@ $$;
 -- line of the attempts that were set aside.
 CREATE FUNCTION budget_settle(
     attempts BYTEA[], charges BIGINT[], lasts INT[],
-    names BYTEA[], slots BIGINT[], sinces BIGINT[], untils BIGINT[]
-) RETURNS TABLE (hold INT, spent BIGINT, reserved BIGINT, calls BIGINT, shown BIGINT) LANGUAGE plpgsql AS $$
+    names BYTEA[], slots BIGINT[], sinces BIGINT[], untils BIGINT[], limits BIGINT[]
+) RETURNS TABLE (
+    hold INT, spent BIGINT, reserved BIGINT, calls BIGINT, shown BIGINT, used_up BOOLEAN
+) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
     keys  BYTEA[] := ARRAY(SELECT sha256(u.name) FROM unnest(names) WITH ORDINALITY AS u (name, at) ORDER BY u.at);
@@ -145,15 +158,18 @@ BEGIN
                 calls = s.calls + (held.expired AND held.returns)::INT - (charges[h] IS NULL)::INT
             WHERE s.account = keys[l] AND s.slot = held.slot;
             SELECT coalesce(sum(s.spent), 0) AS spent, coalesce(sum(s.reserved), 0) AS reserved,
-                   coalesce(sum(s.calls), 0) AS calls, coalesce(max(s.shown), 0) AS shown
+                   coalesce(sum(s.calls), 0) AS calls, coalesce(max(s.shown), 0) AS shown,
+                   sum(s.spent) > 0 AND sum(s.spent) >= limits[l] AND NOT bool_or(s.used_up) AS used_up
             INTO has FROM budget_slot AS s
             WHERE s.account = keys[l] AND s.slot BETWEEN sinces[l] AND untils[l];
-            IF has.spent > has.shown THEN
-                UPDATE budget_slot AS s SET shown = has.spent WHERE s.account = keys[l] AND s.slot = slots[l];
+            IF has.spent > has.shown OR has.used_up THEN
+                UPDATE budget_slot AS s
+                SET shown = greatest(has.spent, has.shown), used_up = s.used_up OR coalesce(has.used_up, FALSE)
+                WHERE s.account = keys[l] AND s.slot = slots[l];
             END IF;
             RETURN QUERY SELECT h, least(has.spent, 9223372036854775807)::BIGINT,
                                 least(has.reserved, 9223372036854775807)::BIGINT, has.calls::BIGINT,
-                                least(has.shown, 9223372036854775807)::BIGINT;
+                                least(has.shown, 9223372036854775807)::BIGINT, coalesce(has.used_up, FALSE);
         END LOOP;
         first := lasts[h] + 1;
     END LOOP;

@@ -50,6 +50,9 @@ enum Fault {
     PromisesToReserve,
     PromisesToSettle,
     ShowsTwice,
+    TellsOfNone,
+    TellsEveryRefusal,
+    TellsOfLargeOnes,
     RefusesLateSettling,
     GivesBackWhatExpired,
     ForgetsWhatExpired,
@@ -68,6 +71,7 @@ struct Broken {
     fault: Fault,
     rows: Mutex<HashMap<AttemptId, Row>>,
     shown: Mutex<HashMap<(Account, i64), Usd>>,
+    used_up: Mutex<Vec<(Account, i64)>>,
 }
 
 #[derive(Clone, Debug)]
@@ -80,7 +84,7 @@ struct Row {
 
 impl Broken {
     fn new(fault: Fault) -> Self {
-        Self { fault, rows: Mutex::default(), shown: Mutex::default() }
+        Self { fault, rows: Mutex::default(), shown: Mutex::default(), used_up: Mutex::default() }
     }
 
     fn has(&self, fault: Fault) -> bool {
@@ -165,8 +169,19 @@ impl Broken {
         Ok(())
     }
 
-    fn refuse(&self, hold: &Arc<Hold>, refusal: Refusal) -> Result<(), BudgetError> {
+    fn is_used_up_first(&self, line: &Line) -> bool {
+        let mut used_up = self.used_up.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_first = !used_up.iter().any(|(of, slot)| *of == line.account && self.counts(line.period, *slot));
+        used_up.push((line.account.clone(), line.period.slot));
+        is_first && !self.has(Fault::TellsOfNone)
+    }
+
+    fn refuse(&self, hold: &Arc<Hold>, mut refusal: Refusal) -> Result<(), BudgetError> {
         let line = hold.lines.get(refusal.line);
+        let counts = |line: &Line| hold.amount <= line.limit || self.has(Fault::TellsOfLargeOnes);
+        if let Some(line) = line.filter(|line| counts(line)) {
+            refusal.balance.used_up = self.is_used_up_first(line) || self.has(Fault::TellsEveryRefusal);
+        }
         let left = line.map_or(Usd::ZERO, |line| line.limit - refusal.balance.used());
         if self.has(Fault::Cuts) && left > Usd::ZERO && hold.amount < LIMIT {
             self.take(hold, left);
@@ -213,7 +228,8 @@ impl Broken {
         let mark = shown.entry((line.account.clone(), line.period.slot)).or_default();
         let before = if self.has(Fault::ShowsTwice) { Usd::ZERO } else { *mark };
         *mark = before.max(balance.spent);
-        Balance { shown: before, ..balance }
+        let used_up = line.is_used_up_by(&balance) && self.is_used_up_first(line);
+        Balance { shown: before, used_up, ..balance }
     }
 }
 
@@ -227,7 +243,7 @@ impl BudgetStore for Broken {
                 let over = self.over(hold);
                 tokio::task::yield_now().await;
                 if let Some(refusal) = over {
-                    return Err(BudgetError::Refused(refusal));
+                    return self.refuse(hold, refusal);
                 }
                 self.take(hold, hold.amount);
                 return Ok(());
@@ -309,6 +325,9 @@ async fn every_broken_store_fails_at_the_promise_that_it_breaks() {
         (Fault::PromisesToReserve, AT_ONCE),
         (Fault::PromisesToSettle, AT_ONCE),
         (Fault::ShowsTwice, SHOWN),
+        (Fault::TellsOfNone, USED_UP),
+        (Fault::TellsEveryRefusal, USED_UP),
+        (Fault::TellsOfLargeOnes, USED_UP),
         (Fault::GivesBackWhatExpired, EXPIRES),
         (Fault::ForgetsWhatExpired, EXPIRES),
         (Fault::ExpiresWhatWasSpent, EXPIRES),

@@ -8,7 +8,7 @@ use std::{
 
 use together_inference::{
     Usd, async_trait,
-    cost::{Account, Balance, BudgetError, BudgetStore, Charge, Expired, Hold, Period, Refusal},
+    cost::{Account, Balance, BudgetError, BudgetStore, Charge, Expired, Hold, Line, Period, Refusal},
     types::AttemptId,
 };
 use tokio::time::Instant;
@@ -21,6 +21,8 @@ struct Table {
     rows: HashMap<AttemptId, Row>,
     /// The most that was shown of each account's slot.
     shown: HashMap<(Account, i64), Usd>,
+    /// The slots of each account that were found used up.
+    used_up: Vec<(Account, i64)>,
 }
 
 #[derive(Debug)]
@@ -54,6 +56,14 @@ impl Table {
         }
         balance
     }
+
+    fn is_used_up_first(&mut self, line: &Line) -> bool {
+        let is_first = !self.used_up.iter().any(|(of, slot)| *of == line.account && line.period.counts(*slot));
+        if is_first {
+            self.used_up.push((line.account.clone(), line.period.slot));
+        }
+        is_first
+    }
 }
 
 #[async_trait]
@@ -64,8 +74,9 @@ impl BudgetStore for Accounts {
             return Ok(());
         }
         for (at, line) in hold.lines.iter().enumerate() {
-            let balance = table.balance(&line.account, line.period);
+            let mut balance = table.balance(&line.account, line.period);
             if !line.has_room(&balance, hold.amount) {
+                balance.used_up = hold.amount <= line.limit && table.is_used_up_first(line);
                 return Err(BudgetError::Refused(Refusal::new(at, balance)));
             }
         }
@@ -86,6 +97,7 @@ impl BudgetStore for Accounts {
             let shown = table.shown.entry((line.account.clone(), line.period.slot)).or_default();
             let mut told = balance;
             told.shown = std::mem::replace(shown, balance.spent.max(*shown));
+            told.used_up = line.is_used_up_by(&balance) && table.is_used_up_first(line);
             balances.push(told);
         }
         Ok(balances)
