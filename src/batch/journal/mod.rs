@@ -157,7 +157,11 @@ impl Journal {
             Books::Sqlite(sqlite) => {
                 let _ = time;
                 sqlite
-                    .write(durable, move |connection| job(&Sql::Sqlite(connection)).map_err(SqlError::for_sqlite))
+                    .write(
+                        durable,
+                        move |connection| job(&Sql::Sqlite(connection)).map_err(SqlError::for_sqlite),
+                        || {},
+                    )
                     .await
             }
             #[cfg(feature = "postgres")]
