@@ -178,5 +178,6 @@ fn requests(options: &Options) -> Result<impl Iterator<Item = BatchLine> + use<>
 
 /// A simulator that takes seconds, not minutes.
 fn simulate(together: &Together) {
-    together.batch_time(Duration::from_secs(3));
+    together.batch_validation(Duration::from_millis(500));
+    together.batch_time(Duration::from_secs(2));
 }

@@ -257,7 +257,11 @@ fn job(chunk: ChunkRow) -> Option<JobSummary> {
 }
 
 fn progress(batch: &Batch, counts: &Counts, chunks: &[ChunkRow], elapsed: Duration) -> BatchProgress {
-    let out = || chunks.iter().filter(|chunk| matches!(chunk.state, ChunkState::Running | ChunkState::Cancelling));
+    let is_out = |chunk: &&ChunkRow| {
+        chunk.way == Way::Batch
+            && matches!(chunk.state, ChunkState::Running | ChunkState::Cancelling | ChunkState::Ended)
+    };
+    let out = || chunks.iter().filter(is_out);
     let sent: u64 = chunks.iter().filter(|chunk| chunk.remote_id.is_some()).map(|chunk| chunk.lines).sum();
     let in_jobs: u64 = out().map(|chunk| chunk.lines).sum();
     // In hundredths of lines.
@@ -273,7 +277,7 @@ fn progress(batch: &Batch, counts: &Counts, chunks: &[ChunkRow], elapsed: Durati
     let phase = match batch.state {
         BatchState::Finished => BatchPhase::Finished,
         BatchState::Cancelling => BatchPhase::Cancelling,
-        _ if out().next().is_some() || counts.done > 0 => BatchPhase::Running,
+        _ if sent > 0 || counts.done > counts.cached => BatchPhase::Running,
         _ => BatchPhase::Planned,
     };
     BatchProgress {
