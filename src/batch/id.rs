@@ -79,7 +79,7 @@ impl FromStr for BatchId {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "batch"))]
 mod tests {
     use super::*;
 

@@ -124,7 +124,7 @@ impl LineErrorKind {
     }
 
     /// The kind of that name.
-    #[cfg_attr(not(feature = "batch"), expect(dead_code, reason = "the journal alone reads it"))]
+    #[cfg(any(test, feature = "batch"))]
     pub(crate) fn of(name: &str) -> Self {
         KINDS.iter().find(|(_, known)| *known == name).map_or(Self::Other, |(kind, _)| *kind)
     }

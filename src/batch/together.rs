@@ -11,7 +11,7 @@ use futures_core::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{
-    BatchError, BatchSubmitter, Chunk, ChunkBody, GRACE, Limits, Phase, RemoteId, RemoteStatus, Row, rows::Rows,
+    BatchError, BatchSubmitter, Chunk, ChunkBody, GRACE, Limits, Phase, RemoteId, RemoteStatus, Row, reach, rows::Rows,
 };
 use crate::{
     client::{BatchJob, CancelledBatch, CreateBatch, ErrorKind, FileContent, FilePurpose, FileUpload, TogetherClient},
@@ -130,14 +130,18 @@ fn is_lost(job: &BatchJob) -> bool {
 impl BatchSubmitter for TogetherBatches {
     async fn submit(&self, chunk: &Chunk) -> Result<RemoteId, BatchError> {
         self.limits.admit(chunk)?;
+        reach("batch: lines are about to be uploaded");
         let uploaded = self.client.files().upload(&upload_of(chunk)).await?;
+        reach("batch: lines are uploaded");
         let file = uploaded.file.id;
         if let Some(tried) = chunk.tried
             && let Some(found) = self.left_behind(&file, tried).await?
         {
             return Ok(found);
         }
+        reach("batch: a job is about to be created");
         let created = self.client.batches().create(&CreateBatch::new(file).endpoint(&*chunk.endpoint)).await?;
+        reach("batch: a job is created");
         if let Some(warning) = created.warning {
             tracing::warn!(job = created.job.id, warning, "the provider warns of a batch");
         }
@@ -150,7 +154,9 @@ impl BatchSubmitter for TogetherBatches {
             return Ok(Vec::new());
         }
         let keep = |job: &BatchJob| !job.status.is_final() || wanted.contains(&*job.id);
+        reach("batch: jobs are about to be listed");
         let listed = self.client.batches().list_where(keep).await?;
+        reach("batch: jobs are listed");
         let (mut found, others): (Vec<_>, Vec<_>) = listed.into_iter().partition(|job| wanted.contains(&*job.id));
         let seen: HashSet<&str> = found.iter().map(|job| &*job.id).collect();
         // The list lags behind: what is not in it may be there.

@@ -24,6 +24,7 @@ use crate::{
     inference::{Answer, CacheKey, InferenceRequest, Kind, Source},
     notify::AlertKind,
     service::{Error, ErrorKind, plan, send::Arrival, state::State},
+    store::reach,
     types::{AttemptId, Cost, FinishReason, Priority, RequestId, UsageSource, Usd},
 };
 
@@ -109,6 +110,7 @@ impl State {
         let Some(submitter) = batches.submitter(chunk.route.upstream()) else {
             return self.refuse_chunk(claim, "the service has no batches on its upstream").await;
         };
+        reach("batch: rows are about to be read");
         let mut rows = match submitter.results(job).await {
             Ok(rows) => rows,
             Err(error) => return self.not_readable(claim, &error).await,
@@ -146,8 +148,10 @@ impl State {
             let title = || format!("batches have rows of the unknown code {code:?}: their lines are tried once more");
             self.tell_once(AlertKind::BatchPartial, code, title);
         }
+        reach("batch: rows are read");
         let working = tokio::task::spawn_blocking(move || book.finish());
         let outcomes = working.await.map_err(io::Error::other).and_then(|done| done).map_err(of_spool)?;
+        reach("batch: rows are on the disk");
         self.release_lines(chunk, &charged).await?;
         self.close_chunk(batches, claim, (outcomes, doubled)).await
     }
@@ -324,9 +328,11 @@ impl State {
             return Ok(Vec::new());
         }
         let records: Vec<CostRecord> = billed.iter().map(|(record, ..)| record.clone()).collect();
+        reach("batch: costs are about to be recorded");
         CostSink::record(&self.sinks, &records)
             .await
             .map_err(|error| Error::new(ErrorKind::Store, error.to_string()))?;
+        reach("batch: costs are recorded");
         let mut paid = Vec::with_capacity(billed.len());
         for (record, request, index) in &billed {
             self.totals.add(record);

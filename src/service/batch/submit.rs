@@ -18,6 +18,7 @@ use crate::{
     client,
     inference::{InferenceRequest, Input},
     service::{Error, ErrorKind, state::State},
+    store::reach,
     types::RouteId,
 };
 
@@ -123,6 +124,7 @@ impl State {
             self.drop_chunk(claim).await?;
             return Ok(false);
         }
+        reach("batch: lines are about to be written");
         let (state, route) = (Arc::clone(self), claim.chunk.route.clone());
         let writing = tokio::task::spawn_blocking(move || {
             let journal = &state.batches().map_err(io::Error::other)?.journal;
@@ -131,6 +133,7 @@ impl State {
             Ok(())
         });
         writing.await.map_err(io::Error::other).and_then(|written| written).map_err(of_spool)?;
+        reach("batch: lines are written");
         Ok(true)
     }
 

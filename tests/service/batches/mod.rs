@@ -5,6 +5,7 @@
 
 mod cache;
 mod cost;
+mod crash;
 mod deadline;
 mod deferred;
 mod files;
