@@ -172,6 +172,25 @@ impl InferenceService {
         }
     }
 
+    /// Starts what works in the background on this runtime, as the first call would: for a process that makes none, such
+    /// as a worker of batches. Without a runtime it does nothing.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use together_inference::{InferenceService, testing::Together};
+    ///
+    /// let service = InferenceService::builder(Together::new().client()).build()?;
+    /// service.start();
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn start(&self) {
+        if in_runtime().is_ok() {
+            self.state.ensure_background();
+        }
+    }
+
     /// Ranks the models for a request without calling one.
     ///
     /// # Errors
