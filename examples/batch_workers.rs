@@ -45,7 +45,7 @@ async fn share() -> Result<(), Box<dyn Error>> {
     for _ in 0..WORKERS {
         workers.push(Worker(worker(&server.base_url(), &folder)?));
     }
-    while together.batches().len() < 6 {
+    while together.batches().len() < LINES / 50 {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     workers.pop().into_iter().for_each(drop);

@@ -47,9 +47,9 @@ pub use self::{
 #[cfg(feature = "batch")]
 pub(crate) use self::{
     journal::{
-        BatchRow as BatchRecord, BatchState, Change, ChunkKey, ChunkRow, ChunkState, Claim, Counts, Draft, Journal,
-        JournalError, LineRef, LineRow, LineState, NewChunk, NewLine, Outcome, Output, Place, Planned, Planning,
-        RequestsFile, Settling, Span, Way,
+        BatchRow as BatchRecord, BatchState, Change, ChunkKey, ChunkRow, ChunkState, Claim, Counts, Draft, Due,
+        Journal, JournalError, LineRef, LineRow, LineState, NewChunk, NewLine, Outcome, Output, Place, Planned,
+        Planning, RequestsFile, Settling, Span, Way,
     },
     verdict::{Verdict, verdict},
 };

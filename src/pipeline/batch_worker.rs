@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use crate::{
-    batch::{ChunkState, Claim, Way},
+    batch::Claim,
     service::{Error, InferenceService, WeakService},
 };
 
@@ -62,22 +62,17 @@ async fn turn(service: &InferenceService, steps: &mut JoinSet<()>, beaten: &mut 
     while steps.try_join_next().is_some() {}
     // What is late is rescued before more of it is submitted.
     service.turn_batches().await?;
-    if steps.len() < STEPS {
-        let claims = service.claim_chunks().await?;
-        let (jobs, due): (Vec<_>, Vec<_>) = claims.into_iter().partition(is_polled);
-        if !jobs.is_empty() {
-            steps.spawn(poll(service.clone(), jobs));
-        }
-        for claim in due {
+    let jobs = service.claim_jobs().await?;
+    if !jobs.is_empty() {
+        steps.spawn(poll(service.clone(), jobs));
+    }
+    let free = STEPS.saturating_sub(steps.len());
+    if free > 0 {
+        for claim in service.claim_steps(free).await? {
             steps.spawn(step(service.clone(), claim));
         }
     }
     Ok(())
-}
-
-/// Whether only the provider takes it further.
-fn is_polled(claim: &Claim) -> bool {
-    claim.chunk.way == Way::Batch && matches!(claim.chunk.state, ChunkState::Running | ChunkState::Cancelling)
 }
 
 /// Asks after jobs.

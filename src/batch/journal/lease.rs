@@ -96,13 +96,37 @@ pub(super) fn is_held(sql: &Sql<'_>, key: &ChunkKey, fence: i64) -> sql::Result<
     Ok(sql.one(&select, &[batch, round, no, fence.into()], |_| Ok(()))?.is_some())
 }
 
-fn claim(sql: &Sql<'_>, most: usize, process: i64, now: SystemTime) -> sql::Result<Vec<Claim>> {
+/// Which chunks are claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// Those that wait for the provider: one question tells of all of them.
+    Jobs,
+    /// Those that somebody must do something about.
+    Steps,
+    /// All.
+    #[cfg(test)]
+    All,
+}
+
+impl Due {
+    const fn condition(self) -> &'static str {
+        match self {
+            Self::Jobs => "c.way = 'batch' AND c.state IN ('running', 'cancelling')",
+            Self::Steps => "NOT (c.way = 'batch' AND c.state IN ('running', 'cancelling'))",
+            #[cfg(test)]
+            Self::All => "1 = 1",
+        }
+    }
+}
+
+fn claim(sql: &Sql<'_>, (due, most): (Due, usize), process: i64, now: SystemTime) -> sql::Result<Vec<Claim>> {
     let clock = sql.lease_clock(now)?;
     let select = format!(
         "{CHUNK}, c.fence FROM chunk c JOIN batch b ON b.id = c.batch
-         WHERE c.{OPEN} AND c.next_at <= ?1 AND b.state <> 'gathering'
+         WHERE c.{OPEN} AND {} AND c.next_at <= ?1 AND b.state <> 'gathering'
            AND (c.owner IS NULL OR c.lease_until < ?2 OR NOT EXISTS (SELECT 1 FROM process p WHERE p.id = c.owner))
          ORDER BY c.next_at, c.batch, c.round, c.no LIMIT ?3 {}",
+        due.condition(),
         sql.lock_free()
     );
     let most = u64::try_from(most).unwrap_or(u64::MAX);
@@ -124,10 +148,16 @@ fn claim(sql: &Sql<'_>, most: usize, process: i64, now: SystemTime) -> sql::Resu
 
 impl Journal {
     /// Takes chunks that are due and nobody's, or whose owner is silent or gone: so many at most.
-    pub(crate) async fn claim(&self, most: usize, now: SystemTime) -> Result<Vec<Claim>> {
+    pub(crate) async fn claim_due(&self, due: Due, most: usize, now: SystemTime) -> Result<Vec<Claim>> {
         let process = self.process();
         let places = ("batch: chunks are about to be claimed", "batch: chunks are claimed");
-        self.write_within(BRIEF, places, Durable::Soon, move |sql| claim(sql, most, process, now)).await
+        self.write_within(BRIEF, places, Durable::Soon, move |sql| claim(sql, (due, most), process, now)).await
+    }
+
+    /// The same of all.
+    #[cfg(test)]
+    pub(super) async fn claim(&self, most: usize, now: SystemTime) -> Result<Vec<Claim>> {
+        self.claim_due(Due::All, most, now).await
     }
 
     /// Holds claims for longer; those that somebody else has by now.

@@ -48,6 +48,7 @@ use self::{
 };
 pub(crate) use self::{
     files::{Output, RequestsFile},
+    lease::Due,
     plan::Planning,
     settle::Settling,
     words::{

@@ -1,7 +1,14 @@
 //! Lines that are answered one by one: few that are left, those of models that take no batches, those that are short of
 //! time.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
@@ -35,13 +42,21 @@ impl State {
         let mut output = journal.output(&key, claim.fence).map_err(of_spool)?;
         let begun = Instant::now();
         let count = lines.len();
-        let answers = stream::iter(lines).map(|line| self.answer_line(&requests, line));
+        let (stop, mut stopped) = (AtomicBool::new(false), None);
+        // What was begun is ended, also where no other line is to begin.
+        let answers = stream::iter(lines).map(async |line| {
+            if stop.load(Ordering::Relaxed) { None } else { Some(self.answer_line(&requests, line).await) }
+        });
         let mut answers = std::pin::pin!(answers.buffer_unordered(batches.options.calls.max(1)).ready_chunks(64));
         while let Some(answered) = answers.next().await {
             let mut outcomes = Vec::new();
-            for (line, answer) in answered {
+            for (line, answer) in answered.into_iter().flatten() {
                 match answer {
-                    Err(error) if error.kind() == ErrorKind::ShuttingDown => return Err(error),
+                    // Not the line's fault: it waits until somebody has seen to that.
+                    Err(error) if stops_all(error.kind()) => {
+                        stop.store(true, Ordering::Relaxed);
+                        stopped = Some(error);
+                    }
                     answer => outcomes.push(outcome(&mut output, &line, answer, claim.chunk.way)?),
                 }
             }
@@ -53,6 +68,9 @@ impl State {
             if self.is_cancelling(claim).await? {
                 return self.drop_chunk(claim).await;
             }
+        }
+        if let Some(error) = stopped {
+            return Err(error);
         }
         batches.learn_rate(count, begun.elapsed());
         let (from, to) = (vec![ChunkState::Running], ChunkState::Settled);
@@ -82,7 +100,7 @@ impl State {
 impl Batches {
     /// How many lines a second are answered one by one: as measured of late, else two.
     pub(super) fn rate(&self) -> f64 {
-        let per_hour = self.lines_per_hour.load(std::sync::atomic::Ordering::Relaxed);
+        let per_hour = self.lines_per_hour.load(Ordering::Relaxed);
         #[expect(clippy::cast_precision_loss, reason = "a rate")]
         let rate = per_hour as f64 / 3_600.0;
         if per_hour == 0 { 2.0 } else { rate }
@@ -93,9 +111,21 @@ impl Batches {
         if lines >= 8 {
             let per_hour = (lines as u128 * 3_600_000 / millis).clamp(1, u128::from(u32::MAX));
             let per_hour = u64::try_from(per_hour).unwrap_or(u64::MAX);
-            self.lines_per_hour.store(per_hour, std::sync::atomic::Ordering::Relaxed);
+            self.lines_per_hour.store(per_hour, Ordering::Relaxed);
         }
     }
+}
+
+/// Whether no other line will fare better now.
+const fn stops_all(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::ShuttingDown
+            | ErrorKind::UpstreamAuthentication
+            | ErrorKind::UpstreamPayment
+            | ErrorKind::OverBudget
+            | ErrorKind::Store
+    )
 }
 
 /// What became of a line.

@@ -17,6 +17,7 @@ use crate::{
     batch::{BatchError, Change, Chunk, ChunkBody, ChunkKey, ChunkState, Claim, GRACE, LineRef, RequestsFile, Span},
     client,
     inference::{InferenceRequest, Input},
+    notify::AlertKind,
     service::{Error, ErrorKind, state::State},
     store::reach,
     types::RouteId,
@@ -24,6 +25,8 @@ use crate::{
 
 /// How long a submission rests that failed and may succeed later.
 const REST: Duration = Duration::from_secs(30);
+/// How long one rests whose key is refused or has no credit.
+const LOCKED: Duration = Duration::from_secs(60);
 /// How long a chunk rests that a budget has no room for.
 const POOR: Duration = Duration::from_secs(60);
 
@@ -94,6 +97,12 @@ impl State {
             Err(error) if error.is_retryable() => {
                 tracing::warn!(batch = %key.batch, %error, "a job could not be submitted; it is tried again");
                 self.let_rest(claim, ChunkState::Submitting, (REST, Some(error.to_string()))).await
+            }
+            // The key is to blame and not the chunk: it waits until somebody has seen to that.
+            Err(BatchError::Client(error)) if Error::of_key(error.kind()).is_some() => {
+                let title = || format!("batches cannot be submitted: {error}");
+                self.tell_batch(AlertKind::BatchStuck, claim.chunk.route.upstream().as_str(), title);
+                self.let_rest(claim, ChunkState::Submitting, (LOCKED, Some(error.to_string()))).await
             }
             Err(error) => self.refuse_chunk(claim, &error.to_string()).await,
         }

@@ -9,10 +9,11 @@ use std::{
 use futures_util::future::join_all;
 use tokio::sync::watch;
 
-use super::{Batches, of_batch, of_store, submit::passed};
+use super::{Batches, of_batch, of_store, rounds::Pressure, submit::passed};
 use crate::{
     batch::{
-        BatchState, BatchSubmitter, Change, ChunkKey, ChunkRow, ChunkState, Claim, Phase, RemoteId, RemoteStatus, Way,
+        BatchRecord, BatchState, BatchSubmitter, Change, ChunkKey, ChunkRow, ChunkState, Claim, Due, Phase, RemoteId,
+        RemoteStatus, Way,
     },
     notify::AlertKind,
     service::{Error, InferenceService, state::State},
@@ -55,9 +56,14 @@ impl InferenceService {
         journal.sweep().await.map(drop).map_err(of_store)
     }
 
-    /// Chunks that are due, for this worker alone.
-    pub(crate) async fn claim_chunks(&self) -> Result<Vec<Claim>, Error> {
-        self.state.batches()?.journal.claim(MOST, self.state.clock.now()).await.map_err(of_store)
+    /// Jobs that are to be asked after, for this worker alone: all that are due, since one list tells of them.
+    pub(crate) async fn claim_jobs(&self) -> Result<Vec<Claim>, Error> {
+        self.state.batches()?.journal.claim_due(Due::Jobs, MOST, self.state.clock.now()).await.map_err(of_store)
+    }
+
+    /// Chunks that something is to be done about, for this worker alone: so many at most, the rest is for others.
+    pub(crate) async fn claim_steps(&self, most: usize) -> Result<Vec<Claim>, Error> {
+        self.state.batches()?.journal.claim_due(Due::Steps, most, self.state.clock.now()).await.map_err(of_store)
     }
 
     /// Keeps a chunk for this worker; `false` where another one has it.
@@ -84,13 +90,18 @@ impl InferenceService {
     /// Takes a chunk one step further.
     pub(crate) async fn step_chunk(&self, claim: &Claim) -> Result<(), Error> {
         let state = &self.state;
-        let is_stopped = state.is_cancelling(claim).await?;
+        let batch = state.batches()?.journal.find(claim.chunk.key.batch).await.map_err(of_store)?;
+        let is_stopped = batch.as_ref().is_some_and(|batch| batch.state == BatchState::Cancelling);
         match (claim.chunk.state, claim.chunk.way) {
             (ChunkState::Planned, _) | (ChunkState::Running, Way::Realtime | Way::Rescue) if is_stopped => {
                 state.drop_chunk(claim).await
             }
             (ChunkState::Planned | ChunkState::Running, Way::Realtime | Way::Rescue) => {
                 state.answer_singly(claim).await
+            }
+            // It is for a rescue, which the next turn begins.
+            (ChunkState::Planned, Way::Batch) if state.is_pressed(batch.as_ref()).await? => {
+                state.let_rest(claim, ChunkState::Planned, (FULL, None)).await
             }
             (ChunkState::Planned, Way::Batch) if !state.has_room(claim).await? => {
                 state.let_rest(claim, ChunkState::Planned, (FULL, None)).await
@@ -143,6 +154,14 @@ impl State {
     pub(super) async fn is_cancelling(&self, claim: &Claim) -> Result<bool, Error> {
         let batch = self.batches()?.journal.find(claim.chunk.key.batch).await.map_err(of_store)?;
         Ok(batch.is_some_and(|batch| batch.state == BatchState::Cancelling))
+    }
+
+    /// Whether a batch has no time for a job any more.
+    async fn is_pressed(&self, batch: Option<&BatchRecord>) -> Result<bool, Error> {
+        let Some(batch) = batch.filter(|batch| batch.deadline.is_some()) else { return Ok(false) };
+        let batches = self.batches()?;
+        let waiting = batches.journal.counts(batch.id).await.map_err(of_store)?.waiting;
+        Ok(self.pressure(batches, batch, waiting) != Pressure::None)
     }
 
     /// Whether another job may be out.

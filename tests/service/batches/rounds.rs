@@ -1,6 +1,6 @@
 //! Lines that have no answer after a round: which go again, which never will, and what is told of them.
 
-use together_inference::{batch::LineErrorKind, service::BatchOptions};
+use together_inference::{batch::LineErrorKind, service::BatchOptions, testing::Fault};
 
 use super::{MODEL, Shop, check, lines, rows};
 
@@ -125,5 +125,15 @@ async fn an_upload_that_the_provider_lost_is_sent_again() {
     let report = shop.submit(lines(3)).await.await.unwrap();
     assert!(report.is_complete(), "{report}");
     assert_eq!(report.jobs.len(), 2, "{report}");
+    shop.judge().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_is_refused_for_a_while_costs_no_line_its_answer() {
+    let shop = Shop::new().await;
+    shop.sim.fail_next_at("POST /v1/files", 2, Fault::status(401));
+    let report = shop.submit(lines(3)).await.await.unwrap();
+    assert!(report.is_complete(), "{report}");
+    assert_eq!((report.jobs.len(), report.retried), (1, 0), "{report}");
     shop.judge().await;
 }
