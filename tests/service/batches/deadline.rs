@@ -3,7 +3,7 @@
 use together_inference::{batch::LineSource, service::BatchOptions};
 
 use super::{Shop, check, lines, rows};
-use crate::world::secs;
+use crate::world::{ms, secs};
 
 #[tokio::test(start_paused = true)]
 async fn what_a_stuck_job_has_not_finished_is_answered_one_by_one_in_time() {
@@ -25,8 +25,8 @@ async fn what_a_stuck_job_has_not_finished_is_answered_one_by_one_in_time() {
 
 #[tokio::test(start_paused = true)]
 async fn a_deadline_that_no_job_can_keep_is_kept_in_realtime_at_once() {
-    let shop = Shop::with(BatchOptions::default(), |builder| builder).await;
-    let report = shop.service.batch(lines(5)).deadline(secs(90)).submit().await.unwrap().await.unwrap();
+    let shop = Shop::at_pace(ms(100), BatchOptions::default(), |builder| builder).await;
+    let report = shop.service.batch(lines(5)).deadline(secs(60)).submit().await.unwrap().await.unwrap();
     assert!(report.is_complete(), "{report}");
     assert_eq!((report.rescued, shop.sim.batches().len()), (5, 0), "{report}");
     shop.judge().await;
