@@ -25,7 +25,7 @@ use std::{
 
 use together_inference::{
     InferenceRequest, InferenceService,
-    batch::{BatchReport, BatchRow},
+    batch::{BatchId, BatchReport, BatchRow},
     cost::{Ledger, MemoryCosts},
     pipeline::Pipeline,
     service::{BatchOptions, BatchTicket, ServiceBuilder},
@@ -98,14 +98,16 @@ struct Driver {
 }
 
 impl Driver {
-    fn start(store: &Store, step: Duration) -> Self {
+    fn start(store: &Store, service: &InferenceService, step: Duration) -> Self {
         let (held, holds) = std::sync::mpsc::channel::<()>();
         drop(tokio::task::spawn_blocking(move || holds.recv()));
-        let store = store.clone();
+        let (store, service) = (store.clone(), service.clone());
         let task = spawn(async move {
             loop {
+                // Whoever works writes and reads as slowly as this does.
                 for _ in 0..3 {
                     let _ = store.sync().await;
+                    let _ = service.find_batch(BatchId::new(0)).await;
                     settle().await;
                 }
                 tokio::time::advance(step).await;
@@ -141,7 +143,7 @@ impl Shop {
         let costs = MemoryCosts::new(1_000_000);
         let service =
             edit(builder(&sim, &store, &clock).cost_sink(costs.clone()).batches_with(options)).build().unwrap();
-        let driver = Driver::start(&store, step);
+        let driver = Driver::start(&store, &service, step);
         Self { sim, costs, store, service, clock, folder, _driver: driver }
     }
 
