@@ -61,6 +61,8 @@ pub enum Overflowing {
     RateLimit,
     /// Every model for it is down.
     Outage,
+    /// A batch costs less, and there is time for one.
+    Cheaper,
 }
 
 impl Overflowing {
@@ -70,6 +72,7 @@ impl Overflowing {
         match self {
             Self::RateLimit => "rate_limit",
             Self::Outage => "outage",
+            Self::Cheaper => "cheaper",
         }
     }
 }

@@ -13,11 +13,13 @@ use async_trait::async_trait;
 use super::{of_store, submit::passed};
 use crate::{
     batch::{BatchId, BatchRow, Deferred, Draft, LineState, Overflow, OverflowError, Overflowing},
-    inference::InferenceRequest,
+    inference::{InferenceRequest, Input},
     service::{Error, ErrorKind, InferenceService, state::State},
     types::{Priority, Tenant},
 };
 
+/// What a batch must take off the price for a request to wait for it, in percent.
+const WORTH_WAITING: u8 = 20;
 /// A batch that gathers goes out with so many lines, if not sooner.
 const LINES: u64 = 1_000;
 /// What a request without a deadline may take: what providers promise, and half as long again.
@@ -84,6 +86,28 @@ impl State {
         // Where two made one at the same time both are filled, and both go out.
         batches.gathering.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, id);
         Ok(id)
+    }
+
+    /// Whether a request that may wait is cheaper in a batch, and nobody has its answer.
+    pub(in crate::service) async fn is_cheaper_later(
+        self: &Arc<Self>,
+        request: &Arc<InferenceRequest>,
+    ) -> Result<bool, Error> {
+        let Some(batches) = self.batches.as_ref().filter(|_| self.overflow.is_none()) else { return Ok(false) };
+        let plan = self.plan_for(Arc::clone(request), true).await?;
+        let Some(first) = plan.ranking.candidates.first().filter(|_| matches!(plan.request.input(), Input::Chat(_)))
+        else {
+            return Ok(false);
+        };
+        let percent_off = self.price(first).map_or(0, |stamp| stamp.batch_percent_off);
+        if percent_off < WORTH_WAITING || batches.submitter(first.route.upstream()).is_none() {
+            return Ok(false);
+        }
+        if batches.journal.is_refused(&first.route, self.clock.now()).await.map_err(of_store)? {
+            return Ok(false);
+        }
+        let key = plan.request.caching().is_ok().then(|| self.key(&plan));
+        Ok(self.cached_lines(&[(&plan.request, key)]).await.iter().all(Option::is_none))
     }
 
     /// Sends out what has gathered for long enough, or by processes that are gone.

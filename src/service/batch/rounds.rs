@@ -5,7 +5,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{Batches, of_store, placer::Placer, row, submit::of_spool};
+use super::{
+    Batches, of_store,
+    placer::Placer,
+    row,
+    submit::{of_spool, passed},
+};
 use crate::{
     batch::{
         BatchId, BatchRecord as Batch, BatchState, ChunkState, LineErrorKind, LineRow, LineState, Outcome, Place, Way,
@@ -271,8 +276,8 @@ impl State {
                     batches.journal.hurry(chunk.key, now).await.map_err(of_store)?;
                     may_wait = true;
                 }
-                (ChunkState::Cancelling, _) => may_wait |= super::submit::passed(chunk.since, now) < patience,
-                (ChunkState::Ended, _) => may_wait = true,
+                // One whose rows cannot be read is not waited for until it is too late.
+                (ChunkState::Cancelling | ChunkState::Ended, _) => may_wait |= passed(chunk.since, now) < patience,
                 _ => {}
             }
         }

@@ -13,7 +13,10 @@ use std::{
 
 use futures_util::StreamExt;
 
-use super::{Batches, of_store, row, submit::of_spool};
+use super::{
+    Batches, of_store, row,
+    submit::{of_spool, passed},
+};
 use crate::{
     batch::{
         BatchError, Change, ChunkRow, ChunkState, Claim, LineError, LineErrorKind, LineRef, LineState, Outcome, Output,
@@ -32,6 +35,8 @@ use crate::{
 const BLOCK: usize = 256;
 /// How long files rest that are named and not there yet, or cannot be read now.
 const REST: Duration = Duration::from_secs(60);
+/// For how long rows are asked for that cannot be read.
+const UNREADABLE: Duration = Duration::from_secs(24 * 3_600);
 /// A row without an answer is asked for again at most so often where nobody knows what its code means.
 const UNKNOWN_TRIES: u32 = 1;
 
@@ -221,8 +226,16 @@ impl State {
         Ok(())
     }
 
-    /// Rows that cannot be read now are read later.
-    async fn not_readable(&self, claim: &Claim, error: &BatchError) -> Result<(), Error> {
+    /// Rows that cannot be read now are read later; after a day they are taken for lost, and their lines go again.
+    async fn not_readable(self: &Arc<Self>, claim: &Claim, error: &BatchError) -> Result<(), Error> {
+        if passed(claim.chunk.since, self.clock.now()) >= UNREADABLE {
+            tracing::error!(batch = %claim.chunk.key.batch, %error, "the rows of a job are given up");
+            let job = claim.chunk.remote_id.as_deref().unwrap_or_default();
+            let title =
+                || format!("the rows of batch job {job} cannot be read for a day; its lines are sent again: {error}");
+            self.tell_batch(AlertKind::BatchFailed, job, title);
+            return self.close_chunk(self.batches()?, claim, (Vec::new(), 0)).await;
+        }
         tracing::warn!(batch = %claim.chunk.key.batch, %error, "the rows of a job cannot be read yet");
         let now = self.clock.now();
         let change = Change { next_at: now.checked_add(REST), ..Change::default() };

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use together_inference::{
     InferenceRequest,
+    batch::Overflowing,
     service::{BatchOptions, Completion, ErrorKind},
     testing::Fault,
 };
 
 use super::{MODEL, Shop};
-use crate::world::secs;
+use crate::world::{route, secs};
 
 fn ask(number: u32) -> InferenceRequest {
     InferenceRequest::chat(format!("report {number}")).model(MODEL).deferrable().deadline(secs(6 * 3_600))
@@ -45,4 +46,23 @@ async fn what_may_not_wait_never_enters_a_batch() {
     assert_eq!(error.kind(), ErrorKind::RateLimited, "{error}");
     tokio::time::sleep(secs(3_600)).await;
     assert_eq!(shop.sim.batches().len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_may_wait_waits_for_a_price_that_is_a_fifth_lower() {
+    let shop = Shop::with(BatchOptions::default(), |builder| builder.batch_percent_off(&route(MODEL), 50)).await;
+    shop.sim.batch_discount(MODEL, 50);
+    let Completion::Deferred(deferred) = shop.service.complete_or_defer(ask(1)).await.unwrap() else {
+        panic!("it was answered at once")
+    };
+    assert_eq!((deferred.why, shop.sim.calls()), (Overflowing::Cheaper, 0));
+    let row = shop.service.deferred(&deferred.ticket).await.unwrap().await.unwrap();
+    assert_eq!(row.result.unwrap().cost.charge().nanos(), shop.sim.bill().nano_usd);
+    // With less time, or an answer in the cache, it does not wait.
+    let soon = ask(2).deadline(secs(2 * 3_600));
+    assert!(matches!(shop.service.complete_or_defer(soon).await.unwrap(), Completion::Answered(_)));
+    let known = ask(3).temperature(0.0);
+    shop.service.complete(known.clone()).await.unwrap();
+    assert!(matches!(shop.service.complete_or_defer(known).await.unwrap(), Completion::Answered(_)));
+    shop.judge().await;
 }
