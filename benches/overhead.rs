@@ -1,11 +1,13 @@
 //! What the crate costs beside doing the same by hand: `cargo bench --bench overhead`, or `-- hit` for some of it. With
 //! `--features redis` that of the cache in Redis as well; it needs `redis-server`. With `--features sqlite` that of the
-//! ledger.
+//! ledger, with `--features batch` that of batches.
 //!
 //! Every figure is a ratio of two things measured in one run, in interleaved pairs: ours, then by hand, then ours… The
 //! upstream is a fixed response from another thread. CPU is that of the measuring thread alone, which runs everything of
 //! the client: tasks, recorder, leaders. Allocations are counted over one pass of each side.
 
+#[cfg(feature = "batch")]
+mod batches;
 mod budgets;
 mod by_hand;
 mod caching;
@@ -47,6 +49,10 @@ const QUESTION: &str = "Why is the sky blue, and why is it red in the evening? A
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    #[cfg(feature = "batch")]
+    if batches::serve_if_asked(&runtime) {
+        return;
+    }
     let upstream = upstream::start();
     let client = TogetherClient::builder().base_url(upstream.base_url()).api_key("bench").build().expect("a client");
     let hand = by_hand::Client::new(&upstream.base_url());
@@ -115,6 +121,11 @@ fn main() {
     #[cfg(feature = "sqlite")]
     if runs("service with a ledger") {
         ledger::calls(&runtime, &client, &hand);
+    }
+    #[cfg(feature = "batch")]
+    if runs("batch") {
+        batches::planning(&runtime);
+        batches::settling(&runtime);
     }
     #[cfg(feature = "redis")]
     if runs("redis") {
