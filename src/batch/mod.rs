@@ -115,8 +115,8 @@ pub trait BatchSubmitter: Send + Sync + fmt::Debug {
     /// [`BatchError::Body`] when the lines cannot be read, [`BatchError::Client`] when a call failed.
     async fn submit(&self, chunk: &Chunk) -> Result<RemoteId, BatchError>;
 
-    /// How jobs stand, in any order; one that the provider does not know is left out. Many at once: one list call, not
-    /// one a job.
+    /// How jobs stand, in any order; one that the provider does not know is left out, one that could not be asked after
+    /// while others could is [unheard](RemoteStatus::unheard). Many at once: one list call, not one a job.
     ///
     /// # Errors
     ///

@@ -8,7 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use futures_core::stream::BoxStream;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, stream};
 
 use super::{
     BatchError, BatchSubmitter, Chunk, ChunkBody, GRACE, Limits, Phase, RemoteId, RemoteStatus, Row, reach, rows::Rows,
@@ -161,9 +161,18 @@ impl BatchSubmitter for TogetherBatches {
         let seen: HashSet<&str> = found.iter().map(|job| &*job.id).collect();
         // The list lags behind: what is not in it may be there.
         let unseen: HashSet<&RemoteId> = ids.iter().filter(|id| !seen.contains(id.as_str())).collect();
-        let asked: Vec<_> = unseen.into_iter().map(|id| self.one(id)).collect();
-        let late: Vec<Option<BatchJob>> = stream::iter(asked).buffer_unordered(AT_ONCE).try_collect().await?;
-        found.extend(late.into_iter().flatten());
+        let asked: Vec<_> = unseen.into_iter().map(async |id| (id, self.one(id).await)).collect();
+        let late: Vec<_> = stream::iter(asked).buffer_unordered(AT_ONCE).collect().await;
+        let mut unheard = Vec::new();
+        for (id, job) in late {
+            match job {
+                Ok(job) => found.extend(job),
+                Err(error) => {
+                    tracing::warn!(job = %id, %error, "a job could not be asked after");
+                    unheard.push(RemoteStatus::unheard(id.clone()));
+                }
+            }
+        }
         let mut twins: HashMap<String, Vec<RemoteId>> = HashMap::new();
         for BatchJob { input_file_id, id, .. } in others {
             if let Some(file) = input_file_id {
@@ -174,7 +183,7 @@ impl BatchSubmitter for TogetherBatches {
             let twins = job.input_file_id.as_ref().and_then(|file| twins.get(file).cloned()).unwrap_or_default();
             RemoteStatus { twins, ..status_of(job) }
         });
-        Ok(told.collect())
+        Ok(told.chain(unheard).collect())
     }
 
     async fn results(&self, job: &RemoteStatus) -> Result<BoxStream<'static, Result<Row, BatchError>>, BatchError> {

@@ -263,6 +263,26 @@ impl RemoteStatus {
             twins: Vec::new(),
         }
     }
+
+    /// A job that could not be asked after, while others could: unlike one that the provider does not know, it is taken
+    /// to stand as it did.
+    ///
+    /// ```
+    /// use together_inference::batch::RemoteStatus;
+    ///
+    /// let status = RemoteStatus::unheard("batch_1".into());
+    /// assert!(status.is_unheard() && !status.phase.is_final());
+    /// ```
+    #[must_use]
+    pub fn unheard(id: RemoteId) -> Self {
+        Self::new(id, Phase::Other("".into()))
+    }
+
+    /// Whether it could not be asked after.
+    #[must_use]
+    pub fn is_unheard(&self) -> bool {
+        matches!(&self.phase, Phase::Other(word) if word.is_empty())
+    }
 }
 
 /// A row of a job's results.

@@ -9,7 +9,7 @@ use futures_util::TryStreamExt as _;
 use together_inference::{
     batch::{BatchError, BatchSubmitter, Chunk, ChunkBody, RemoteId, RemoteStatus, Row, TogetherBatches},
     client::{FilePurpose, FileUpload},
-    testing::{Together, conformance},
+    testing::{Fault, Together, conformance},
     types::ManualClock,
 };
 
@@ -122,6 +122,21 @@ async fn a_list_that_lags_longer_than_the_grace_shows_the_twin_later() {
     ended(&batches, twin).await;
     let status = batches.status(&[id]).await.unwrap().pop().unwrap();
     assert_eq!(status.twins, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_cannot_be_asked_after_hides_no_other() {
+    let together = Together::new();
+    let batches = TogetherBatches::new(together.client());
+    let [one, other] = [(); 2].map(|()| RemoteId::from(together.add_batch([])));
+    // No list shows them: each is asked for by itself.
+    together.batch_list_lag(Duration::from_secs(100));
+    together.fail_next_at("GET /v1/batches/*", 1, Fault::status(403));
+    let told = batches.status(&[one.clone(), other.clone(), RemoteId::from("unknown")]).await.unwrap();
+    assert_eq!(told.len(), 2, "one that the provider does not know is left out: {told:?}");
+    assert_eq!(told.iter().filter(|job| job.is_unheard()).count(), 1, "{told:?}");
+    let told = batches.status(&[one, other]).await.unwrap();
+    assert!(told.iter().all(|job| !job.is_unheard()), "{told:?}");
 }
 
 #[tokio::test(start_paused = true)]

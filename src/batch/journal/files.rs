@@ -232,10 +232,4 @@ impl Journal {
     pub(crate) fn rows(&self, batch: BatchId, file: &str) -> io::Result<Rows> {
         Ok(Rows { file: BufReader::new(self.0.spool.open_to_read(batch, file)?), at: 0 })
     }
-
-    /// Deletes every request and answer of a batch.
-    pub(crate) async fn discard(&self, batch: BatchId) -> Result<()> {
-        super::locked(&self.0.gathering).remove(&batch);
-        self.with_files(move |spool| spool.discard(batch)).await
-    }
 }

@@ -16,6 +16,7 @@
 //! ends lines locks that row first, so that the sums are the lines', arrivals have no gaps, and the first answer of a line
 //! wins.
 
+mod discard;
 mod files;
 mod gather;
 mod lease;

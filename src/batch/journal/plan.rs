@@ -109,7 +109,7 @@ impl Journal {
     }
 
     /// Deletes the lines and the folder of a plan, and then its row.
-    async fn erase(&self, id: BatchId) -> Result<()> {
+    pub(super) async fn erase(&self, id: BatchId) -> Result<()> {
         let places = ("batch: lines are about to be deleted", "batch: lines are deleted");
         loop {
             let deleted = self.write(places, Durable::Soon, move |sql| {

@@ -29,6 +29,9 @@ pub struct BatchOptions {
     pub poll: Duration,
     /// How long deferred requests gather before they go out together: 60 s, or until there are 1,000 of them.
     pub gather: Duration,
+    /// How long a batch is kept that is over: 30 days. Then its rows, files and name are gone; its costs stay in the
+    /// ledger.
+    pub retention: Duration,
 }
 
 impl Default for BatchOptions {
@@ -42,6 +45,7 @@ impl Default for BatchOptions {
             calls: 8,
             poll: Duration::from_secs(30),
             gather: Duration::from_secs(60),
+            retention: Duration::from_secs(30 * 24 * 3_600),
         }
     }
 }
@@ -79,6 +83,13 @@ impl BatchOptions {
     #[must_use]
     pub const fn gather(mut self, time: Duration) -> Self {
         self.gather = time;
+        self
+    }
+
+    /// Sets how long a batch is kept that is over; [`Duration::MAX`]: for good.
+    #[must_use]
+    pub const fn retention(mut self, time: Duration) -> Self {
+        self.retention = time;
         self
     }
 

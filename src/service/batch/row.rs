@@ -75,11 +75,12 @@ fn wrapped(head: &[u8], inner: &[u8]) -> Vec<u8> {
 
 /// Reads a row. `asked` is the model that the line was for.
 pub(super) fn read(row: &[u8], asked: &ModelId) -> Result<Kept, io::Error> {
-    let invalid = |error: serde_json::Error| io::Error::new(io::ErrorKind::InvalidData, error);
+    let invalid = |error: serde_json::Error| unreadable("answer", &error);
     let row: Row<'_> = serde_json::from_slice(row).map_err(invalid)?;
     if let Some(body) = row.body {
         let body = bytes::Bytes::copy_from_slice(body.get().as_bytes());
-        let answer = answer_of(&body, asked).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        let answer = answer_of(&body, asked)
+            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "the body of an answer is none of a completion"))?;
         return Ok(Kept::Answer(Box::new(answer)));
     }
     if let Some(answer) = row.answer {
@@ -89,6 +90,15 @@ pub(super) fn read(row: &[u8], asked: &ModelId) -> Result<Kept, io::Error> {
     }
     let error = row.error.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the row says nothing"))?;
     Ok(Kept::Error(LineError::new(LineErrorKind::of(&error.kind), &*error.code, &*error.message)))
+}
+
+/// The error of something kept that cannot be read. What serde says may quote a prompt: where it stands says enough.
+pub(super) fn unreadable(what: &str, error: &serde_json::Error) -> io::Error {
+    let (category, column) = (error.classify(), error.column());
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("a kept {what} is not what was written: {category:?} at {column}"),
+    )
 }
 
 /// The answer that a body of a chat completion is.
@@ -120,6 +130,11 @@ mod tests {
         let plain = Answer::chat("5 days", "m");
         let Kept::Answer(answer) = read(&of_answer(&plain).unwrap(), &model).unwrap() else { panic!("an answer") };
         assert_eq!(*answer, plain);
+
+        let torn = read(br#"{"body":null,"error":"a canary"}"#, &model).unwrap_err().to_string();
+        assert!(torn.contains("answer") && !torn.contains("canary"), "{torn}");
+        let torn = read(br#"{"body":{"choices":"a canary"}}"#, &model).unwrap_err().to_string();
+        assert!(!torn.contains("canary"), "{torn}");
 
         let error = LineError::new(LineErrorKind::Invalid, "batch_client_error", "no \"tool\"\nof that name");
         let Kept::Error(kept) = read(&of_error(&error), &model).unwrap() else { panic!("an error") };

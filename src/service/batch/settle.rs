@@ -104,6 +104,7 @@ impl State {
         match ended(job) {
             Ended::Rows => {}
             Ended::ModelRefused => {
+                batches.journal.refused(&chunk.route, self.clock.now()).await.map_err(of_store)?;
                 return self.refuse_chunk(claim, job.error.as_deref().unwrap_or("the model is refused")).await;
             }
             Ended::Upload => {
@@ -140,8 +141,9 @@ impl State {
             let brought;
             (book, brought) = working.await.map_err(io::Error::other).and_then(|taken| taken).map_err(of_spool)?;
             let Brought { mut billed, entries, late } = brought;
+            let late = self.late_records(batches, chunk, &job.id, late).await?;
             doubled += late.len() as u64;
-            billed.extend(self.late_records(batches, chunk, &job.id, late).await?);
+            billed.extend(late);
             charged.extend(self.pay(chunk, billed).await?);
             self.keep_many_unless_invalidated(since, entries).await;
         }

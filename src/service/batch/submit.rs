@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Batches, of_store,
+    Batches, of_store, row,
     work::{FULL, next_poll},
 };
 use crate::{
@@ -104,7 +104,14 @@ impl State {
                 self.tell_batch(AlertKind::BatchStuck, claim.chunk.route.upstream().as_str(), title);
                 self.let_rest(claim, ChunkState::Submitting, (LOCKED, Some(error.to_string()))).await
             }
-            Err(error) => self.refuse_chunk(claim, &error.to_string()).await,
+            // Ours to mend: the provider was not asked.
+            Err(BatchError::Body(error)) => Err(of_spool(error)),
+            Err(error) => {
+                if blames_model(&error) {
+                    batches.journal.refused(&claim.chunk.route, now).await.map_err(of_store)?;
+                }
+                self.refuse_chunk(claim, &error.to_string()).await
+            }
         }
     }
 
@@ -169,7 +176,7 @@ impl State {
     pub(super) fn request_at(&self, requests: &RequestsFile, at: Span) -> io::Result<InferenceRequest> {
         let bytes = requests.read(at)?;
         let mut request: InferenceRequest =
-            serde_json::from_slice(&bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            serde_json::from_slice(&bytes).map_err(|error| row::unreadable("request", &error))?;
         self.prepare(&mut request);
         Ok(request)
     }
@@ -201,13 +208,21 @@ impl State {
         self.release_lines(&claim.chunk, &HashSet::new()).await?;
         let (batches, now, chunk) = (self.batches()?, self.clock.now(), &claim.chunk);
         tracing::warn!(batch = %chunk.key.batch, route = %chunk.route, why, "a batch was refused");
-        batches.journal.refused(&chunk.route, now).await.map_err(of_store)?;
         let from = [ChunkState::Planned, ChunkState::Submitting, ChunkState::Ended];
         let change = Change { error: Some(why.into()), ..Change::default() };
         let (key, fence) = (chunk.key, claim.fence);
         batches.journal.step(key, fence, &from, ChunkState::Refused, change, now).await.map_err(of_store)?;
         batches.moved();
         Ok(())
+    }
+}
+
+/// Whether the provider itself does not take this model in batches: of that other batches learn.
+fn blames_model(error: &BatchError) -> bool {
+    match error {
+        BatchError::Refused { .. } | BatchError::Endpoint { .. } => true,
+        BatchError::Client(error) => error.status().is_some(),
+        _ => false,
     }
 }
 
@@ -224,4 +239,20 @@ pub(super) fn passed(since: SystemTime, now: SystemTime) -> Duration {
 #[expect(clippy::needless_pass_by_value, reason = "what `map_err` is given")]
 pub(super) fn of_spool(error: io::Error) -> Error {
     Error::new(ErrorKind::Store, format!("the files of the batch: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_is_blamed_for_what_the_provider_said_alone() {
+        let unread = || BatchError::Body(io::Error::other("the disk"));
+        let local = || BatchError::Client(client::Error::no_stream());
+        let large = || BatchError::Limit { what: "lines", asked: 2, most: 1 };
+        for error in [unread(), local(), large()] {
+            assert!(!blames_model(&error), "{error}");
+        }
+        assert!(blames_model(&BatchError::Refused { reason: "no batches".into() }));
+    }
 }

@@ -137,17 +137,27 @@ impl BatchTicket {
         Ok(cancelled)
     }
 
-    /// Forgets it once it is over: its rows and files are gone, its costs stay in the ledger.
+    /// Forgets it once it is over: its rows and files are gone and its name is free again; its costs stay in the ledger.
+    /// Without this it is forgotten when its [retention](super::BatchOptions::retention) is over.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidRequest`] while it is not over, [`ErrorKind::Store`] where it cannot be forgotten.
+    /// [`ErrorKind::InvalidRequest`] while it is not over or a job of it is still being stopped,
+    /// [`ErrorKind::Store`] where it cannot be forgotten.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future forgets it or leaves it whole; files that are left then are deleted by the next worker.
     pub async fn discard(self) -> Result<(), Error> {
         let batches = self.service.state.batches()?;
         if self.row(batches).await?.finished.is_none() {
             return Err(Error::new(ErrorKind::InvalidRequest, "the batch is not over; cancel it first"));
         }
-        batches.journal.discard(self.id).await.map_err(of_store)
+        if batches.journal.discard(self.id).await.map_err(of_store)? {
+            return Ok(());
+        }
+        let message = "a job of the batch is still being stopped; what it has done is yet to be read: discard it later";
+        Err(Error::new(ErrorKind::InvalidRequest, message))
     }
 
     /// Waits for its end.

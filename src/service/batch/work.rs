@@ -53,7 +53,20 @@ impl InferenceService {
         let journal = &self.state.batches()?.journal;
         journal.beat(self.state.clock.now()).await.map_err(of_store)?;
         // What a process had begun to plan that has ended is nobody's.
-        journal.sweep().await.map(drop).map_err(of_store)
+        journal.sweep().await.map(drop).map_err(of_store)?;
+        self.forget_old().await;
+        Ok(())
+    }
+
+    /// Forgets batches whose retention is over. Where that fails it harms no other, and is tried again.
+    async fn forget_old(&self) {
+        let Some(batches) = &self.state.batches else { return };
+        let Some(before) = self.state.clock.now().checked_sub(batches.options.retention) else { return };
+        match batches.journal.discard_before(before).await {
+            Ok(0) => {}
+            Ok(batches) => tracing::info!(batches, "batches were forgotten whose retention is over"),
+            Err(error) => tracing::warn!(%error, "batches whose retention is over could not be forgotten"),
+        }
     }
 
     /// Jobs that are to be asked after, for this worker alone: all that are due, since one list tells of them.
@@ -211,6 +224,9 @@ impl State {
     ) -> Result<(), Error> {
         let (chunk, now) = (&claim.chunk, self.clock.now());
         let stopped;
+        if status.is_some_and(RemoteStatus::is_unheard) {
+            return self.let_rest(claim, chunk.state, (batches.options.poll, None)).await;
+        }
         let status = match status {
             Some(status) if chunk.state == ChunkState::Cancelling && !status.phase.is_final() => {
                 stopped = self.stop_job(submitter, status).await;

@@ -3,6 +3,7 @@
 use together_inference::service::{BatchOptions, ErrorKind};
 
 use super::{Shop, lines};
+use crate::world::secs;
 
 #[tokio::test(start_paused = true)]
 async fn one_name_is_one_batch_at_any_time_and_from_anywhere() {
@@ -20,6 +21,38 @@ async fn one_name_is_one_batch_at_any_time_and_from_anywhere() {
     let other_lines = shop.service.batch(lines(5)).name("labels").submit().await.unwrap_err();
     assert_eq!(other_lines.kind(), ErrorKind::NameTaken);
     assert!(other_lines.to_string().contains(id.as_str()), "{other_lines}");
+    shop.judge().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_was_discarded_is_no_answer_to_its_name() {
+    let shop = Shop::new().await;
+    let submit = || shop.service.batch(lines(4)).name("labels").submit();
+    let ticket = submit().await.unwrap();
+    let early = ticket.clone().discard().await.unwrap_err();
+    assert_eq!(early.kind(), ErrorKind::InvalidRequest, "it is not over");
+    ticket.clone().await.unwrap();
+    ticket.clone().discard().await.unwrap();
+    assert_eq!(shop.service.find_batch_named("labels").await.unwrap_err().kind(), ErrorKind::NoBatch);
+    assert_eq!(ticket.results().next().await.unwrap_err().kind(), ErrorKind::NoBatch);
+    let again = submit().await.unwrap();
+    assert_ne!(again.id(), ticket.id());
+    assert!(again.await.unwrap().is_complete());
+    shop.judge().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_is_forgotten_when_its_retention_is_over() {
+    let options = BatchOptions::default().retention(secs(3_600));
+    let shop = Shop::at_pace(secs(20), options, |builder| builder).await;
+    let ticket = shop.submit(lines(4)).await;
+    ticket.clone().await.unwrap();
+    let over = tokio::time::Instant::now();
+    while shop.service.find_batch(ticket.id()).await.is_ok() {
+        tokio::time::sleep(secs(60)).await;
+    }
+    let kept = over.elapsed();
+    assert!(kept >= secs(3_500) && kept <= secs(4_000), "{kept:?}");
     shop.judge().await;
 }
 

@@ -94,10 +94,34 @@ async fn what_was_uploaded_goes_and_answers_stay_until_they_are_discarded() {
     }));
     assert_eq!(journal.read_answer(id(1), &place).unwrap(), b"{\"a\":1}");
     assert_eq!(journal.read_answer(id(1), &next).unwrap(), b"{\"b\":1}");
-    journal.discard(id(1)).await.unwrap();
-    journal.discard(id(1)).await.unwrap();
-    assert!(!folder.exists());
-    assert_eq!(journal.counts(id(1)).await.unwrap().waiting, 1, "what it came to is still known");
+    assert!(!journal.discard(id(1)).await.unwrap(), "a line of it waits");
+    assert!(folder.exists());
+}
+
+#[tokio::test]
+async fn a_batch_is_forgotten_once_nothing_of_it_is_under_way() {
+    for home in Home::each().await {
+        let journal = home.journal().await;
+        let named = || Draft { name: Some("labels".into()), ..draft(1, 700) };
+        planned(&journal, named(), |_| ()).await;
+        let fence = journal.claim(1, at(0)).await.unwrap()[0].fence;
+        journal.settle_lines(key(1, 0, 0), fence, (0..700).map(|index| done(index, index)).collect()).await.unwrap();
+        assert!(journal.finish(id(1), at(5)).await.unwrap());
+        assert_eq!(journal.discard_before(at(9)).await.unwrap(), 0, "a job is out whose bill is not read");
+        assert!(!journal.discard(id(1)).await.unwrap());
+        assert!(journal.settle(key(1, 0, 0), fence, settling(vec![]), at(6)).await.unwrap());
+        assert_eq!(journal.discard_before(at(5)).await.unwrap(), 0, "it was over at 5, not before");
+        assert_eq!(journal.discard_before(at(6)).await.unwrap(), 1);
+        assert!(!home.spool().join(id(1).as_str()).exists());
+        for (table, column) in
+            [("batch", "id"), ("chunk", "batch"), ("line", "batch"), ("transition", "batch"), ("planning", "id")]
+        {
+            assert_eq!(journal.rows_in(table, column, id(1)).await, 0, "{table}");
+        }
+        assert!(journal.discard(id(1)).await.unwrap(), "what is gone is gone");
+        let again = Draft { id: id(2), ..named() };
+        assert_eq!(planned(&journal, again, |_| ()).await, Planned::New, "its name is free");
+    }
 }
 
 #[tokio::test]

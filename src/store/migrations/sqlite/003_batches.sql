@@ -45,6 +45,7 @@ CREATE TABLE batch (
 -- A name of no tenant is not one of the tenant ''.
 CREATE UNIQUE INDEX batch_name ON batch (name, (coalesce(tenant, '')), (tenant IS NULL)) WHERE name IS NOT NULL;
 CREATE INDEX batch_open ON batch (state) WHERE state <> 'finished';
+CREATE INDEX batch_over ON batch (finished) WHERE finished IS NOT NULL;
 
 CREATE TABLE chunk (
     batch         TEXT NOT NULL,
