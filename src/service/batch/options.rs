@@ -29,6 +29,9 @@ pub struct BatchOptions {
     pub poll: Duration,
     /// How long deferred requests gather before they go out together: 60 s, or until there are 1,000 of them.
     pub gather: Duration,
+    /// For how long a chunk is one worker's unless it says again that it has it, which it does three times as often:
+    /// 30 s. So long does a chunk lie still whose worker hangs.
+    pub lease: Duration,
 }
 
 impl Default for BatchOptions {
@@ -42,6 +45,7 @@ impl Default for BatchOptions {
             calls: 8,
             poll: Duration::from_secs(30),
             gather: Duration::from_secs(60),
+            lease: Duration::from_secs(30),
         }
     }
 }
@@ -79,6 +83,14 @@ impl BatchOptions {
     #[must_use]
     pub const fn gather(mut self, time: Duration) -> Self {
         self.gather = time;
+        self
+    }
+
+    /// Sets for how long a chunk is one worker's unless it says again that it has it; less than a second counts as one.
+    #[must_use]
+    pub const fn lease(mut self, time: Duration) -> Self {
+        let least = Duration::from_secs(1);
+        self.lease = if time.as_millis() < least.as_millis() { least } else { time };
         self
     }
 
