@@ -20,6 +20,9 @@ use crate::{
 
 /// Between two looks at the list.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(2);
+/// How long after the begin of a submission a job may be created. Who was stopped for longer, or whose lines took so long,
+/// may have been overtaken: whoever counts the grace from the begin would not find the job in time.
+const LATE: Duration = Duration::from_secs(60);
 /// How many jobs that a list leaves out are asked for at the same time.
 const AT_ONCE: usize = 4;
 
@@ -30,7 +33,8 @@ const AT_ONCE: usize = 4;
 /// The API has no idempotency keys, and a create whose reply is lost may have made a job. What a job is known by is its
 /// input file, and that is the same however often the same lines are sent: the upload asks by checksum first. So a
 /// chunk that was [tried](Chunk::tried) before is created again only when no job of its file is in the list, two
-/// minutes after that try, twice. Until then its submission is [`Unresolved`](BatchError::Unresolved).
+/// minutes after that try, twice. Until then its submission is [`Unresolved`](BatchError::Unresolved), as is one that
+/// has taken so long that others may have tried meanwhile.
 ///
 /// This holds if no two chunks have the same lines: give each line a `custom_id` of its own.
 ///
@@ -98,12 +102,18 @@ impl TogetherBatches {
         Ok(Some(RemoteId::from(adopted.id)))
     }
 
-    /// What an earlier try left behind, when it can be known that it left something or nothing.
-    async fn left_behind(&self, file: &str, tried: SystemTime) -> Result<Option<RemoteId>, BatchError> {
+    /// What an earlier try left behind, when it can be known that it left something or nothing. The grace is over only if
+    /// it was when this submission began: who asked for it wrote down that it may create.
+    async fn left_behind(
+        &self,
+        file: &str,
+        tried: SystemTime,
+        begun: SystemTime,
+    ) -> Result<Option<RemoteId>, BatchError> {
         if let Some(found) = self.found(file).await? {
             return Ok(Some(found));
         }
-        let since = self.clock.now().duration_since(tried).unwrap_or_default();
+        let since = begun.duration_since(tried).unwrap_or_default();
         if since < GRACE {
             return Err(BatchError::Unresolved { after: GRACE.saturating_sub(since) });
         }
@@ -130,16 +140,20 @@ fn is_lost(job: &BatchJob) -> bool {
 impl BatchSubmitter for TogetherBatches {
     async fn submit(&self, chunk: &Chunk) -> Result<RemoteId, BatchError> {
         self.limits.admit(chunk)?;
+        let begun = self.clock.now();
         reach("batch: lines are about to be uploaded");
         let uploaded = self.client.files().upload(&upload_of(chunk)).await?;
         reach("batch: lines are uploaded");
         let file = uploaded.file.id;
         if let Some(tried) = chunk.tried
-            && let Some(found) = self.left_behind(&file, tried).await?
+            && let Some(found) = self.left_behind(&file, tried, begun).await?
         {
             return Ok(found);
         }
         reach("batch: a job is about to be created");
+        if self.clock.now().duration_since(begun).unwrap_or_default() >= LATE {
+            return Err(BatchError::Unresolved { after: Duration::ZERO });
+        }
         let created = self.client.batches().create(&CreateBatch::new(file).endpoint(&*chunk.endpoint)).await?;
         reach("batch: a job is created");
         if let Some(warning) = created.warning {

@@ -17,8 +17,8 @@ use crate::{
     service::{Error, InferenceService, WeakService},
 };
 
-/// How often a claim is renewed: it holds for three times as long.
-const RENEW: Duration = Duration::from_secs(10);
+/// How often a worker says that it lives: it is thought to for three times as long.
+const BEAT: Duration = Duration::from_secs(10);
 /// How long a worker rests that the store failed.
 const FAILED: Duration = Duration::from_secs(5);
 /// Steps at a time.
@@ -55,7 +55,7 @@ pub(super) async fn work(weak: WeakService, look: Duration) {
 }
 
 async fn turn(service: &InferenceService, steps: &mut JoinSet<()>, beaten: &mut Option<Instant>) -> Result<(), Error> {
-    if beaten.is_none_or(|at| at.elapsed() >= RENEW) {
+    if beaten.is_none_or(|at| at.elapsed() >= BEAT) {
         service.beat().await?;
         *beaten = Some(Instant::now());
     }
@@ -89,7 +89,8 @@ async fn step(service: InferenceService, claim: Claim) {
     let mut failed = false;
     {
         let mut stepping = std::pin::pin!(service.step_chunk(&claim));
-        let mut renewals = interval_at(Instant::now() + RENEW, RENEW);
+        let every = service.renew_every();
+        let mut renewals = interval_at(Instant::now() + every, every);
         loop {
             tokio::select! {
                 biased;

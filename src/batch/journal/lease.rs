@@ -11,9 +11,6 @@ use super::{
 };
 use crate::store::Durable;
 
-/// How long a claim holds unless it is renewed.
-const LEASE: Duration = Duration::from_secs(30);
-
 /// One chunk, by the first three values.
 pub(super) const ONE: &str = "batch = ?1 AND round = ?2 AND no = ?3";
 
@@ -21,8 +18,9 @@ pub(super) fn key_params(key: &ChunkKey) -> [Param<'_>; 3] {
     [key.batch.as_str().into(), key.round.into(), key.no.into()]
 }
 
-fn lease_micros() -> i64 {
-    i64::try_from(LEASE.as_micros()).unwrap_or(i64::MAX)
+/// Until when a claim holds.
+fn until(clock: i64, lease: Duration) -> i64 {
+    clock.saturating_add(i64::try_from(lease.as_micros()).unwrap_or(i64::MAX))
 }
 
 /// A change of a chunk by its owner.
@@ -119,7 +117,12 @@ impl Due {
     }
 }
 
-fn claim(sql: &Sql<'_>, (due, most): (Due, usize), process: i64, now: SystemTime) -> sql::Result<Vec<Claim>> {
+fn claim(
+    sql: &Sql<'_>,
+    (due, most): (Due, usize),
+    (process, lease): (i64, Duration),
+    now: SystemTime,
+) -> sql::Result<Vec<Claim>> {
     let clock = sql.lease_clock(now)?;
     let select = format!(
         "{CHUNK}, c.fence FROM chunk c JOIN batch b ON b.id = c.batch
@@ -133,7 +136,7 @@ fn claim(sql: &Sql<'_>, (due, most): (Due, usize), process: i64, now: SystemTime
     let claims = sql.query(&select, &[now.into(), clock.into(), most.into()], |row| {
         Ok(Claim { chunk: chunk_of(row)?, fence: row.int(CHUNK_COLUMNS)? + 1 })
     })?;
-    let until = clock.saturating_add(lease_micros());
+    let until = until(clock, lease);
     let rows: Vec<Vec<Param<'_>>> = claims
         .iter()
         .map(|claim| {
@@ -147,27 +150,38 @@ fn claim(sql: &Sql<'_>, (due, most): (Due, usize), process: i64, now: SystemTime
 }
 
 impl Journal {
-    /// Takes chunks that are due and nobody's, or whose owner is silent or gone: so many at most.
-    pub(crate) async fn claim_due(&self, due: Due, most: usize, now: SystemTime) -> Result<Vec<Claim>> {
+    /// Takes chunks that are due and nobody's, or whose owner is silent or gone: so many at most, for so long.
+    pub(crate) async fn claim_due(
+        &self,
+        due: Due,
+        most: usize,
+        lease: Duration,
+        now: SystemTime,
+    ) -> Result<Vec<Claim>> {
         let process = self.process();
         let places = ("batch: chunks are about to be claimed", "batch: chunks are claimed");
-        self.write_within(BRIEF, places, Durable::Soon, move |sql| claim(sql, (due, most), process, now)).await
+        self.write_within(BRIEF, places, Durable::Soon, move |sql| claim(sql, (due, most), (process, lease), now)).await
     }
 
     /// The same of all.
     #[cfg(test)]
     pub(super) async fn claim(&self, most: usize, now: SystemTime) -> Result<Vec<Claim>> {
-        self.claim_due(Due::All, most, now).await
+        self.claim_due(Due::All, most, super::tests::LEASE, now).await
     }
 
-    /// Holds claims for longer; those that somebody else has by now.
-    pub(crate) async fn renew(&self, held: &[(ChunkKey, i64)], now: SystemTime) -> Result<Vec<ChunkKey>> {
+    /// Holds claims for so much longer; those that somebody else has by now.
+    pub(crate) async fn renew(
+        &self,
+        held: &[(ChunkKey, i64)],
+        lease: Duration,
+        now: SystemTime,
+    ) -> Result<Vec<ChunkKey>> {
         let (mut held, process) = (held.to_vec(), self.process());
         // All who lock many do so in one order.
         held.sort_unstable_by_key(|(key, _)| *key);
         let places = ("batch: claims are about to be renewed", "batch: claims are renewed");
         self.write_within(BRIEF, places, Durable::Soon, move |sql| {
-            let until = sql.lease_clock(now)?.saturating_add(lease_micros());
+            let until = until(sql.lease_clock(now)?, lease);
             let rows: Vec<Vec<Param<'_>>> = held
                 .iter()
                 .map(|(key, fence)| {

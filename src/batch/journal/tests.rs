@@ -20,6 +20,9 @@ use self::home::Home;
 use super::*;
 use crate::types::{RouteId, Usage};
 
+/// How long a claim holds here.
+pub(super) const LEASE: Duration = Duration::from_secs(30);
+
 fn at(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + seconds)
 }

@@ -32,6 +32,9 @@ pub struct BatchOptions {
     /// How long a batch is kept that is over: 30 days. Then its rows, files and name are gone; its costs stay in the
     /// ledger.
     pub retention: Duration,
+    /// For how long a chunk is one worker's unless it says again that it has it, which it does three times as often:
+    /// 30 s. So long does a chunk lie still whose worker hangs.
+    pub lease: Duration,
 }
 
 impl Default for BatchOptions {
@@ -46,6 +49,7 @@ impl Default for BatchOptions {
             poll: Duration::from_secs(30),
             gather: Duration::from_secs(60),
             retention: Duration::from_secs(30 * 24 * 3_600),
+            lease: Duration::from_secs(30),
         }
     }
 }
@@ -90,6 +94,14 @@ impl BatchOptions {
     #[must_use]
     pub const fn retention(mut self, time: Duration) -> Self {
         self.retention = time;
+        self
+    }
+
+    /// Sets for how long a chunk is one worker's unless it says again that it has it; less than a second counts as one.
+    #[must_use]
+    pub const fn lease(mut self, time: Duration) -> Self {
+        let least = Duration::from_secs(1);
+        self.lease = if time.as_millis() < least.as_millis() { least } else { time };
         self
     }
 

@@ -24,6 +24,8 @@ use crate::{
 const MOST: usize = 1_024;
 /// How long a chunk rests that has no place among the jobs that may be out.
 pub(super) const FULL: Duration = Duration::from_secs(5);
+/// Claims are renewed no more often than this.
+const FAST: Duration = Duration::from_millis(100);
 /// A job that no list shows for so long is lost.
 const LOST: Duration = Duration::from_secs(600);
 /// A job that runs for so long is asked after half as often.
@@ -71,18 +73,29 @@ impl InferenceService {
 
     /// Jobs that are to be asked after, for this worker alone: all that are due, since one list tells of them.
     pub(crate) async fn claim_jobs(&self) -> Result<Vec<Claim>, Error> {
-        self.state.batches()?.journal.claim_due(Due::Jobs, MOST, self.state.clock.now()).await.map_err(of_store)
+        self.claim(Due::Jobs, MOST).await
     }
 
     /// Chunks that something is to be done about, for this worker alone: so many at most, the rest is for others.
     pub(crate) async fn claim_steps(&self, most: usize) -> Result<Vec<Claim>, Error> {
-        self.state.batches()?.journal.claim_due(Due::Steps, most, self.state.clock.now()).await.map_err(of_store)
+        self.claim(Due::Steps, most).await
+    }
+
+    async fn claim(&self, due: Due, most: usize) -> Result<Vec<Claim>, Error> {
+        let (batches, now) = (self.state.batches()?, self.state.clock.now());
+        batches.journal.claim_due(due, most, batches.options.lease, now).await.map_err(of_store)
+    }
+
+    /// How often a claim is renewed: it holds for three times as long.
+    pub(crate) fn renew_every(&self) -> Duration {
+        self.state.batches.as_ref().map_or(Duration::MAX, |batches| (batches.options.lease / 3).max(FAST))
     }
 
     /// Keeps a chunk for this worker; `false` where another one has it.
     pub(crate) async fn renew(&self, claim: &Claim) -> Result<bool, Error> {
         let held = [(claim.chunk.key, claim.fence)];
-        let lost = self.state.batches()?.journal.renew(&held, self.state.clock.now()).await.map_err(of_store)?;
+        let (batches, now) = (self.state.batches()?, self.state.clock.now());
+        let lost = batches.journal.renew(&held, batches.options.lease, now).await.map_err(of_store)?;
         Ok(lost.is_empty())
     }
 

@@ -1,37 +1,45 @@
-//! Processes that end in the middle of a batch: whoever comes next ends it, with one job a chunk and one bill.
+//! Processes that end, or stop, in the middle of a batch: whoever comes next ends it, with one job a chunk and one bill.
 //!
 //! The child is this test binary itself; the simulator is the parent's, on a socket, and keeps the bill. Time of day goes
 //! twenty times as fast for the children, so that the grace of a create whose reply was lost takes seconds.
 
+mod killed;
+mod many;
+mod spend;
+mod stopped;
+
 use std::{
-    collections::BTreeSet,
+    collections::HashSet,
     env,
-    path::Path,
     process::{Child, Command, Stdio},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
-use futures_util::{StreamExt, stream};
 use together_inference::{
     InferenceService, TogetherClient,
     cost::Ledger,
     pipeline::Pipeline,
     service::BatchOptions,
-    store::Store,
     testing::{Server, Together},
-    types::{Clock, Rng, SeededRng, SystemClock},
+    types::{Clock, SystemClock},
 };
 
 use super::{Folder, lines};
-use crate::{ledger::always, world::secs};
+use crate::{
+    ledger::{
+        always,
+        home::{Home, store},
+    },
+    world::{ms, secs},
+};
 
 const STORE: &str = "TOGETHER_BATCH_TEST_STORE";
+const FILES: &str = "TOGETHER_BATCH_TEST_FILES";
 const URL: &str = "TOGETHER_BATCH_TEST_URL";
+const JOB: &str = "TOGETHER_BATCH_TEST_JOB";
 const KILL: &str = "TOGETHER_INFERENCE_KILL_AT";
-
-const LINES: usize = 12;
-const CHUNK: usize = 4;
+const STOP: &str = "TOGETHER_INFERENCE_STOP_AT";
 
 /// The same for every process, and fast.
 #[derive(Debug)]
@@ -44,116 +52,136 @@ impl Clock for Fast {
     }
 }
 
+/// What is to be done.
+#[derive(Clone, Copy, Debug)]
+struct Job {
+    lines: usize,
+    chunk: usize,
+    /// Jobs that are out at a time.
+    jobs: usize,
+    /// How often a worker looks into the store, in milliseconds.
+    look: usize,
+}
+
+/// Three chunks.
+const SMALL: Job = Job { lines: 12, chunk: 4, jobs: 50, look: 20 };
+
+impl Job {
+    fn told(self) -> String {
+        [self.lines, self.chunk, self.jobs, self.look].map(|number| number.to_string()).join(",")
+    }
+
+    fn read(told: &str) -> Self {
+        let numbers: Vec<usize> = told.split(',').map(|number| number.parse().unwrap()).collect();
+        Self { lines: numbers[0], chunk: numbers[1], jobs: numbers[2], look: numbers[3] }
+    }
+}
+
 /// What a child does; nothing where there is no parent.
 #[tokio::test]
 async fn child() {
-    let Ok(path) = env::var(STORE) else { return };
+    let Ok(address) = env::var(STORE) else { return };
+    let job = Job::read(&env::var(JOB).unwrap());
     let clock: Arc<dyn Clock> = Arc::new(Fast);
     let client = TogetherClient::builder().base_url(env::var(URL).unwrap()).api_key("key");
     let client = client.clock(Arc::clone(&clock)).build().unwrap();
-    let options = BatchOptions::default().chunk_lines(CHUNK as u64).poll(secs(1)).singly_below(0);
+    // Leases are by the time of the server where there is one, which is not fast.
+    let lease = if address.starts_with("postgres://") { secs(2) } else { secs(30) };
+    let options = BatchOptions::default().chunk_lines(job.chunk as u64).jobs(job.jobs).lease(lease);
     let service = InferenceService::builder(client)
-        .store(&Store::open(path).await.unwrap())
+        .store(&store(&address).await)
         .clock(clock)
-        .batches_with(options)
-        .background(Pipeline::new().poll_every(Duration::from_millis(20)))
+        .batches_with(options.poll(secs(1)).singly_below(0))
+        .batch_folder(env::var(FILES).unwrap())
+        .background(Pipeline::new().poll_every(ms(job.look as u64)))
         .build()
         .unwrap();
-    let report = service.batch(lines(LINES)).name("labels").submit().await.unwrap().await.unwrap();
+    let report = service.batch(lines(job.lines)).name("labels").submit().await.unwrap().await.unwrap();
     assert!(report.is_complete(), "{report}");
     service.shutdown(secs(10)).await;
 }
 
-fn start(folder: &Path, url: &str, kill: &str) -> Child {
-    Command::new(env::current_exe().unwrap())
-        .args(["--exact", "batches::crash::child", "--nocapture", "--test-threads", "1"])
-        .env(STORE, folder.join("inference.db"))
-        .env(URL, url)
-        .env(KILL, kill)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
+/// A store, the files of its batches, and the provider.
+struct Site {
+    home: Home,
+    files: Folder,
+    together: Together,
+    served: Server,
 }
 
-/// Runs a child to its end; whether it ended well, and what it said.
-async fn run(folder: &Path, served: &Server, kill: &str) -> (bool, String) {
-    let child = start(folder, &served.base_url(), kill);
+impl Site {
+    /// One on each kind of store.
+    async fn each() -> Vec<Self> {
+        let mut sites = Vec::new();
+        for home in Home::each().await {
+            sites.push(Self::on(home).await);
+        }
+        sites
+    }
+
+    async fn on(home: Home) -> Self {
+        let together = Together::builder().time_scale(0.01).build();
+        together.batch_time(secs(20));
+        let served = together.serve().await.unwrap();
+        Self { home, files: Folder::new(), together, served }
+    }
+
+    /// Another on the same kind of store.
+    async fn another(&self) -> Self {
+        Self::on(self.home.another().await).await
+    }
+
+    fn start(&self, job: Job, (variable, place): (&str, &str)) -> Child {
+        Command::new(env::current_exe().unwrap())
+            .args(["--exact", "batches::crash::child", "--nocapture", "--test-threads", "1"])
+            .env(STORE, self.home.address())
+            .env(FILES, &self.files.0)
+            .env(URL, self.served.base_url())
+            .env(JOB, job.told())
+            .env(variable, place)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    /// Runs a child to its end; whether it ended well, and what it said.
+    async fn run(&self, job: Job, kill: &str) -> (bool, String) {
+        ended(self.start(job, (KILL, kill))).await
+    }
+
+    /// Kills a child, as the machine might, when this holds. `false`: it was over before.
+    async fn kill_when(&self, job: Job, is_time: impl Fn(&Together) -> bool) -> bool {
+        let mut child = self.start(job, (KILL, "nowhere"));
+        let mut lived = true;
+        while lived && !is_time(&self.together) {
+            tokio::time::sleep(ms(1)).await;
+            lived = child.try_wait().unwrap().is_none();
+        }
+        child.kill().unwrap(); // SIGKILL
+        child.wait().unwrap();
+        lived
+    }
+
+    /// What holds when a batch is over, whatever happened to those who worked on it.
+    async fn judge(&self, case: &str, job: Job) {
+        let case = format!("{}, {case}", self.home.kind());
+        let (jobs, bill) = (self.together.batches(), self.together.bill());
+        assert_eq!(jobs.len(), job.lines.div_ceil(job.chunk), "{case}: one job a chunk");
+        let billed: HashSet<_> = bill.lines.iter().map(|line| line.custom_id.as_deref()).collect();
+        assert_eq!((bill.lines.len(), billed.len()), (job.lines, job.lines), "{case}: every line is billed once");
+        let store = self.home.store().await;
+        let records = Ledger::new(&store).records(always()).await.unwrap();
+        let kept: i64 = records.iter().map(|record| record.cost.charge().nanos()).sum();
+        assert_eq!((records.len(), kept), (job.lines, bill.nano_usd), "{case}: the ledger is not the bill");
+        let ended = "SELECT count(*) FROM line WHERE state = 1 AND file IS NOT NULL";
+        assert_eq!(self.home.count(ended).await, job.lines as i64, "{case}: a line has no answer");
+    }
+}
+
+/// Waits for a child; whether it ended well, and what it said.
+async fn ended(child: Child) -> (bool, String) {
     let ended = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
     let said = [ended.stdout, ended.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
     (ended.status.success(), said)
-}
-
-fn simulator() -> Together {
-    let together = Together::builder().time_scale(0.01).build();
-    together.batch_time(secs(20));
-    together
-}
-
-/// What holds when a batch is over, whatever happened to those who worked on it.
-async fn judge(case: &str, folder: &Folder, together: &Together, full: i64) {
-    let (jobs, bill) = (together.batches(), together.bill());
-    assert_eq!(jobs.len(), LINES / CHUNK, "{case}: one job a chunk");
-    assert_eq!(bill.nano_usd, full, "{case}: the bill is not that of one pass");
-    let store = Store::open(folder.0.join("inference.db")).await.unwrap();
-    let records = Ledger::new(&store).records(always()).await.unwrap();
-    let kept: i64 = records.iter().map(|record| record.cost.charge().nanos()).sum();
-    assert_eq!((records.len(), kept), (LINES, full), "{case}: the ledger is not the bill");
-}
-
-/// What one pass costs, and the places that a child passes on it.
-async fn one_pass() -> (i64, BTreeSet<String>) {
-    let (together, folder) = (simulator(), Folder::new());
-    let served = together.serve().await.unwrap();
-    let (ended_well, said) = run(&folder.0, &served, "list").await;
-    assert!(ended_well, "{said}");
-    let full = together.bill().nano_usd;
-    judge("undisturbed", &folder, &together, full).await;
-    (full, said.lines().filter_map(|line| line.strip_prefix("kill point ")).map(str::to_owned).collect())
-}
-
-#[tokio::test]
-async fn killed_anywhere_a_batch_is_ended_by_the_next_process_at_one_price() {
-    let (full, places) = one_pass().await;
-    let places: Vec<_> = places.into_iter().filter(|place| place.starts_with("batch")).collect();
-    assert!(places.len() >= 24, "{places:?}");
-    let cases = places.iter().flat_map(|place| [1, 2].map(|times| format!("{place}:{times}")));
-    let survived = stream::iter(cases).map(|case| async move {
-        let (together, folder) = (simulator(), Folder::new());
-        let served = together.serve().await.unwrap();
-        let (ended_well, _) = run(&folder.0, &served, &case).await;
-        let jobs = together.batches().len();
-        if !ended_well {
-            let (ended_well, said) = run(&folder.0, &served, "nowhere").await;
-            assert!(ended_well, "{case}: {said}");
-        }
-        judge(&case, &folder, &together, full).await;
-        println!("{case}: killed: {}, jobs by then: {jobs}, in the end: {}", !ended_well, together.batches().len());
-        !ended_well
-    });
-    let killed = survived.buffer_unordered(4).filter(|killed| std::future::ready(*killed)).count().await;
-    assert!(killed >= places.len(), "{killed} were killed at {} places", places.len());
-}
-
-#[tokio::test]
-async fn killed_at_any_time_and_again_it_is_paid_once() {
-    let (full, _) = one_pass().await;
-    let rng = SeededRng::new(7);
-    for round in 0..8 {
-        let (together, folder) = (simulator(), Folder::new());
-        let served = together.serve().await.unwrap();
-        for _ in 0..2 {
-            let mut child = start(&folder.0, &served.base_url(), "nowhere");
-            // It ends by what the child has asked for, not by a time.
-            let requests = together.requests().len() + usize::try_from(1 + rng.next_u64() % 30).unwrap();
-            while together.requests().len() < requests && child.try_wait().unwrap().is_none() {
-                tokio::task::yield_now().await;
-            }
-            child.kill().unwrap(); // SIGKILL
-            child.wait().unwrap();
-        }
-        let (ended_well, said) = run(&folder.0, &served, "nowhere").await;
-        assert!(ended_well, "round {round}: {said}");
-        judge(&format!("round {round}"), &folder, &together, full).await;
-    }
 }

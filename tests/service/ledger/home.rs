@@ -9,7 +9,7 @@ use together_inference::{cost::Ledger, store::Store};
 use super::server::Database;
 
 /// A store of its own that goes when the test does.
-pub(super) enum Home {
+pub(crate) enum Home {
     #[cfg(feature = "sqlite")]
     File(Folder),
     #[cfg(feature = "postgres")]
@@ -18,7 +18,7 @@ pub(super) enum Home {
 
 impl Home {
     /// One of each kind.
-    pub(super) async fn each() -> Vec<Self> {
+    pub(crate) async fn each() -> Vec<Self> {
         vec![
             #[cfg(feature = "sqlite")]
             Self::File(Folder::new()),
@@ -28,7 +28,7 @@ impl Home {
     }
 
     /// So many of each kind.
-    pub(super) async fn many(count: usize) -> Vec<Self> {
+    pub(crate) async fn many(count: usize) -> Vec<Self> {
         let mut homes = Vec::new();
         for _ in 0..count {
             homes.extend(Self::each().await);
@@ -37,7 +37,7 @@ impl Home {
     }
 
     /// Another of the same kind.
-    pub(super) async fn another(&self) -> Self {
+    pub(crate) async fn another(&self) -> Self {
         match self {
             #[cfg(feature = "sqlite")]
             Self::File(_) => Self::File(Folder::new()),
@@ -46,7 +46,7 @@ impl Home {
         }
     }
 
-    pub(super) fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match self {
             #[cfg(feature = "sqlite")]
             Self::File(_) => "SQLite",
@@ -56,7 +56,7 @@ impl Home {
     }
 
     /// How many processes are to share it.
-    pub(super) fn processes(&self) -> usize {
+    pub(crate) fn processes(&self) -> usize {
         match self {
             #[cfg(feature = "sqlite")]
             Self::File(_) => 2,
@@ -66,7 +66,7 @@ impl Home {
     }
 
     /// A path or a URL.
-    pub(super) fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         match self {
             #[cfg(feature = "sqlite")]
             Self::File(folder) => folder.path().display().to_string(),
@@ -75,16 +75,16 @@ impl Home {
         }
     }
 
-    pub(super) async fn store(&self) -> Store {
+    pub(crate) async fn store(&self) -> Store {
         store(&self.address()).await
     }
 
-    pub(super) async fn ledger(&self) -> Ledger {
+    pub(crate) async fn ledger(&self) -> Ledger {
         open(&self.address()).await
     }
 
     /// Does something to the tables behind the crate's back.
-    pub(super) async fn execute(&self, sql: &str) {
+    pub(crate) async fn execute(&self, sql: &str) {
         match self {
             #[cfg(feature = "sqlite")]
             Self::File(folder) => folder.connection().execute_batch(sql).unwrap(),
@@ -94,7 +94,7 @@ impl Home {
     }
 
     /// As if all processes had been silent for long.
-    pub(super) async fn silence_everybody(&self) {
+    pub(crate) async fn silence_everybody(&self) {
         match self {
             #[cfg(feature = "sqlite")]
             Self::File(_) => self.execute("UPDATE process SET renewed_ms = 0, host = 'elsewhere'").await,
@@ -103,7 +103,7 @@ impl Home {
         }
     }
 
-    pub(super) async fn count(&self, sql: &str) -> i64 {
+    pub(crate) async fn count(&self, sql: &str) -> i64 {
         match self {
             #[cfg(feature = "sqlite")]
             Self::File(folder) => folder.connection().query_row(sql, [], |row| row.get(0)).unwrap(),
@@ -113,7 +113,7 @@ impl Home {
     }
 }
 
-async fn store(address: &str) -> Store {
+pub(crate) async fn store(address: &str) -> Store {
     #[cfg(feature = "postgres")]
     if address.starts_with("postgres://") {
         return Store::connect(address).await.unwrap();
@@ -124,17 +124,17 @@ async fn store(address: &str) -> Store {
     panic!("{address} needs a feature")
 }
 
-pub(super) async fn open(address: &str) -> Ledger {
+pub(crate) async fn open(address: &str) -> Ledger {
     Ledger::new(&store(address).await)
 }
 
 /// A folder of its own that goes when the test does.
 #[cfg(feature = "sqlite")]
-pub(super) struct Folder(PathBuf);
+pub(crate) struct Folder(PathBuf);
 
 #[cfg(feature = "sqlite")]
 impl Folder {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         use std::sync::atomic::{AtomicU64, Ordering};
 
         static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -144,7 +144,7 @@ impl Folder {
         Self(folder)
     }
 
-    pub(super) fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.0.join("inference.db")
     }
 

@@ -8,12 +8,12 @@ mod budgets;
 mod crash;
 #[cfg(feature = "sqlite")]
 mod files;
-mod home;
+pub(crate) mod home;
 mod keeping;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "postgres")]
-mod server;
+pub(crate) mod server;
 mod sums;
 mod zones;
 
@@ -33,7 +33,7 @@ use super::{
 };
 
 /// All of time.
-pub(super) fn always() -> std::ops::Range<SystemTime> {
+pub(crate) fn always() -> std::ops::Range<SystemTime> {
     SystemTime::UNIX_EPOCH..SystemTime::UNIX_EPOCH + secs(100 * 365 * 86_400)
 }
 

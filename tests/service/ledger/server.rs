@@ -14,7 +14,7 @@ use tokio_postgres::{Client, NoTls};
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
 /// A server.
-pub(super) struct Server {
+pub(crate) struct Server {
     folder: PathBuf,
     port: u16,
     /// Ends the server when its standard input is closed, which the end of the test does in any case.
@@ -37,7 +37,7 @@ fn run(name: &str, arguments: &[&str]) {
 }
 
 impl Server {
-    pub(super) async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let name = format!("together-postgres-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let folder = std::env::temp_dir().join(name);
         let mut server = Self { folder, port: 0, keeper: None };
@@ -82,20 +82,20 @@ impl Server {
     }
 
     /// Ends every connection at once, like a crash, and starts again.
-    pub(super) fn crash(&self) {
+    pub(crate) fn crash(&self) {
         self.pg_ctl(&["restart", "-m", "immediate", "-l", &format!("{}/log", self.data().display())]);
     }
 
-    pub(super) fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.pg_ctl(&["stop", "-m", "immediate"]);
     }
 
-    pub(super) fn run(&self) {
+    pub(crate) fn run(&self) {
         self.pg_ctl(&["start", "-l", &format!("{}/log", self.data().display())]);
     }
 
     /// Has it speak TLS as `localhost`; the file of the authority to trust.
-    pub(super) async fn secure(&self) -> String {
+    pub(crate) async fn secure(&self) -> String {
         let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let (certificate, key) = (self.data().join("server.crt"), self.data().join("server.key"));
         fs::write(&certificate, certified.cert.pem()).unwrap();
@@ -110,7 +110,7 @@ impl Server {
     }
 
     /// Has it wait for its disk.
-    pub(super) async fn durable(&self) {
+    pub(crate) async fn durable(&self) {
         let client = client(&self.url("postgres")).await;
         client.batch_execute("ALTER SYSTEM SET fsync = on").await.unwrap();
         client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
@@ -121,7 +121,7 @@ impl Server {
     }
 
     /// A new database.
-    pub(super) async fn database(&self) -> Database {
+    pub(crate) async fn database(&self) -> Database {
         let name = format!("test_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let database = Database { url: self.url(&name), name: name.clone(), server: self.url("postgres") };
         client(&self.url("postgres")).await.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
@@ -139,7 +139,7 @@ impl Drop for Server {
 }
 
 /// A database of its own.
-pub(super) struct Database {
+pub(crate) struct Database {
     url: String,
     name: String,
     server: String,
@@ -162,17 +162,17 @@ impl Drop for Database {
 
 impl Database {
     /// On the server that the tests of this process share.
-    pub(super) async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         static SHARED: OnceCell<Server> = OnceCell::const_new();
         SHARED.get_or_init(Server::start).await.database().await
     }
 
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         self.url.clone()
     }
 
     /// A connection whose names mean the store's tables.
-    pub(super) async fn client(&self) -> Client {
+    pub(crate) async fn client(&self) -> Client {
         let client = client(&self.url).await;
         client.batch_execute("SET search_path = together_inference").await.unwrap();
         client

@@ -17,7 +17,7 @@ async fn whoever_was_overtaken_changes_nothing() {
         assert!(!go(old).await.unwrap());
         assert!(!journal.settle(chunk, old, settling(vec![done(0, 0)]), at(1)).await.unwrap());
         assert!(!journal.settle_lines(chunk, old, vec![done(0, 0)]).await.unwrap());
-        assert_eq!(journal.renew(&[(chunk, old)], at(1)).await.unwrap(), [chunk]);
+        assert_eq!(journal.renew(&[(chunk, old)], LEASE, at(1)).await.unwrap(), [chunk]);
         journal.release(chunk, old).await.unwrap();
         assert_eq!(journal.counts(id(1)).await.unwrap().waiting, 2);
         assert_eq!(journal.chunk(chunk).await.unwrap().unwrap().state, ChunkState::Planned);
@@ -94,7 +94,7 @@ async fn what_is_ours_is_not_claimed_again_and_what_a_silent_owner_had_is() {
     let (journal, other) = (home.journal().await, home.journal().await);
     let fence = claimed(&journal, 1, 1).await;
     assert!(journal.claim(1, at(29)).await.unwrap().is_empty());
-    assert_eq!(journal.renew(&[(key(1, 0, 0), fence)], at(29)).await.unwrap(), []);
+    assert_eq!(journal.renew(&[(key(1, 0, 0), fence)], LEASE, at(29)).await.unwrap(), []);
     assert!(other.claim(1, at(59)).await.unwrap().is_empty());
     assert_eq!(other.claim(1, at(60)).await.unwrap().len(), 1);
 }
