@@ -13,6 +13,7 @@ mod by_hand;
 mod caching;
 #[cfg(feature = "sqlite")]
 mod ledger;
+mod lists;
 mod plane;
 #[cfg(feature = "redis")]
 mod shared;
@@ -113,6 +114,9 @@ fn main() {
     }
     if runs("repair") {
         plane::repair();
+    }
+    if runs("list") {
+        lists::jobs(&runtime);
     }
     #[cfg(feature = "sqlite")]
     if runs("ledger") {

@@ -54,7 +54,9 @@ impl BatchId {
     #[cfg(feature = "batch")]
     pub(crate) fn line_of(&self, custom_id: &str) -> Option<(u16, u64)> {
         let (round, index) = custom_id.strip_prefix(self.as_str())?.strip_prefix('-')?.split_once('-')?;
-        Some((round.parse().ok()?, index.parse().ok()?))
+        let (round, index) = (round.parse().ok()?, index.parse().ok()?);
+        // Another spelling of the same numbers was never sent.
+        (self.custom_id(round, index) == custom_id).then_some((round, index))
     }
 }
 
@@ -90,9 +92,9 @@ mod tests {
         assert_eq!(id.line_of(&name), Some((2, 49_999)));
         assert_eq!(other.line_of(&name), None);
         assert!(id.custom_id(u16::MAX, u64::MAX).len() <= 64);
-        for alien in ["", "zzzzzzzzzzzzzzzz", "zzzzzzzzzzzzzzzz-1", "zzzzzzzzzzzzzzzz-1-x", "zzzzzzzzzzzzzzzz-70000-1"]
-        {
-            assert_eq!(id.line_of(alien), None, "{alien}");
+        let aliens = ["", "-", "-1", "-1-x", "-70000-1", "-2-049999", "-02-49999", "-2-+49999"];
+        for alien in aliens.map(|end| format!("{id}{end}")) {
+            assert_eq!(id.line_of(&alien), None, "{alien}");
         }
     }
 }

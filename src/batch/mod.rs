@@ -15,6 +15,7 @@ mod id;
 #[cfg(feature = "batch")]
 mod journal;
 mod line;
+mod looks;
 mod overflow;
 mod plan;
 mod progress;

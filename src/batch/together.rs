@@ -11,7 +11,8 @@ use futures_core::stream::BoxStream;
 use futures_util::{StreamExt, stream};
 
 use super::{
-    BatchError, BatchSubmitter, Chunk, ChunkBody, GRACE, Limits, Phase, RemoteId, RemoteStatus, Row, reach, rows::Rows,
+    BatchError, BatchSubmitter, Chunk, ChunkBody, GRACE, Limits, Phase, RemoteId, RemoteStatus, Row, looks::Looks,
+    reach, rows::Rows,
 };
 use crate::{
     client::{BatchJob, CancelledBatch, CreateBatch, ErrorKind, FileContent, FilePurpose, FileUpload, TogetherClient},
@@ -57,6 +58,7 @@ pub struct TogetherBatches {
     client: TogetherClient,
     clock: Arc<dyn Clock>,
     limits: Limits,
+    looks: Arc<Looks>,
 }
 
 impl TogetherBatches {
@@ -64,7 +66,7 @@ impl TogetherBatches {
     #[must_use]
     pub fn new(client: TogetherClient) -> Self {
         let clock = Arc::clone(client.clock());
-        Self { client, clock, limits: Limits::default() }
+        Self { client, clock, limits: Limits::default(), looks: Arc::default() }
     }
 
     /// Sets where wall time comes from.
@@ -81,25 +83,23 @@ impl TogetherBatches {
         self
     }
 
-    /// The job that an earlier try made of this file, if the list has it. Others of the same file are cancelled.
-    async fn found(&self, file: &str) -> Result<Option<RemoteId>, BatchError> {
-        let of_file = |job: &BatchJob| job.input_file_id.as_deref() == Some(file);
-        let mut jobs = self.client.batches().list_where(of_file).await?;
-        // One that still brings answers before one that ended without, and of those the oldest.
-        jobs.sort_by_key(|job| (is_lost(job), job.created_at.unwrap_or(SystemTime::UNIX_EPOCH), job.id.clone()));
-        let mut jobs = jobs.into_iter();
-        let Some(adopted) = jobs.next() else { return Ok(None) };
-        for twin in jobs.filter(|job| !job.status.is_final()) {
+    /// The job that an earlier try made of this file, if a list of that moment or later has it; and when that was. Others of
+    /// the same file are cancelled.
+    async fn found(&self, file: &str, since: SystemTime) -> Result<(Option<RemoteId>, SystemTime), BatchError> {
+        let look = self.looks.since(since, &self.client, &*self.clock).await?;
+        let mut jobs = look.of(file).iter();
+        let Some(adopted) = jobs.next() else { return Ok((None, look.at)) };
+        for twin in jobs.filter(|job| !job.has_ended) {
             tracing::warn!(
-                adopted = adopted.id,
-                twin = twin.id,
+                adopted = %adopted.id,
+                twin = %twin.id,
                 "two jobs came of one chunk: cancelling the later one"
             );
-            if let Err(error) = self.client.batches().cancel(&twin.id).await {
-                tracing::warn!(twin = twin.id, %error, "it could not be cancelled and may be billed");
+            if let Err(error) = self.client.batches().cancel(twin.id.as_str()).await {
+                tracing::warn!(twin = %twin.id, %error, "it could not be cancelled and may be billed");
             }
         }
-        Ok(Some(RemoteId::from(adopted.id)))
+        Ok((Some(adopted.id.clone()), look.at))
     }
 
     /// What an earlier try left behind, when it can be known that it left something or nothing. The grace is over only if
@@ -110,16 +110,20 @@ impl TogetherBatches {
         tried: SystemTime,
         begun: SystemTime,
     ) -> Result<Option<RemoteId>, BatchError> {
-        if let Some(found) = self.found(file).await? {
-            return Ok(Some(found));
-        }
         let since = begun.duration_since(tried).unwrap_or_default();
-        if since < GRACE {
+        let is_over = since >= GRACE;
+        let moment = if is_over { tried.checked_add(GRACE).unwrap_or(tried) } else { tried };
+        let (found, at) = self.found(file, moment).await?;
+        if found.is_some() {
+            return Ok(found);
+        }
+        if !is_over {
             return Err(BatchError::Unresolved { after: GRACE.saturating_sub(since) });
         }
         // A list may come from a copy that lags behind another one.
         tokio::time::sleep(BETWEEN_LOOKS).await;
-        self.found(file).await
+        let later = at.checked_add(BETWEEN_LOOKS).unwrap_or(at);
+        self.found(file, later).await.map(|(found, _)| found)
     }
 
     async fn one(&self, id: &RemoteId) -> Result<Option<BatchJob>, BatchError> {
@@ -129,11 +133,6 @@ impl TogetherBatches {
             Err(error) => Err(error.into()),
         }
     }
-}
-
-/// Whether a job ended without all of its answers.
-fn is_lost(job: &BatchJob) -> bool {
-    job.status.is_final() && Phase::from(job.status.as_str()) != Phase::Completed
 }
 
 #[async_trait]

@@ -19,6 +19,8 @@ use futures_util::FutureExt;
 use tokio::time::{Instant, timeout};
 
 use super::state::{State, in_runtime};
+#[cfg(feature = "batch")]
+use crate::types::FOREVER;
 use crate::{
     cache::CacheError,
     notify::{Alert, AlertKind},
@@ -42,7 +44,7 @@ const MOST_UNDER_WAY: usize = 64;
 pub(super) struct Told(Mutex<HashMap<u64, Instant>>, RandomState);
 
 impl Told {
-    fn is_news(&self, kind: AlertKind, about: &str, now: Instant) -> bool {
+    fn is_news(&self, kind: AlertKind, about: &str, now: Instant, quiet: Duration) -> bool {
         let what = self.1.hash_one((kind, about));
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if told.get(&what).is_some_and(|until| now < *until) {
@@ -52,7 +54,7 @@ impl Told {
             let first = told.iter().min_by_key(|(_, until)| **until).map(|(what, _)| *what);
             first.and_then(|first| told.remove(&first));
         }
-        told.insert(what, later(now, QUIET));
+        told.insert(what, later(now, quiet));
         true
     }
 
@@ -63,6 +65,12 @@ impl Told {
         if let Some(until) = told.get_mut(&self.1.hash_one((kind, about))) {
             *until = later(now, AGAIN);
         }
+    }
+
+    /// Whether it was told, or tried to.
+    #[cfg(feature = "batch")]
+    fn knows(&self, kind: AlertKind, about: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&self.1.hash_one((kind, about)))
     }
 
     /// It is over: when it comes again, it is news.
@@ -90,7 +98,22 @@ impl Alerts {
 impl State {
     /// Tells whoever is to be told, once a day, and again if nobody took it. The title is made where it is needed.
     pub(super) fn tell_once(self: &Arc<Self>, kind: AlertKind, about: &str, title: impl FnOnce() -> String) {
-        if self.told.is_news(kind, about, Instant::now()) {
+        if self.told.is_news(kind, about, Instant::now(), QUIET) {
+            self.tell(kind, about, &title());
+        }
+    }
+
+    /// Tells what is news at one moment: then, and at later occasions if nobody took it. Who asks forgets it when it is
+    /// over.
+    #[cfg(feature = "batch")]
+    pub(super) fn tell_at(
+        self: &Arc<Self>,
+        is_the_moment: bool,
+        (kind, about): (AlertKind, &str),
+        title: impl FnOnce() -> String,
+    ) {
+        let is_due = is_the_moment || self.told.knows(kind, about);
+        if is_due && self.told.is_news(kind, about, Instant::now(), FOREVER) {
             self.tell(kind, about, &title());
         }
     }
@@ -177,19 +200,19 @@ mod tests {
         let (told, start) = (Told::default(), Instant::now());
         let tell = |number: u32| {
             let name = format!("{number} {}", "x".repeat(1_000));
-            told.is_news(AlertKind::ModelRedirected, &name, start + Duration::from_secs(u64::from(number)))
+            told.is_news(AlertKind::ModelRedirected, &name, start + Duration::from_secs(u64::from(number)), QUIET)
         };
         assert!((0..2_000).all(tell));
         assert!(told.0.lock().unwrap().len() <= MOST);
         assert!(!(1_000..2_000).any(tell), "those of late are remembered");
         assert!(tell(0));
-        assert!(told.is_news(AlertKind::ModelDeprecated, "1999", start), "of another kind");
+        assert!(told.is_news(AlertKind::ModelDeprecated, "1999", start, QUIET), "of another kind");
     }
 
     #[test]
     fn the_same_is_news_again_after_a_day() {
         let (told, start) = (Told::default(), Instant::now());
-        let tell = |after: Duration| told.is_news(AlertKind::ModelDeprecated, "m", start + after);
+        let tell = |after: Duration| told.is_news(AlertKind::ModelDeprecated, "m", start + after, QUIET);
         assert_eq!([Duration::ZERO, QUIET / 2, QUIET, QUIET].map(tell), [true, false, true, false]);
     }
 }

@@ -132,9 +132,10 @@ async fn a_create_whose_reply_is_lost_is_found_and_not_repeated() {
         assert_eq!(after, Duration::from_secs(left));
     }
     provider.list_only(None);
+    clock.advance(Duration::from_secs(30));
     assert_eq!(batches.submit(&tried).await.unwrap().as_str(), "job-0");
     let asked = provider.asked();
-    assert_eq!((creates(&asked), lists(&asked)), (1, 4));
+    assert_eq!((creates(&asked), lists(&asked)), (1, 3), "a look serves for half a minute");
     assert_eq!(asked.iter().filter(|asked| asked.starts_with("PUT")).count(), 1, "the lines are sent once");
 }
 
@@ -152,7 +153,7 @@ async fn a_create_that_never_arrived_is_made_after_the_grace_and_two_looks() {
 
 #[tokio::test(start_paused = true)]
 async fn of_several_jobs_the_oldest_is_adopted_and_the_others_are_cancelled() {
-    let World { provider, batches, .. } = world();
+    let World { provider, batches, clock } = world();
     for _ in 0..4 {
         batches.submit(&chunk()).await.unwrap();
     }
@@ -166,6 +167,7 @@ async fn of_several_jobs_the_oldest_is_adopted_and_the_others_are_cancelled() {
     for at in [1, 2, 3] {
         provider.change(at, |job| job["status"] = json!("FAILED"));
     }
+    clock.advance(Duration::from_secs(30));
     assert_eq!(batches.submit(&chunk().tried(T0)).await.unwrap().as_str(), "job-0", "one that failed says why");
 }
 

@@ -42,6 +42,8 @@ pub(super) fn step(sql: &Sql<'_>, step: &Step<'_>) -> sql::Result<bool> {
     let progress = change.percent.map(|percent| (percent * 1_000.0).round() as i64);
     let update = format!(
         "UPDATE chunk SET was = state, state = ?5, since = CASE WHEN state = ?5 THEN since ELSE ?6 END,
+             moved = CASE WHEN state = ?5 AND coalesce(?9, remote_status, '') = coalesce(remote_status, '')
+                 AND coalesce(?10, progress, -1) = coalesce(progress, -1) THEN moved ELSE ?6 END,
              intent_at = coalesce(?7, intent_at), remote_id = coalesce(?8, remote_id),
              remote_status = coalesce(?9, remote_status), progress = coalesce(?10, progress),
              output_file = coalesce(?11, output_file), error_file = coalesce(?12, error_file),

@@ -29,9 +29,9 @@ pub(super) fn batch_of(row: &Row<'_>) -> sql::Result<BatchRow> {
 /// A chunk, of a table that is called `c`.
 pub(super) const CHUNK: &str = "SELECT c.batch, c.round, c.no, c.state, c.upstream, c.model, c.endpoint, c.way, \
      c.lines, c.bytes, c.tokens, c.intent_at, c.remote_id, c.remote_status, c.progress, c.output_file, c.error_file, \
-     c.error, c.late, c.next_at, c.since";
+     c.error, c.late, c.next_at, c.since, coalesce(c.moved, c.since)";
 /// How many columns that are.
-pub(super) const CHUNK_COLUMNS: usize = 21;
+pub(super) const CHUNK_COLUMNS: usize = 22;
 
 pub(super) fn chunk_of(row: &Row<'_>) -> sql::Result<ChunkRow> {
     let key = ChunkKey { batch: row.word(0, |id| id.parse().ok())?, round: row.number(1)?, no: row.number(2)? };
@@ -56,6 +56,7 @@ pub(super) fn chunk_of(row: &Row<'_>) -> sql::Result<ChunkRow> {
         late: row.number(18)?,
         next_at: row.time(19)?,
         since: row.time(20)?,
+        moved: row.time(21)?,
     })
 }
 

@@ -13,6 +13,7 @@ mod scale;
 #[allow(dead_code, clippy::unused_async, reason = "these tests need less of it than those of the ledger")]
 mod server;
 mod spools;
+mod sums;
 
 use std::time::{Duration, SystemTime};
 

@@ -192,10 +192,11 @@ pub(crate) struct ChunkRow {
     /// Rows that were billed for lines that had been answered elsewhere.
     pub(crate) late: u64,
     /// When it is to be looked at next.
-    #[cfg_attr(not(test), expect(dead_code, reason = "claims go by it, and tests look at it"))]
     pub(crate) next_at: SystemTime,
     /// When it came to where it stands.
     pub(crate) since: SystemTime,
+    /// When its job was last seen to be further than before.
+    pub(crate) moved: SystemTime,
 }
 
 /// What changes with a step of a chunk; `None` leaves a thing as it is.

@@ -2,7 +2,7 @@
 //!
 //! In the order of the files: `builder` (what the caller says of it), `planner` (each line validated, ranked, looked up in
 //! the cache, put into a chunk), `submit` (a chunk becomes a job), `settle` (its rows become answers and records), `singly`
-//! (lines that are answered one by one), `rounds` (what becomes of the rest), `ticket` and `results` (what the caller
+//! (lines that are answered one by one), `stuck` (jobs that do not move), `rounds` (what becomes of the rest), `ticket` and `results` (what the caller
 //! reads).
 
 mod builder;
@@ -18,14 +18,14 @@ mod seen;
 mod set_up;
 mod settle;
 mod singly;
+mod stuck;
 mod submit;
 mod ticket;
 pub(crate) mod work;
 
 use std::{
-    collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, AtomicUsize},
     },
     time::Duration,
@@ -34,7 +34,6 @@ use std::{
 use futures_util::stream;
 use tokio::sync::watch;
 
-use self::defer::Gathering;
 #[cfg(feature = "schema")]
 pub use self::results::{TypedRow, TypedRows};
 pub use self::{
@@ -48,9 +47,10 @@ pub(super) use self::{
     defer::Gather,
     set_up::{BatchSetup, set_up},
 };
+use self::{defer::Gathering, money::Paid};
 use super::{Error, ErrorKind, InferenceService, TenantService, state::State};
 use crate::{
-    batch::{BatchError, BatchId, BatchLine, BatchSubmitter, ChunkKey, Journal, JournalError},
+    batch::{BatchError, BatchId, BatchLine, BatchSubmitter, Journal, JournalError},
     types::{Tenant, UpstreamId},
 };
 
@@ -68,10 +68,9 @@ pub(super) struct Batches {
     pub(super) lines_per_hour: AtomicU64,
     /// Batches that gather deferred requests.
     gathering: Gathering,
+    paid: Paid,
     /// Held by whoever looks whether another job may be out.
     admission: tokio::sync::Mutex<()>,
-    /// What a person was told of jobs that do not end.
-    told: Mutex<HashMap<ChunkKey, usize>>,
 }
 
 impl Batches {
@@ -88,15 +87,9 @@ impl Batches {
             workers: AtomicUsize::new(0),
             lines_per_hour: AtomicU64::new(0),
             gathering: Gathering::default(),
+            paid: Paid::default(),
             admission: tokio::sync::Mutex::default(),
-            told: Mutex::default(),
         }
-    }
-
-    /// Whether nobody was told this much of a chunk yet.
-    fn is_news(&self, chunk: ChunkKey, level: usize) -> bool {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        told.insert(chunk, level).is_none_or(|before| before < level)
     }
 
     pub(super) fn submitter(&self, upstream: &UpstreamId) -> Option<&Arc<dyn BatchSubmitter>> {

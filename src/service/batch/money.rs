@@ -2,26 +2,80 @@
 //! read: a day or three.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fs::File,
     io::{self, BufRead, BufReader},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use super::{of_store, settle::line_request, submit::of_spool};
+use super::{Batches, of_store, settle::line_request, submit::of_spool};
 use crate::{
-    batch::{ChunkRow, LineRef},
-    cost::{BudgetError, Charge, Held},
+    batch::{ChunkKey, ChunkRow, LineRef},
+    cost::{BudgetError, Charge, CostRecord, CostSink, Held},
     inference::InferenceRequest,
-    service::{Error, state::State},
-    types::Usd,
+    service::{Error, ErrorKind, state::State},
+    store::reach,
+    types::{AttemptId, Usd},
 };
 
 /// Longer than a provider takes: after three days its support is asked.
 const HELD: Duration = Duration::from_secs(4 * 86_400);
 
+/// Rows that this process has charged and whose chunks are not settled yet: a file that is read once more, since it was cut
+/// off, is not paid once more.
+#[derive(Debug, Default)]
+pub(super) struct Paid(Mutex<HashMap<ChunkKey, HashSet<AttemptId>>>);
+
+impl Paid {
+    fn has(&self, chunk: ChunkKey, row: AttemptId) -> bool {
+        self.lock().get(&chunk).is_some_and(|rows| rows.contains(&row))
+    }
+
+    fn add(&self, chunk: ChunkKey, row: AttemptId) {
+        self.lock().entry(chunk).or_default().insert(row);
+    }
+
+    pub(super) fn forget(&self, chunk: ChunkKey) {
+        self.lock().remove(&chunk);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<ChunkKey, HashSet<AttemptId>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl State {
+    /// Hands records to every sink and waits until all have them, and charges budgets: what is not recorded is not
+    /// settled. The lines that were paid.
+    pub(super) async fn pay(
+        self: &Arc<Self>,
+        batches: &Batches,
+        chunk: &ChunkRow,
+        billed: Vec<(CostRecord, InferenceRequest, u64)>,
+    ) -> Result<Vec<u64>, Error> {
+        if billed.is_empty() {
+            return Ok(Vec::new());
+        }
+        let records: Vec<CostRecord> = billed.iter().map(|(record, ..)| record.clone()).collect();
+        reach("batch: costs are about to be recorded");
+        CostSink::record(&self.sinks, &records)
+            .await
+            .map_err(|error| Error::new(ErrorKind::Store, error.to_string()))?;
+        reach("batch: costs are recorded");
+        let mut paid = Vec::with_capacity(billed.len());
+        for (record, request, index) in &billed {
+            paid.push(*index);
+            if batches.paid.has(chunk.key, record.attempt) {
+                continue;
+            }
+            self.settle_line(chunk, (request, *index), Charge::Spent(record.cost.charge())).await?;
+            self.totals.add(record);
+            batches.paid.add(chunk.key, record.attempt);
+        }
+        Ok(paid)
+    }
+
     /// Sets aside the most that lines can cost, each by itself and all or none of them. `Some`: why there is no room now.
     pub(super) async fn reserve_lines(
         self: &Arc<Self>,
@@ -46,7 +100,7 @@ impl State {
 
     /// Settles what a line of a chunk had set aside. Where nobody remembers that it had, since budgets in memory end with
     /// their process, what was spent counts all the same.
-    pub(super) async fn settle_line(
+    async fn settle_line(
         &self,
         chunk: &ChunkRow,
         (request, index): (&InferenceRequest, u64),
@@ -133,5 +187,5 @@ fn sent(path: &std::path::Path, line_of: impl Fn(&str) -> Option<(u16, u64)>) ->
 }
 
 fn of_budget(error: &BudgetError) -> Error {
-    Error::new(crate::service::ErrorKind::Policy, error.to_string())
+    Error::new(ErrorKind::Policy, error.to_string())
 }

@@ -1,10 +1,10 @@
 //! The rows of a batch, as they arrive or in the order in which they were given.
 
-use std::{collections::VecDeque, pin::Pin, sync::Arc};
+use std::{collections::VecDeque, io, pin::Pin, sync::Arc};
 
 use super::{Batches, of_store, row, submit::of_spool};
 use crate::{
-    batch::{BatchAnswer, BatchId, BatchRow, LineError, LineErrorKind, LineRow, LineSource, LineState},
+    batch::{BatchAnswer, BatchId, BatchRow, LineError, LineErrorKind, LineRow, LineSource, LineState, Place},
     service::{Error, InferenceService, state::State},
     types::{Cost, ModelId, Usd},
 };
@@ -89,7 +89,7 @@ impl BatchRows {
             let batches = state.batches()?;
             lines.into_iter().map(|line| batches.row_of(id, line)).collect::<Result<VecDeque<_>, Error>>()
         });
-        let page = reading.await.map_err(|error| of_spool(std::io::Error::other(error)))??;
+        let page = reading.await.map_err(|error| of_spool(io::Error::other(error)))??;
         (self.page, self.at) = (page, at);
         Ok(())
     }
@@ -162,10 +162,7 @@ impl Batches {
             (_, None) => Cost::Unpriced,
         };
         let kept = match &line.answer {
-            Some(place) => {
-                let bytes = self.journal.read_answer(batch, place).map_err(of_spool)?;
-                Some(row::read(&bytes, &ModelId::from("")).map_err(of_spool)?)
-            }
+            Some(place) => self.kept(batch, place)?,
             None => None,
         };
         let result = match (line.state, kept) {
@@ -180,6 +177,9 @@ impl Batches {
                 Err(LineError::new(LineErrorKind::Cancelled, "", "the batch was cancelled before it was answered"))
             }
             (_, Some(row::Kept::Error(error))) => Err(error),
+            (LineState::Done, _) => {
+                Err(LineError::new(LineErrorKind::Unreadable, "", "its answer is damaged on the disk"))
+            }
             _ => {
                 let (kind, code, message) = line.failure.clone().unwrap_or_default();
                 let message = if message.is_empty() { "no more is known".into() } else { message };
@@ -187,5 +187,17 @@ impl Batches {
             }
         };
         Ok(BatchRow { index: line.index, id: line.user_id, result })
+    }
+
+    /// What the spool has at a place; `None` where that is cut off or damaged: other rows are not.
+    fn kept(&self, batch: BatchId, place: &Place) -> Result<Option<row::Kept>, Error> {
+        let read = self.journal.read_answer(batch, place).and_then(|bytes| row::read(&bytes, &ModelId::from("")));
+        match read {
+            Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
+                tracing::error!(%batch, file = &*place.file, %error, "a row of a batch is damaged on the disk");
+                Ok(None)
+            }
+            read => read.map(Some).map_err(of_spool),
+        }
     }
 }

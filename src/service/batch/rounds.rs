@@ -45,7 +45,7 @@ impl State {
     pub(crate) async fn next_rounds(self: &Arc<Self>) -> Result<(), Error> {
         let batches = self.batches()?;
         for (batch, waiting) in batches.journal.rounds_over().await.map_err(of_store)? {
-            self.next_round(batches, &batch, waiting).await?;
+            held_up(&batch, self.next_round(batches, &batch, waiting).await)?;
         }
         Ok(())
     }
@@ -254,7 +254,7 @@ impl State {
             }
             let waiting = batches.journal.counts(batch.id).await.map_err(of_store)?.waiting;
             if waiting > 0 && self.pressure(batches, &batch, waiting) != Pressure::None {
-                self.rescue(batches, &batch).await?;
+                held_up(&batch, self.rescue(batches, &batch).await)?;
             }
         }
         Ok(())
@@ -289,6 +289,17 @@ impl State {
         self.place_again(batches, batch, Some(Way::Rescue)).await?;
         batches.moved();
         Ok(())
+    }
+}
+
+/// A batch that cannot go on, since its files are damaged or gone, holds up no other.
+fn held_up(batch: &Batch, went: Result<(), Error>) -> Result<(), Error> {
+    match went {
+        Err(error) if error.kind() != ErrorKind::ShuttingDown => {
+            tracing::error!(batch = %batch.id, %error, "a batch cannot go on");
+            Ok(())
+        }
+        went => went,
     }
 }
 

@@ -23,10 +23,10 @@ use crate::{
         Phase, RemoteId, RemoteStatus, RequestsFile, Row, Settling, Verdict, verdict,
     },
     cache::{CacheEntry, CacheValue},
-    cost::{Charge, CostRecord, CostSink, Ending},
+    cost::{CostRecord, Ending},
     inference::{Answer, CacheKey, InferenceRequest, Kind, Source},
     notify::AlertKind,
-    service::{Error, ErrorKind, plan, send::Arrival, state::State},
+    service::{Error, plan, send::Arrival, state::State},
     store::reach,
     types::{AttemptId, Cost, FinishReason, Priority, RequestId, UsageSource, Usd},
 };
@@ -144,7 +144,7 @@ impl State {
             let late = self.late_records(batches, chunk, &job.id, late).await?;
             doubled += late.len() as u64;
             billed.extend(late);
-            charged.extend(self.pay(chunk, billed).await?);
+            charged.extend(self.pay(batches, chunk, billed).await?);
             self.keep_many_unless_invalidated(since, entries).await;
         }
         let (alien, malformed) = (book.alien, book.malformed);
@@ -202,6 +202,7 @@ impl State {
             journal.remove_inputs(key).await.map_err(of_store)?;
             tracing::info!(batch = %key.batch, round = key.round, answered, "a job was settled");
         }
+        batches.paid.forget(key);
         batches.moved();
         Ok(())
     }
@@ -330,31 +331,6 @@ impl State {
             record.saved = Cost::Known(Usd::ZERO);
         }
         (record, Some(arrival.into_answer(usage, source)))
-    }
-
-    /// Hands records to every sink and waits until all have them, and charges budgets: what is not recorded is not
-    /// settled. The lines that were paid.
-    async fn pay(
-        self: &Arc<Self>,
-        chunk: &ChunkRow,
-        billed: Vec<(CostRecord, InferenceRequest, u64)>,
-    ) -> Result<Vec<u64>, Error> {
-        if billed.is_empty() {
-            return Ok(Vec::new());
-        }
-        let records: Vec<CostRecord> = billed.iter().map(|(record, ..)| record.clone()).collect();
-        reach("batch: costs are about to be recorded");
-        CostSink::record(&self.sinks, &records)
-            .await
-            .map_err(|error| Error::new(ErrorKind::Store, error.to_string()))?;
-        reach("batch: costs are recorded");
-        let mut paid = Vec::with_capacity(billed.len());
-        for (record, request, index) in &billed {
-            self.totals.add(record);
-            self.settle_line(chunk, (request, *index), Charge::Spent(record.cost.charge())).await?;
-            paid.push(*index);
-        }
-        Ok(paid)
     }
 }
 

@@ -220,6 +220,7 @@ impl State {
         let change = Change { error: Some(why.into()), ..Change::default() };
         let (key, fence) = (chunk.key, claim.fence);
         batches.journal.step(key, fence, &from, ChunkState::Refused, change, now).await.map_err(of_store)?;
+        batches.paid.forget(key);
         batches.moved();
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::{
     future::{Future, IntoFuture},
     pin::Pin,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use futures_core::Stream;
@@ -64,7 +64,7 @@ impl BatchTicket {
         let batch = self.row(batches).await?;
         let counts = batches.journal.counts(self.id).await.map_err(of_store)?;
         let chunks = batches.journal.chunks(self.id).await.map_err(of_store)?;
-        Ok(progress(&batch, &counts, &chunks, passed(batch.created, state.clock.now())))
+        Ok(progress(&batch, &counts, &chunks, state.clock.now()))
     }
 
     /// How far it is, whenever that changes, until its end; a slow reader gets the latest alone.
@@ -266,7 +266,7 @@ fn job(chunk: ChunkRow) -> Option<JobSummary> {
     })
 }
 
-fn progress(batch: &Batch, counts: &Counts, chunks: &[ChunkRow], elapsed: Duration) -> BatchProgress {
+fn progress(batch: &Batch, counts: &Counts, chunks: &[ChunkRow], now: SystemTime) -> BatchProgress {
     let is_out = |chunk: &&ChunkRow| {
         chunk.way == Way::Batch
             && matches!(chunk.state, ChunkState::Running | ChunkState::Cancelling | ChunkState::Ended)
@@ -299,8 +299,8 @@ fn progress(batch: &Batch, counts: &Counts, chunks: &[ChunkRow], elapsed: Durati
         failed: counts.failed,
         round: batch.round,
         server_percent,
-        elapsed,
-        eta: eta(phase, elapsed, done.lines() + counts.failed, batch.total, server_percent),
+        elapsed: passed(batch.created, now),
+        eta: (phase != BatchPhase::Finished).then(|| eta(out(), counts.waiting, now)).flatten(),
         cost_so_far: Usd::from_nanos(counts.cost),
     }
 }
@@ -310,21 +310,28 @@ fn lines_f64(lines: u64) -> f64 {
     lines as f64
 }
 
-/// What is left by the share that is done: nine of ten take half as long again. Nothing before a twentieth is done.
-fn eta(
-    phase: BatchPhase,
-    elapsed: Duration,
-    ended: u64,
-    total: u64,
-    percent: Option<f32>,
-) -> Option<(Duration, Duration)> {
-    if phase == BatchPhase::Finished || total == 0 {
+/// What is left at the pace of the jobs that are out, from when each was created to when it was last seen to be further:
+/// nine of ten take half as long again. Nothing before a twentieth of theirs is done.
+fn eta<'a>(out: impl Iterator<Item = &'a ChunkRow>, waiting: u64, now: SystemTime) -> Option<(Duration, Duration)> {
+    let (mut lines, mut seen, mut done, mut worked, mut pace) = (0.0, 0.0, 0.0, 0.0, 0.0);
+    for chunk in out {
+        lines += lines_f64(chunk.lines);
+        let share = f64::from(chunk.percent.unwrap_or(0.0) / 100.0).clamp(0.0, 1.0);
+        let took = passed(chunk.since, chunk.moved).as_secs_f64();
+        if chunk.state != ChunkState::Running || share == 0.0 || took == 0.0 {
+            continue;
+        }
+        let its_pace = lines_f64(chunk.lines) * share / took;
+        seen += lines_f64(chunk.lines);
+        worked += lines_f64(chunk.lines) * share;
+        done += (its_pace * passed(chunk.since, now).as_secs_f64()).min(lines_f64(chunk.lines));
+        pace += its_pace;
+    }
+    if worked == 0.0 || worked < lines * 0.05 {
         return None;
     }
-    let share = lines_f64(ended) / lines_f64(total);
-    if share < 0.05 || percent.is_none() {
-        return None;
-    }
-    let left = elapsed.mul_f64(((1.0 - share) / share).max(0.0)).min(USUAL.1 * 24);
+    // Jobs that were not seen to move yet are taken to be as fast as the others.
+    let left = (lines_f64(waiting) - done * lines / seen).max(0.0) / (pace * lines / seen);
+    let left = Duration::try_from_secs_f64(left).unwrap_or(Duration::MAX).min(USUAL.1 * 24);
     Some((left, left.mul_f64(1.5)))
 }

@@ -30,8 +30,6 @@ const FAST: Duration = Duration::from_millis(100);
 const LOST: Duration = Duration::from_secs(600);
 /// A job that runs for so long is asked after half as often.
 const LONG: Duration = Duration::from_secs(600);
-/// When a person is told of a job that does not end: after a day, and when the provider's support is to be asked.
-const STUCK: [Duration; 2] = [Duration::from_secs(24 * 3_600), Duration::from_secs(72 * 3_600)];
 /// Of the tokens that may wait for a model, in percent.
 const ENQUEUED: u64 = 80;
 
@@ -236,6 +234,7 @@ impl State {
         (submitter, was_told): (&Arc<dyn BatchSubmitter>, bool),
     ) -> Result<(), Error> {
         let (chunk, now) = (&claim.chunk, self.clock.now());
+        self.tell_if_stuck(batches, chunk, status, now);
         let stopped;
         if status.is_some_and(RemoteStatus::is_unheard) {
             return self.let_rest(claim, chunk.state, (batches.options.poll, None)).await;
@@ -264,7 +263,6 @@ impl State {
                 return Ok(());
             }
         };
-        self.tell_if_stuck(batches, chunk, status, now);
         self.stop_twins(submitter, status).await;
         if chunk.state == ChunkState::Running && !status.phase.is_final() && self.is_cancelling(claim).await? {
             batches.journal.hurry(chunk.key, now).await.map_err(of_store)?;
@@ -306,18 +304,6 @@ impl State {
                 tracing::warn!(job = %twin, %error, "a second job of the same lines could not be stopped");
             }
         }
-    }
-
-    /// Has a person told of a job that does not end: after a day, and after three.
-    fn tell_if_stuck(self: &Arc<Self>, batches: &Batches, chunk: &ChunkRow, status: &RemoteStatus, now: SystemTime) {
-        let runs = passed(chunk.since, now);
-        let level = STUCK.iter().filter(|after| runs >= **after).count();
-        let id = status.id.as_str();
-        if level == 0 || status.phase.is_final() || !batches.is_news(chunk.key, level) {
-            return;
-        }
-        let what = if level == 1 { "has run for a day" } else { "has run for three days: ask the provider's support" };
-        self.tell_batch(AlertKind::BatchStuck, &format!("{id} {level}"), || format!("batch job {id} {what}"));
     }
 }
 

@@ -1,8 +1,12 @@
 //! What the provider takes at a time.
 
-use together_inference::service::BatchOptions;
+use std::{future::IntoFuture, time::Duration};
 
-use super::{Shop, line};
+use together_inference::service::BatchOptions;
+use tokio::time::Instant;
+
+use super::{Shop, cases, line};
+use crate::world::secs;
 
 #[tokio::test(start_paused = true)]
 async fn lines_are_cut_into_as_few_chunks_as_fit_one_model_each() {
@@ -40,7 +44,7 @@ async fn no_more_jobs_are_out_than_may_be() {
     let report = loop {
         tokio::select! {
             report = &mut waiting => break report.unwrap(),
-            () = tokio::time::sleep(crate::world::secs(5)) => {
+            () = tokio::time::sleep(secs(5)) => {
                 let out = shop.sim.batches().iter().filter(|job| job.status == "IN_PROGRESS" || job.status == "VALIDATING").count();
                 most = most.max(out);
             }
@@ -52,17 +56,39 @@ async fn no_more_jobs_are_out_than_may_be() {
     shop.judge().await;
 }
 
+/// The most list calls within so many seconds.
+fn most_lists(times: &[Instant], within: Duration) -> usize {
+    times
+        .iter()
+        .map(|at| times.iter().filter(|other| *other >= at && **other < *at + within).count())
+        .max()
+        .unwrap_or(0)
+}
+
+/// A thousand jobs, and of a tenth of them it is not known whether they were created: the replies are lost.
 #[tokio::test(start_paused = true)]
-async fn however_many_jobs_there_are_one_list_call_tells_of_all() {
-    let shop = Shop::with(BatchOptions::default().chunk_lines(1), |builder| builder).await;
-    shop.sim.batch_time(crate::world::secs(3_600));
-    let ticket = shop.submit(super::lines(40)).await;
-    let begun = tokio::time::Instant::now();
-    let report = ticket.await.unwrap();
+async fn however_many_jobs_there_are_one_list_call_in_half_a_minute_tells_of_all() {
+    let jobs = cases(1_000);
+    let options = BatchOptions::default().chunk_lines(1).jobs(2_000);
+    let shop = Shop::at_pace(secs(5), options, |builder| builder).await;
+    shop.sim.batch_time(secs(3_600));
+    let lost = (jobs / 10) as u32;
+    shop.sim.lose_reply("POST /v1/batches", lost);
+    let ticket = shop.submit(super::lines(jobs as usize)).await;
+    let (mut times, mut seen) = (Vec::new(), 0);
+    let mut waiting = Box::pin(ticket.into_future());
+    let report = loop {
+        tokio::select! {
+            report = &mut waiting => break report.unwrap(),
+            () = tokio::time::sleep(secs(5)) => {
+                let lists = shop.sim.asked("GET /v1/batches") as usize;
+                times.extend(std::iter::repeat_n(Instant::now(), lists - seen));
+                seen = lists;
+            }
+        }
+    };
     assert!(report.is_complete(), "{report}");
-    let lists =
-        shop.sim.requests().iter().filter(|request| request.method == "GET" && request.path == "/v1/batches").count();
-    let most = begun.elapsed().as_secs() as usize / 30 + 2;
-    assert!(lists <= most, "{lists} lists in {:?}", begun.elapsed());
+    assert_eq!(shop.sim.batches().len() as u64, jobs, "one job a chunk");
+    assert!(most_lists(&times, secs(25)) <= 1, "{} lists, {} at a time", times.len(), most_lists(&times, secs(25)));
     shop.judge().await;
 }

@@ -9,15 +9,21 @@ mod crash;
 mod deadline;
 mod deferred;
 mod files;
+mod hostile;
 mod limits;
+mod load;
 mod names;
+mod progress;
+mod rescues;
 mod rounds;
+mod stuck;
+mod torn;
 mod whole;
 
 use std::{
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
@@ -26,6 +32,7 @@ use std::{
 use together_inference::{
     InferenceRequest, InferenceService,
     batch::{BatchId, BatchReport, BatchRow},
+    client::Transport,
     cost::{Ledger, MemoryCosts},
     pipeline::Pipeline,
     service::{BatchOptions, BatchTicket, ServiceBuilder},
@@ -37,7 +44,7 @@ use tokio::time::Instant;
 
 use super::{
     ledger::always,
-    world::{secs, settle, spawn},
+    world::{ms, secs, settle, spawn},
 };
 
 /// A model of the simulator, at full price in batches.
@@ -50,6 +57,11 @@ pub(crate) struct PausedClock(Instant);
 impl PausedClock {
     pub(crate) fn new() -> Self {
         Self(Instant::now())
+    }
+
+    /// The time of day at its beginning.
+    pub(crate) fn start(&self) -> SystemTime {
+        self.now() - self.0.elapsed()
     }
 }
 
@@ -67,7 +79,10 @@ impl Folder {
     pub(crate) fn new() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("together-inference-batches-{}-{number}", std::process::id()));
+        // In memory where there is such a place: no test pulls the plug, and a disk takes its time over every write.
+        let memory = PathBuf::from("/dev/shm");
+        let home = if memory.is_dir() { memory } else { std::env::temp_dir() };
+        let path = home.join(format!("together-inference-batches-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
         Self(path)
     }
@@ -87,7 +102,22 @@ pub(crate) struct Shop {
     pub(crate) service: InferenceService,
     pub(crate) clock: Arc<PausedClock>,
     pub(crate) folder: Folder,
+    pace: Arc<Mutex<Pace>>,
     _driver: Driver,
+}
+
+/// How much time passes at once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    /// While the provider answers a call.
+    pub(crate) busy: Duration,
+    pub(crate) idle: Duration,
+}
+
+impl From<Duration> for Pace {
+    fn from(step: Duration) -> Self {
+        Self { busy: step, idle: step }
+    }
 }
 
 /// Lets time pass.
@@ -98,10 +128,10 @@ struct Driver {
 }
 
 impl Driver {
-    fn start(store: &Store, service: &InferenceService, step: Duration) -> Self {
+    fn start(sim: &Together, store: &Store, service: &InferenceService, pace: &Arc<Mutex<Pace>>) -> Self {
         let (held, holds) = std::sync::mpsc::channel::<()>();
         drop(tokio::task::spawn_blocking(move || holds.recv()));
-        let (store, service) = (store.clone(), service.clone());
+        let (sim, store, service, pace) = (sim.clone(), store.clone(), service.clone(), Arc::clone(pace));
         let task = spawn(async move {
             loop {
                 // Whoever works writes and reads as slowly as this does.
@@ -110,7 +140,8 @@ impl Driver {
                     let _ = service.find_batch(BatchId::new(0)).await;
                     settle().await;
                 }
-                tokio::time::advance(step).await;
+                let pace = *pace.lock().unwrap();
+                tokio::time::advance(if sim.in_flight() > 0 { pace.busy } else { pace.idle }).await;
             }
         });
         Self { task, _held: held }
@@ -134,22 +165,52 @@ impl Shop {
 
     /// One in whose world so much time passes at once.
     pub(crate) async fn at_pace(
-        step: Duration,
+        pace: impl Into<Pace>,
         options: BatchOptions,
         edit: impl FnOnce(ServiceBuilder) -> ServiceBuilder,
     ) -> Self {
-        let (sim, folder, clock) = (Together::new(), Folder::new(), Arc::new(PausedClock::new()));
+        Self::on(Together::new(), pace, options, edit).await
+    }
+
+    /// The same on a simulator of the test's own.
+    pub(crate) async fn on(
+        sim: Together,
+        pace: impl Into<Pace>,
+        options: BatchOptions,
+        edit: impl FnOnce(ServiceBuilder) -> ServiceBuilder,
+    ) -> Self {
+        let (folder, clock) = (Folder::new(), Arc::new(PausedClock::new()));
         let store = Store::open(folder.0.join("inference.db")).await.unwrap();
         let costs = MemoryCosts::new(1_000_000);
         let service =
-            edit(builder(&sim, &store, &clock).cost_sink(costs.clone()).batches_with(options)).build().unwrap();
-        let driver = Driver::start(&store, &service, step);
-        Self { sim, costs, store, service, clock, folder, _driver: driver }
+            edit(builder(sim.clone(), &store, &clock).cost_sink(costs.clone()).batches_with(options)).build().unwrap();
+        let pace = Arc::new(Mutex::new(pace.into()));
+        let driver = Driver::start(&sim, &store, &service, &pace);
+        Self { sim, costs, store, service, clock, folder, pace, _driver: driver }
+    }
+
+    /// Lets time pass at another pace from now on.
+    pub(crate) fn set_pace(&self, pace: impl Into<Pace>) {
+        *self.pace.lock().unwrap() = pace.into();
     }
 
     /// Another service on the same store and simulator.
     pub(crate) fn another(&self, options: BatchOptions) -> InferenceService {
-        builder(&self.sim, &self.store, &self.clock).batches_with(options).build().unwrap()
+        self.another_with(options, |builder| builder)
+    }
+
+    pub(crate) fn another_with(
+        &self,
+        options: BatchOptions,
+        edit: impl FnOnce(ServiceBuilder) -> ServiceBuilder,
+    ) -> InferenceService {
+        edit(builder(self.sim.clone(), &self.store, &self.clock).batches_with(options)).build().unwrap()
+    }
+
+    /// The same over another transport.
+    pub(crate) fn over(&self, transport: impl Transport + 'static) -> InferenceService {
+        let service = builder(transport, &self.store, &self.clock).cost_sink(self.costs.clone()).batches();
+        service.build().unwrap()
     }
 
     pub(crate) async fn submit(&self, lines: Vec<InferenceRequest>) -> BatchTicket {
@@ -164,6 +225,7 @@ impl Shop {
 
     /// What is written in records and ledger is what the simulator bills; nothing is left behind.
     pub(crate) async fn judge(&self) {
+        self.set_pace(ms(50));
         assert!(self.service.flush().await, "the records were not written");
         let billed = self.sim.bill().nano_usd;
         let recorded: i64 = self.costs.records().iter().map(|record| record.cost.charge().nanos()).sum();
@@ -177,15 +239,20 @@ impl Shop {
     }
 }
 
-fn builder(sim: &Together, store: &Store, clock: &Arc<PausedClock>) -> ServiceBuilder {
+fn builder(transport: impl Transport + 'static, store: &Store, clock: &Arc<PausedClock>) -> ServiceBuilder {
     let clock: Arc<dyn Clock> = Arc::clone(clock) as _;
     let client = together_inference::TogetherClient::builder()
         .api_key("simulated")
-        .transport(sim.clone())
+        .transport(transport)
         .clock(Arc::clone(&clock))
         .build()
         .unwrap();
     InferenceService::builder(client).store(store).clock(clock).background(Pipeline::new())
+}
+
+/// How many random cases a test is to run: more by hand than in the gate.
+pub(crate) fn cases(usual: u64) -> u64 {
+    std::env::var("BATCH_TEST_SEEDS").map_or(usual, |cases| cases.parse().unwrap())
 }
 
 /// Lines that ask one thing each, of a model that answers the same every time.

@@ -55,6 +55,8 @@ CREATE TABLE chunk (
     -- Where it was before.
     was           TEXT,
     since         BIGINT NOT NULL,
+    -- When its job was last seen to be further than before; none until a job was looked at.
+    moved         BIGINT,
     upstream      TEXT NOT NULL,
     model         TEXT NOT NULL,
     endpoint      TEXT NOT NULL,

@@ -55,6 +55,8 @@ CREATE TABLE chunk (
     -- Where it was before.
     was           TEXT,
     since         INTEGER NOT NULL,
+    -- When its job was last seen to be further than before; none until a job was looked at.
+    moved         INTEGER,
     upstream      TEXT NOT NULL,
     model         TEXT NOT NULL,
     endpoint      TEXT NOT NULL,
