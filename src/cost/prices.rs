@@ -126,13 +126,18 @@ impl PriceChange {
     pub fn is_change(&self) -> bool {
         matches!((self.before, self.now), (Some(before), Some(now)) if before.version != now.version)
     }
+
+    fn of_prices(self) -> Self {
+        Self { before: self.before.filter(is_price), now: self.now.filter(is_price) }
+    }
 }
 
 /// Prices by route. An attempt is priced by the stamp at its dispatch, so that a change in flight does not touch it.
 ///
 /// Of several who say a price the strongest [`PriceSource`] counts: the application, then `/v2/supported-models`, then
 /// `/v1/models`, then the catalogue. A word that is withdrawn leaves it to the next one; where none is left, the last
-/// price stands. A route of which nobody ever said a price has none: it is not free.
+/// price stands. A route of which nobody ever said a price has none: it is not free. Nor is one of which the strongest
+/// says a [price below nothing](Price::is_negative): it has none while that word stands.
 ///
 /// ```
 /// use together_inference::{Price, RouteId, cost::{PriceBook, PriceSource}, usd};
@@ -235,7 +240,7 @@ impl PriceBook {
         for (source, price) in words {
             page.said.set(*source, *price);
         }
-        page.turn(route, &*self.clock)
+        page.turn(route, &*self.clock).of_prices()
     }
 
     /// Sets what the provider takes off this route's batches, in percent; `None` for what is known of the provider.
@@ -252,7 +257,7 @@ impl PriceBook {
         let mut pages = self.pages.write().unwrap_or_else(PoisonError::into_inner);
         let page = pages.entry(route.clone()).or_default();
         page.percent_off = percent;
-        page.turn(route, &*self.clock)
+        page.turn(route, &*self.clock).of_prices()
     }
 
     /// The price of a route, if anybody said one.
@@ -264,7 +269,7 @@ impl PriceBook {
     /// ```
     #[must_use]
     pub fn get(&self, route: &RouteId) -> Option<PriceStamp> {
-        self.of(route, |versions| versions.back().copied())
+        self.of(route, |versions| versions.back().copied().filter(is_price))
     }
 
     /// This version of a route's price, while it is remembered: the latest 64 are.
@@ -280,7 +285,7 @@ impl PriceBook {
     /// ```
     #[must_use]
     pub fn version(&self, route: &RouteId, version: u64) -> Option<PriceStamp> {
-        self.of(route, |versions| versions.iter().find(|stamp| stamp.version == version).copied())
+        self.of(route, |versions| versions.iter().find(|stamp| stamp.version == version).copied().filter(is_price))
     }
 
     /// The price of a route as it stood then; `None` where that is longer ago than what is remembered.
@@ -298,7 +303,7 @@ impl PriceBook {
     /// ```
     #[must_use]
     pub fn at(&self, route: &RouteId, time: SystemTime) -> Option<PriceStamp> {
-        self.of(route, |versions| versions.iter().rev().find(|stamp| stamp.since <= time).copied())
+        self.of(route, |versions| versions.iter().rev().find(|stamp| stamp.since <= time).copied().filter(is_price))
     }
 
     /// Every version of a route's price that is remembered, oldest first.
@@ -310,7 +315,8 @@ impl PriceBook {
     /// ```
     #[must_use]
     pub fn history(&self, route: &RouteId) -> Vec<PriceStamp> {
-        self.of(route, |versions| Some(versions.iter().copied().collect())).unwrap_or_default()
+        let all = |versions: &VecDeque<PriceStamp>| versions.iter().copied().filter(is_price).collect();
+        self.of(route, |versions| Some(all(versions))).unwrap_or_default()
     }
 
     fn of<T>(&self, route: &RouteId, read: impl FnOnce(&VecDeque<PriceStamp>) -> Option<T>) -> Option<T> {
@@ -340,6 +346,11 @@ impl Page {
         self.versions.push_back(now);
         PriceChange { before, now: Some(now) }
     }
+}
+
+/// What is below nothing is a word without a price.
+const fn is_price(stamp: &PriceStamp) -> bool {
+    !stamp.price.is_negative()
 }
 
 fn known_percent_off(route: &RouteId) -> u8 {

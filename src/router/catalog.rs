@@ -418,8 +418,9 @@ impl ModelRouter for CatalogRouter {
                 table.entries().iter().map(|entry| ModelRoute::clone(&entry.route)).collect();
             let mut is_other = false;
             for (id, price) in prices {
-                for route in routes.iter_mut().filter(|route| route.id() == id && route.price != Some(*price)) {
-                    route.price = Some(*price);
+                let price = Some(*price).filter(|price| !price.is_negative());
+                for route in routes.iter_mut().filter(|route| route.id() == id && route.price != price) {
+                    route.price = price;
                     is_other = true;
                 }
             }
@@ -471,6 +472,8 @@ fn check(route: &ModelRoute) -> Result<(), RouterError> {
         "the quality must be 0 to 1"
     } else if route.context == Some(0) {
         "a context of 0 tokens serves nothing; leave it unset if it is not known"
+    } else if route.price.is_some_and(|price| price.is_negative()) {
+        "the price is less than nothing; leave it unset if it is not known, Price::FREE is nothing"
     } else {
         return Ok(());
     };

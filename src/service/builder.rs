@@ -113,6 +113,12 @@ pub enum BuildError {
     /// A budget cannot be.
     #[error(transparent)]
     Budget(#[from] InvalidBudget),
+    /// The application's price of a route is less than nothing.
+    #[error("the price of {0} is less than nothing ({1}); give its dollars, or Price::FREE")]
+    Price(RouteId, Price),
+    /// So is what it assumes of routes without a price.
+    #[error("unpriced({0:?}): the price is less than nothing; give dollars, or Price::FREE")]
+    Unpriced(Unpriced),
     /// No route serves a task that the service is for.
     #[error("no route in use serves {0}; add one with CatalogRouter::with(ModelRoute::new(..).task(..))")]
     Task(Task),
@@ -309,7 +315,7 @@ impl ServiceBuilder {
         self
     }
 
-    /// Sets a price that nothing overrides.
+    /// Sets a price that nothing overrides. One [below nothing](Price::is_negative) is refused when the service is built.
     #[must_use]
     pub fn price(mut self, route: &RouteId, price: Price) -> Self {
         self.prices.push((route.clone(), price));
@@ -423,6 +429,14 @@ impl ServiceBuilder {
         if let Some(bound) = self.route_limits.values().chain([&self.limits]).find_map(Limits::stuck) {
             return Err(BuildError::Limit(bound));
         }
+        if let Some((route, price)) = self.prices.iter().find(|(_, price)| price.is_negative()) {
+            return Err(BuildError::Price(route.clone(), *price));
+        }
+        if let Unpriced::Assume(price) = self.unpriced
+            && price.is_negative()
+        {
+            return Err(BuildError::Unpriced(self.unpriced));
+        }
         let too_often = self.refresh.filter(|time| *time < Duration::from_secs(60));
         too_often.map_or(Ok(()), |time| Err(BuildError::Refresh(time)))
     }
@@ -449,7 +463,7 @@ impl ServiceBuilder {
     /// # Errors
     ///
     /// [`BuildError`] for two upstreams of one id, a route that cannot be or is on an upstream that is missing, replacements
-    /// that lead in a circle, a task that nothing serves, a budget that cannot be, or a limit of 0.
+    /// that lead in a circle, a task that nothing serves, a price or a budget that cannot be, or a limit of 0.
     pub fn build(self) -> Result<InferenceService, BuildError> {
         self.check_bounds()?;
         let router = self.router.clone().unwrap_or_else(|| Arc::new(CatalogRouter::builtin()));

@@ -54,7 +54,8 @@ impl InferenceService {
     }
 
     /// Sets what a route costs, over what any list says, from now on: attempts that are out keep the price that they
-    /// were made at. The router ranks by it from the next request on.
+    /// were made at. The router ranks by it from the next request on. With a price [below nothing](Price::is_negative) the
+    /// route has none, whatever a list says: its calls are unpriced.
     ///
     /// ```
     /// use together_inference::{InferenceService, Price, RouteId, testing::Together, usd};

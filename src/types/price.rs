@@ -24,6 +24,9 @@ impl Rate {
     /// Nothing per token.
     pub const FREE: Self = Self(0);
 
+    /// What is below nothing: no rate at all, and dearer than any where somebody counts by it all the same.
+    const NEGATIVE: Self = Self(u64::MAX);
+
     /// This many pico-dollars per token.
     ///
     /// ```
@@ -38,7 +41,7 @@ impl Rate {
 
     /// This many dollars per million tokens, as price lists write it.
     ///
-    /// What is below a pico-dollar per token is dropped; a negative amount is [`FREE`](Self::FREE).
+    /// A part of a pico-dollar per token counts as a whole one. A negative amount [is no rate](Self::is_negative).
     ///
     /// ```
     /// use together_inference::{types::Rate, usd};
@@ -50,7 +53,20 @@ impl Rate {
     pub const fn per_million(dollars: Usd) -> Self {
         // A price below nothing would let a budget grow by being used.
         let nanos = dollars.nanos();
-        Self(if nanos < 0 { 0 } else { nanos.unsigned_abs() / 1_000 })
+        if nanos < 0 { Self::NEGATIVE } else { Self(nanos.unsigned_abs().div_ceil(1_000)) }
+    }
+
+    /// Whether it was made of an amount below nothing, which is no rate: what is priced by it is unpriced, and not free.
+    ///
+    /// ```
+    /// use together_inference::{types::Rate, usd};
+    ///
+    /// assert!(Rate::per_million(-usd!("4.40")).is_negative());
+    /// assert!(!Rate::FREE.is_negative());
+    /// ```
+    #[must_use]
+    pub const fn is_negative(self) -> bool {
+        self.0 == Self::NEGATIVE.0
     }
 
     /// A fetched number of dollars per million tokens, rounded to a pico-dollar per token; `None` unless it is finite
@@ -97,6 +113,9 @@ impl fmt::Debug for Rate {
 impl fmt::Display for Rate {
     /// Dollars per million tokens, as price lists write it: `$0.15/M`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_negative() {
+            return f.write_str("less than nothing/M");
+        }
         let nanos = i64::try_from(self.0).unwrap_or(i64::MAX).saturating_mul(1_000);
         write!(f, "{}/M", Usd::from_nanos(nanos))
     }
@@ -138,7 +157,7 @@ impl Price {
     /// A declared price of nothing. Unlike an unknown price, its cost is known to be $0.
     pub const FREE: Self = Self::from_rates(Rate::FREE, None, Rate::FREE);
 
-    /// Dollars per million prompt and completion tokens.
+    /// Dollars per million prompt and completion tokens. A negative amount makes it [no price](Self::is_negative).
     ///
     /// ```
     /// use together_inference::{Price, types::Rate, usd};
@@ -151,7 +170,8 @@ impl Price {
         Self::from_rates(Rate::per_million(input), None, Rate::per_million(output))
     }
 
-    /// Dollars per megapixel (10⁶ pixels) of the pictures made.
+    /// Dollars per megapixel (10⁶ pixels) of the pictures made. A negative amount makes it [no
+    /// price](Self::is_negative).
     ///
     /// ```
     /// use together_inference::{Price, Usage, usd};
@@ -165,7 +185,7 @@ impl Price {
         Self { pixel: Rate::per_million(dollars), ..Self::FREE }
     }
 
-    /// Dollars per picture, whatever its size. A negative amount is nothing.
+    /// Dollars per picture, whatever its size. A negative amount makes it [no price](Self::is_negative).
     ///
     /// ```
     /// use together_inference::{Price, Usage, usd};
@@ -175,10 +195,10 @@ impl Price {
     /// ```
     #[must_use]
     pub const fn per_image(dollars: Usd) -> Self {
-        Self { image: not_negative(dollars), ..Self::FREE }
+        Self { image: dollars, ..Self::FREE }
     }
 
-    /// Dollars per minute of sound, billed by the second. A negative amount is nothing.
+    /// Dollars per minute of sound, billed by the second. A negative amount makes it [no price](Self::is_negative).
     ///
     /// ```
     /// use together_inference::{Price, Usage, usd};
@@ -188,10 +208,11 @@ impl Price {
     /// ```
     #[must_use]
     pub const fn per_audio_minute(dollars: Usd) -> Self {
-        Self { audio_minute: not_negative(dollars), ..Self::FREE }
+        Self { audio_minute: dollars, ..Self::FREE }
     }
 
-    /// Dollars per hour of an endpoint of one's own, billed by the second. A negative amount is nothing.
+    /// Dollars per hour of an endpoint of one's own, billed by the second. A negative amount makes it [no
+    /// price](Self::is_negative).
     ///
     /// ```
     /// use together_inference::{Price, Usage, usd};
@@ -201,7 +222,7 @@ impl Price {
     /// ```
     #[must_use]
     pub const fn per_hour(dollars: Usd) -> Self {
-        Self { hour: not_negative(dollars), ..Self::FREE }
+        Self { hour: dollars, ..Self::FREE }
     }
 
     /// The same with a price per million prompt tokens read from the provider's prompt cache.
@@ -217,6 +238,31 @@ impl Price {
     pub const fn cached(mut self, cached_input: Usd) -> Self {
         self.cached_input = Some(Rate::per_million(cached_input));
         self
+    }
+
+    /// Whether a part of it is below nothing, which makes it no price: it is unpriced, and not free.
+    ///
+    /// A service is not built with one, and a [`PriceBook`](crate::cost::PriceBook) answers as if the route had none.
+    ///
+    /// ```
+    /// use together_inference::{Price, usd};
+    ///
+    /// assert!(Price::per_million(usd!("1.00"), -usd!("2.00")).is_negative());
+    /// assert!(!Price::FREE.is_negative(), "a declared zero is a price");
+    /// ```
+    #[must_use]
+    pub const fn is_negative(&self) -> bool {
+        let cached = match self.cached_input {
+            Some(rate) => rate.is_negative(),
+            None => false,
+        };
+        cached
+            || self.input.is_negative()
+            || self.output.is_negative()
+            || self.pixel.is_negative()
+            || self.image.nanos() < 0
+            || self.audio_minute.nanos() < 0
+            || self.hour.nanos() < 0
     }
 
     /// A price of these rates.
@@ -246,6 +292,9 @@ impl Price {
     /// ```
     #[must_use]
     pub fn percent_off(self, percent: u8) -> Self {
+        if self.is_negative() {
+            return self;
+        }
         let left = 100 - u64::from(percent.min(100));
         let rate = |rate: Rate| Rate(share(rate.0, left));
         let usd =
@@ -334,10 +383,6 @@ impl fmt::Display for Price {
     }
 }
 
-const fn not_negative(dollars: Usd) -> Usd {
-    if dollars.nanos() < 0 { Usd::ZERO } else { dollars }
-}
-
 /// So many hundredths of a number, rounded up.
 fn share(number: u64, hundredths: u64) -> u64 {
     u64::try_from((u128::from(number) * u128::from(hundredths)).div_ceil(100)).unwrap_or(u64::MAX)
@@ -382,7 +427,17 @@ mod tests {
         assert_eq!(price.cost(&Usage { seconds: 1, prompt: 3, ..Usage::ZERO }), Usd::from_nanos(166_667));
         assert_eq!(price.cost(&Usage { seconds: 1, prompt: 4, ..Usage::ZERO }), Usd::from_nanos(166_668));
         assert_eq!(Price::per_hour(usd!("6.60")).cost(&Usage { seconds: 3_600, ..Usage::ZERO }), usd!("6.60"));
-        assert_eq!(Price::per_audio_minute(-usd!("1")), Price::FREE);
+    }
+
+    #[test]
+    fn what_is_below_nothing_stays_so_whatever_is_taken_off() {
+        let below = -usd!("1");
+        for price in [Price::per_million(below, below), Price::per_image(below), Price::FREE.cached(below)] {
+            assert!(price.is_negative() && price.percent_off(100).is_negative(), "{price}");
+        }
+        assert!(Price::per_million(below, below).to_string().starts_with("less than nothing/M in"));
+        let usage = Usage { prompt: 1, ..Usage::ZERO };
+        assert!(Price::per_million(below, below).cost(&usage) > Price::per_million(usd!("1000"), below).cost(&usage));
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::SystemTime};
 
 use together_inference::{
-    Cost, InferenceService, Price, RouteId, Tier, Usd,
-    cost::{MemoryCosts, PriceSource},
+    Cost, InferenceService, Price, RouteId, Tier, Usage, Usd,
+    cost::{MemoryCosts, PriceSource, Scope, Unpriced, Window},
     notify::AlertKind,
     router::{CatalogRouter, ModelRoute, ModelRouter},
     service::ErrorKind,
@@ -227,4 +227,73 @@ async fn the_discount_of_a_batch_is_of_the_model_and_may_be_set() {
     assert_eq!(glm.batch(), glm.price, "most are not discounted");
     world.service.set_price(&route("acme/ours"), per_million(usd!("1")));
     assert_eq!(batch(&route("acme/ours")), per_million(usd!("0.75")));
+}
+
+/// What is below nothing is no price, whoever says it and by whatever unit: it would pay for what others spend.
+#[test]
+fn a_price_below_nothing_is_refused_before_a_service_is_built() {
+    let (route, below) = (route(LARGE), -usd!("0.50"));
+    for price in [
+        Price::per_million(below, usd!("1")),
+        Price::per_million(usd!("1"), below),
+        Price::per_million(usd!("1"), usd!("1")).cached(below),
+        Price::per_megapixel(below),
+        Price::per_image(below),
+        Price::per_audio_minute(below),
+        Price::per_hour(below),
+    ] {
+        let builder = || InferenceService::builder(Together::new().client());
+        let router = |route| CatalogRouter::empty().with(route);
+        for (error, whose) in [
+            (builder().price(&route, price).build(), LARGE),
+            (builder().unpriced(Unpriced::Assume(price)).build(), "unpriced"),
+            (builder().router(router(ModelRoute::new("together", LARGE).price(price))).build(), LARGE),
+        ] {
+            let error = error.unwrap_err().to_string();
+            assert!(error.contains(whose) && error.contains("less than nothing"), "{error}");
+        }
+    }
+    let known = format!("tasks\tmodel\ttier\tusd_in\tusd_out\nchat\t{LARGE}\tmid\t-0.001\t0.001\n");
+    let error = CatalogRouter::from_tsv(&known).unwrap_err().to_string();
+    assert!(error.contains("usd_in"), "{error}");
+}
+
+/// Scenario: an application sets a price below nothing while the service runs, over a route that has a price by a list;
+/// one call is made, the price is put right, and another one is made.
+/// Expected: the first is unpriced, counted and told, never free and never at the price that was overruled; under a hard
+/// budget it is refused. The second is priced.
+#[tokio::test(start_paused = true)]
+async fn a_price_below_nothing_makes_a_running_service_unpriced_and_not_free() {
+    let alerts = Alerts::default();
+    let world = World::with(|builder| builder.notifier(alerts.clone()));
+    let (service, route) = (&world.service, route(LARGE));
+    let (before, unpriced) = (service.price_of(&route).unwrap(), service.health().unpriced_routes);
+    let change = service.set_price(&route, per_million(-usd!("1")));
+    assert_eq!((change.before, change.now), (Some(before), None));
+    assert_eq!(service.price_of(&route), None);
+    let reply = service.complete(muse("a").model(LARGE)).await.unwrap();
+    assert_eq!(reply.cost(), Cost::Unpriced);
+    assert_eq!(service.health().unpriced_routes, unpriced + 1);
+    settle().await;
+    assert_eq!(told(&alerts, AlertKind::CallUnpriced).len(), 1);
+    let record = world.costs.records().pop().unwrap();
+    assert_eq!((record.cost, record.price), (Cost::Unpriced, None));
+
+    service.budgets().set(Scope::tenant("acme"), Window::Day, usd!("5")).unwrap();
+    let refused = service.complete(muse("b").model(LARGE).tenant("acme")).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unpriced);
+
+    assert!(service.set_price(&route, per_million(usd!("1"))).now.is_some());
+    let priced = service.complete(muse("c").model(LARGE).tenant("acme")).await.unwrap();
+    assert!(priced.cost().known().is_some_and(|cost| cost > Usd::ZERO));
+    assert_eq!(service.health().unpriced_routes, unpriced);
+    assert!(service.price_history(&route).iter().all(|stamp| !stamp.price.is_negative()));
+}
+
+/// One nano-dollar per million tokens is a thousandth of what a rate counts in: little, and not nothing.
+#[test]
+fn no_price_that_is_not_nothing_is_rounded_to_nothing() {
+    let tiny = Price::per_million(Usd::from_nanos(1), Usd::from_nanos(1));
+    assert_ne!(tiny, Price::FREE);
+    assert!(tiny.cost(&Usage { prompt: 1, ..Usage::default() }) > Usd::ZERO);
 }
