@@ -9,6 +9,7 @@ mod crash;
 mod deadline;
 mod deferred;
 mod files;
+mod late;
 mod limits;
 mod names;
 mod rounds;
@@ -26,6 +27,7 @@ use std::{
 use together_inference::{
     InferenceRequest, InferenceService,
     batch::{BatchId, BatchReport, BatchRow},
+    client::Transport,
     cost::{Ledger, MemoryCosts},
     pipeline::Pipeline,
     service::{BatchOptions, BatchTicket, ServiceBuilder},
@@ -138,18 +140,29 @@ impl Shop {
         options: BatchOptions,
         edit: impl FnOnce(ServiceBuilder) -> ServiceBuilder,
     ) -> Self {
+        Self::over(|sim| sim, step, options, edit).await
+    }
+
+    /// One that reaches the simulator by such a way.
+    pub(crate) async fn over<T: Transport + 'static>(
+        way: impl FnOnce(Together) -> T,
+        step: Duration,
+        options: BatchOptions,
+        edit: impl FnOnce(ServiceBuilder) -> ServiceBuilder,
+    ) -> Self {
         let (sim, folder, clock) = (Together::new(), Folder::new(), Arc::new(PausedClock::new()));
         let store = Store::open(folder.0.join("inference.db")).await.unwrap();
         let costs = MemoryCosts::new(1_000_000);
-        let service =
-            edit(builder(&sim, &store, &clock).cost_sink(costs.clone()).batches_with(options)).build().unwrap();
+        let service = edit(builder(way(sim.clone()), &store, &clock).cost_sink(costs.clone()).batches_with(options))
+            .build()
+            .unwrap();
         let driver = Driver::start(&store, &service, step);
         Self { sim, costs, store, service, clock, folder, _driver: driver }
     }
 
     /// Another service on the same store and simulator.
     pub(crate) fn another(&self, options: BatchOptions) -> InferenceService {
-        builder(&self.sim, &self.store, &self.clock).batches_with(options).build().unwrap()
+        builder(self.sim.clone(), &self.store, &self.clock).batches_with(options).build().unwrap()
     }
 
     pub(crate) async fn submit(&self, lines: Vec<InferenceRequest>) -> BatchTicket {
@@ -164,7 +177,12 @@ impl Shop {
 
     /// What is written in records and ledger is what the simulator bills; nothing is left behind.
     pub(crate) async fn judge(&self) {
-        assert!(self.service.flush().await, "the records were not written");
+        // A busy disk is slower than the time that passes here.
+        let mut flushes = 0;
+        while !self.service.flush().await {
+            flushes += 1;
+            assert!(flushes < 100, "the records were not written");
+        }
         let billed = self.sim.bill().nano_usd;
         let recorded: i64 = self.costs.records().iter().map(|record| record.cost.charge().nanos()).sum();
         let ledger = Ledger::new(&self.store).records(always()).await.unwrap();
@@ -177,11 +195,11 @@ impl Shop {
     }
 }
 
-fn builder(sim: &Together, store: &Store, clock: &Arc<PausedClock>) -> ServiceBuilder {
+fn builder(way: impl Transport + 'static, store: &Store, clock: &Arc<PausedClock>) -> ServiceBuilder {
     let clock: Arc<dyn Clock> = Arc::clone(clock) as _;
     let client = together_inference::TogetherClient::builder()
         .api_key("simulated")
-        .transport(sim.clone())
+        .transport(way)
         .clock(Arc::clone(&clock))
         .build()
         .unwrap();

@@ -72,7 +72,7 @@ async fn killed_at_any_time(rounds: u64, seed: u64) {
                 let mut killed = 0;
                 for _ in 0..2 {
                     // It ends by what the children have asked for, not by a time.
-                    let most = site.together.requests().len() + usize::try_from(1 + rng.next_u64() % 30).unwrap();
+                    let most = site.together.requests().len() + usize::try_from(1 + rng.next_u64() % 16).unwrap();
                     killed += u32::from(site.kill_when(SMALL, |together| together.requests().len() >= most).await);
                 }
                 let (ended_well, said) = site.run(SMALL, "nowhere").await;
