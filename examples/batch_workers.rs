@@ -1,16 +1,20 @@
 //! Three processes that share one batch: each takes the chunks that nobody has, and one of them is killed on the way.
 //!
 //! `cargo run --features batch,postgres --example batch_workers` uses the PostgreSQL that `DATABASE_URL` names, as many
-//! machines would (`batch_folder` must be one that all of them see), and a file of SQLite without it.
+//! machines would (`batch_folder` must be one that all of them see), and a file of SQLite without it. A create that the
+//! killed worker may have sent is waited for: two minutes, in which the provider's list would show its job.
 #![expect(clippy::print_stdout, reason = "the output is the example")]
 
 use std::{
+    collections::hash_map::RandomState,
     error::Error,
+    hash::{BuildHasher, Hasher},
     path::Path,
     process::{Child, Command},
     time::Duration,
 };
 
+use futures_util::StreamExt;
 use together_inference::{
     InferenceRequest, InferenceService, TogetherClient, pipeline::Pipeline, service::BatchOptions, store::Store,
     testing::Together,
@@ -18,6 +22,7 @@ use together_inference::{
 
 const WORKERS: usize = 3;
 const LINES: usize = 600;
+const CHUNK: usize = 50;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -30,26 +35,37 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 /// Submits a batch, and has others carry it out.
 async fn share() -> Result<(), Box<dyn Error>> {
-    let together = Together::builder().time_scale(0.1).build();
+    // A provider names no two jobs alike, and a database remembers those of earlier runs.
+    let seed = RandomState::new().build_hasher().finish();
+    let together = Together::builder().seed(seed).time_scale(0.1).build();
     together.batch_time(Duration::from_secs(30));
     let server = together.serve().await?;
-    let folder = std::env::temp_dir().join(format!("batch-workers-{}", std::process::id()));
+    let folder = std::env::temp_dir().join(format!("batch-workers-{seed:016x}"));
     std::fs::create_dir_all(&folder)?;
     // It has no worker of its own.
     let service = builder(&server.base_url(), &folder).await?.build()?;
     let lines = (0..LINES).map(|number| InferenceRequest::chat(format!("Summarise report {number}.")).max_tokens(40));
     let ticket = service.batch(lines).name(folder.to_string_lossy()).submit().await?;
-    println!("batch {} of {LINES} lines in chunks of 50", ticket.id());
+    println!("batch {} of {LINES} lines in {} chunks", ticket.id(), LINES / CHUNK);
 
     let mut workers = Vec::new();
     for _ in 0..WORKERS {
         workers.push(Worker(worker(&server.base_url(), &folder)?));
     }
-    while together.batches().len() < LINES / 50 {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+    while together.batches().len() < LINES / CHUNK / 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     workers.pop().into_iter().for_each(drop);
     println!("one of {WORKERS} workers was killed with {} jobs out", together.batches().len());
+
+    let (mut progress, mut told) = (std::pin::pin!(ticket.progress()), None);
+    while let Some(now) = progress.next().await.transpose()? {
+        let jobs = together.batches().len();
+        if told != Some((now.done, jobs)) {
+            println!("{:>3.0} s: {jobs} jobs, {} lines answered", now.elapsed.as_secs_f64(), now.done.lines());
+        }
+        told = Some((now.done, jobs));
+    }
 
     let report = ticket.await?;
     println!("{report}");
@@ -57,7 +73,7 @@ async fn share() -> Result<(), Box<dyn Error>> {
     println!(
         "{} jobs for {} chunks; the simulator's own bill: {bill} nano-dollars",
         together.batches().len(),
-        LINES / 50
+        LINES / CHUNK
     );
     drop(workers);
     service.shutdown(Duration::from_secs(5)).await;
@@ -79,7 +95,7 @@ async fn work(url: &str, folder: &Path) -> Result<(), Box<dyn Error>> {
 async fn builder(url: &str, folder: &Path) -> Result<together_inference::service::ServiceBuilder, Box<dyn Error>> {
     let client = TogetherClient::builder().base_url(url).api_key("simulated").build()?;
     let store = store(folder).await?;
-    let options = BatchOptions::default().chunk_lines(50).poll(Duration::from_secs(1));
+    let options = BatchOptions::default().chunk_lines(CHUNK as u64).poll(Duration::from_secs(1));
     Ok(InferenceService::builder(client).store(&store).batches_with(options).batch_folder(folder.join("files")))
 }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use futures_util::{StreamExt, stream};
 use together_inference::types::{Rng, SeededRng};
 
-use super::{SMALL, Site};
+use super::{Job, SMALL, Site};
 
 /// The places that a child passes which nobody disturbs.
 async fn places(site: &Site) -> Vec<String> {
@@ -60,6 +60,33 @@ async fn killed_anywhere_again_a_batch_is_ended_at_one_price() {
     }
 }
 
+#[tokio::test]
+async fn the_disk_has_what_the_worker_says_before_it_says_it() {
+    for site in Site::each().await {
+        let job = Job { lines: SMALL.chunk, ..SMALL };
+        let (ended_well, said) = site.run(job, "list").await;
+        assert!(ended_well, "{said}");
+        let mut places = said.lines().filter_map(|line| line.strip_prefix("kill point "));
+        for place in [
+            "batch: requests are flushed",
+            "batch: a plan is about to stand",
+            "batch: a plan stands",
+            "batch: lines are written",
+            "batch: a chunk went on",
+            "batch: lines are about to be uploaded",
+            "batch: a job is created",
+            "batch: rows are about to be read",
+            "batch: costs are recorded",
+            "batch: rows are flushed",
+            "batch: a chunk is about to be settled",
+            "batch: a chunk is settled",
+            "batch: a batch has ended",
+        ] {
+            assert!(places.any(|found| found == place), "{place} is missing or comes too early: {said}");
+        }
+    }
+}
+
 /// Kills two children of each batch at random moments, then has a third end it.
 async fn killed_at_any_time(rounds: u64, seed: u64) {
     let rng = Arc::new(SeededRng::new(seed));
@@ -72,7 +99,7 @@ async fn killed_at_any_time(rounds: u64, seed: u64) {
                 let mut killed = 0;
                 for _ in 0..2 {
                     // It ends by what the children have asked for, not by a time.
-                    let most = site.together.requests().len() + usize::try_from(1 + rng.next_u64() % 30).unwrap();
+                    let most = site.together.requests().len() + usize::try_from(1 + rng.next_u64() % 16).unwrap();
                     killed += u32::from(site.kill_when(SMALL, |together| together.requests().len() >= most).await);
                 }
                 let (ended_well, said) = site.run(SMALL, "nowhere").await;

@@ -1,0 +1,225 @@
+//! What is lost or late on the way, in each call of a batch, and how late the provider's list is: one job of each chunk,
+//! every line ends once, and the ledger is the bill.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use http::{Method, Request, Response};
+use together_inference::{
+    client::{Body, Transport, TransportError, TransportErrorKind},
+    notify::AlertKind,
+    service::{BatchOptions, Cancel},
+    testing::Together,
+};
+
+use super::{Shop, check, lines};
+use crate::{
+    doubles::Alerts,
+    world::{secs, spawn},
+};
+
+/// What happens to a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Good,
+    RequestLost,
+    ReplyLost,
+    /// The reply comes after so long.
+    ReplyLate(Duration),
+    /// The connection breaks, and the provider has the request only after so long.
+    RequestLate(Duration),
+}
+
+const FATES: [Fate; 7] = [
+    Fate::Good,
+    Fate::RequestLost,
+    Fate::ReplyLost,
+    Fate::ReplyLate(secs(5)),
+    Fate::ReplyLate(secs(60)),
+    Fate::RequestLate(secs(5)),
+    Fate::RequestLate(secs(60)),
+];
+
+/// A call of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Call {
+    /// Where to put the lines.
+    Ask,
+    /// The lines.
+    Put,
+    /// They are there.
+    Tell,
+    Create,
+    List,
+    Download,
+    Cancel,
+}
+
+impl Call {
+    fn is(self, request: &Request<Body>) -> bool {
+        let (method, path) = (request.method(), request.uri().path());
+        match self {
+            Self::Ask => method == Method::POST && path == "/v1/files",
+            Self::Put => method == Method::PUT,
+            Self::Tell => path.ends_with("/preprocess"),
+            Self::Create => method == Method::POST && path == "/v1/batches",
+            Self::List => method == Method::GET && path == "/v1/batches",
+            Self::Download => path.ends_with("/content"),
+            Self::Cancel => path.ends_with("/cancel"),
+        }
+    }
+}
+
+/// A way to the simulator on which the first call of a kind has a fate.
+#[derive(Clone, Debug)]
+struct Way {
+    sim: Together,
+    /// What is to come.
+    fates: Arc<Mutex<Vec<(Call, Fate)>>>,
+}
+
+fn broken() -> TransportError {
+    TransportError::new(TransportErrorKind::Interrupted, "the connection broke")
+}
+
+#[async_trait]
+impl Transport for Way {
+    async fn send(&self, request: Request<Body>) -> Result<Response<Body>, TransportError> {
+        let fate = {
+            let mut fates = self.fates.lock().unwrap();
+            let due = fates.iter().position(|(call, _)| call.is(&request));
+            due.map_or(Fate::Good, |due| fates.remove(due).1)
+        };
+        match fate {
+            Fate::Good => self.sim.send(request).await,
+            Fate::RequestLost => Err(broken()),
+            Fate::ReplyLost => {
+                self.sim.send(request).await?;
+                Err(broken())
+            }
+            Fate::ReplyLate(late) => {
+                let response = self.sim.send(request).await;
+                tokio::time::sleep(late).await;
+                response
+            }
+            Fate::RequestLate(late) => {
+                let sim = self.sim.clone();
+                drop(spawn(async move {
+                    tokio::time::sleep(late).await;
+                    let _ = sim.send(request).await;
+                }));
+                Err(broken())
+            }
+        }
+    }
+}
+
+/// A service that has alerts, on such a way.
+async fn shop(fates: Vec<(Call, Fate)>, lag: Duration, (takes, step): (Duration, Duration)) -> (Shop, Alerts) {
+    let (alerts, fates) = (Alerts::default(), Arc::new(Mutex::new(fates)));
+    let taken = alerts.clone();
+    let options = BatchOptions::default().chunk_lines(3).singly_below(0);
+    let shop = Shop::through(Together::new(), |sim| Way { sim, fates }, step, options, |builder| builder.notifier(taken)).await;
+    shop.sim.batch_list_lag(lag);
+    shop.sim.batch_time(takes);
+    (shop, alerts)
+}
+
+/// Carries a batch of two chunks out; whatever happens to a call, it is one job of each.
+async fn carried_out(call: Call, fate: Fate, lag: u64) {
+    let case = format!("{call:?}, {fate:?}, the list {lag} s late");
+    let (shop, alerts) = shop(vec![(call, fate)], secs(lag), (secs(40), secs(5))).await;
+    let ticket = shop.submit(lines(6)).await;
+    if call == Call::Cancel {
+        // When both jobs have answers.
+        while shop.sim.batches().len() < 2 || shop.sim.batches().iter().any(|job| job.finished < 1) {
+            tokio::time::sleep(secs(1)).await;
+        }
+        assert!(ticket.cancel(Cancel::KeepFinished).await.unwrap());
+    }
+    let report = ticket.await.unwrap();
+    check(&report);
+    match call {
+        Call::Cancel => assert!(report.succeeded >= 1 && report.failed.is_empty(), "{case}: {report}"),
+        _ => assert!(report.is_complete(), "{case}: {report}"),
+    }
+    assert_eq!((shop.sim.batches().len(), report.double_billed), (2, 0), "{case}: {report}");
+    assert_eq!(shop.sim.bill().lines.len() as u64, report.succeeded, "{case}: {report}");
+    assert!(alerts.taken().is_empty(), "{case}: {:?}", alerts.taken());
+    shop.judge().await;
+}
+
+const CALLS: [Call; 7] = [Call::Ask, Call::Put, Call::Tell, Call::Create, Call::List, Call::Download, Call::Cancel];
+const LAGS: [u64; 3] = [0, 20, 119];
+
+/// Carries one out for each of these cases.
+async fn all_carried_out(is_wanted: impl Fn(Call, Fate, u64) -> bool) {
+    let mut count = 0;
+    for lag in LAGS {
+        for (call, fate) in CALLS.into_iter().flat_map(|call| FATES.map(|fate| (call, fate))) {
+            // Its job would be in the list only after the grace: the last test has that.
+            let is_beyond = call == Call::Create && fate == Fate::RequestLate(secs(60)) && lag == 119;
+            if !is_beyond && is_wanted(call, fate, lag) {
+                carried_out(call, fate, lag).await;
+                count += 1;
+            }
+        }
+    }
+    println!("{count} cases");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_becomes_of_the_create_a_chunk_is_one_job_and_a_line_is_paid_once() {
+    all_carried_out(|call, _, _| call == Call::Create).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_becomes_of_another_call_a_chunk_is_one_job_and_a_line_is_paid_once() {
+    let worst = [Fate::ReplyLost, Fate::ReplyLate(secs(60)), Fate::RequestLate(secs(60))];
+    all_carried_out(|call, fate, lag| call != Call::Create && lag == 119 && worst.contains(&fate)).await;
+}
+
+/// `cargo test --all-features --test service -- --ignored whatever_is_lost_or_late --nocapture`
+#[tokio::test(start_paused = true)]
+#[ignore = "takes minutes"]
+async fn whatever_is_lost_or_late_on_the_way_a_chunk_is_one_job_and_a_line_is_paid_once() {
+    all_carried_out(|_, _, _| true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn lines_that_take_a_minute_to_arrive_make_one_job_though_the_create_is_lost() {
+    let fates = vec![(Call::Put, Fate::ReplyLate(secs(60))), (Call::Create, Fate::ReplyLost)];
+    let (shop, alerts) = shop(fates, secs(119), (secs(600), secs(5))).await;
+    let report = shop.submit(lines(3)).await.await.unwrap();
+    assert!(report.is_complete(), "{report}");
+    assert_eq!((shop.sim.batches().len(), report.double_billed), (1, 0), "{report}");
+    assert!(alerts.taken().is_empty(), "{:?}", alerts.taken());
+    shop.judge().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_job_that_a_later_list_shows_is_stopped_and_told_of() {
+    for (fate, lag) in [(Fate::ReplyLost, 300), (Fate::RequestLate(secs(60)), 119), (Fate::RequestLate(secs(180)), 0)] {
+        let case = format!("{fate:?}, the list {lag} s late");
+        let (shop, alerts) = shop(vec![(Call::Create, fate)], secs(lag), (secs(1_200), secs(10))).await;
+        let ticket = shop.submit(lines(3)).await;
+        let report = ticket.await.unwrap();
+        check(&report);
+        assert!(report.is_complete(), "{case}: {report}");
+        let jobs = shop.sim.batches();
+        let ours = report.jobs[0].id.as_ref();
+        let (kept, other): (Vec<_>, Vec<_>) = jobs.iter().partition(|job| job.id == ours);
+        assert_eq!((kept.len(), other.len()), (1, 1), "{case}: {jobs:?}");
+        assert_eq!((&*kept[0].status, &*other[0].status), ("COMPLETED", "CANCELLED"), "{case}");
+        assert_eq!(other[0].finished, 0, "{case}: it is stopped before it has cost anything");
+        let told = alerts.taken();
+        let of_it = told.iter().filter(|alert| alert.kind() == AlertKind::BatchFailed);
+        let titles: Vec<_> = of_it.map(|alert| alert.title().to_owned()).collect();
+        assert_eq!(titles.len(), 1, "{case}: {titles:?}");
+        assert!(titles[0].contains(&other[0].id) && titles[0].contains(ours), "{case}: {titles:?}");
+        shop.judge().await;
+    }
+}
