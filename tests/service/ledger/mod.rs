@@ -12,6 +12,7 @@ mod home;
 mod keeping;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod seeds;
 #[cfg(feature = "postgres")]
 mod server;
 mod sums;
