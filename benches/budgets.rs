@@ -1,4 +1,5 @@
-//! What it costs to set money aside and to settle it: in the process, and in Redis with `--features redis`.
+//! What it costs to set money aside and to settle it: in the process, in Redis with `--features redis`, and in PostgreSQL
+//! with `--features postgres`.
 
 use std::{
     collections::HashMap,
@@ -122,4 +123,88 @@ pub fn in_redis(runtime: &tokio::runtime::Runtime) {
     pairs(runtime, 2_000, ours_alone, theirs_alone).report_wall("budget in redis: reserve, 3 levels, wall", 2.00);
     let at_once = pairs(runtime, 10_000, || many(10_000, |_| ours()), || many(10_000, |_| theirs()));
     at_once.report("budget in redis: reserve, 64 in flight", 2.50, 0.0);
+}
+
+#[cfg(feature = "postgres")]
+#[path = "../tests/service/ledger/server.rs"]
+#[allow(dead_code, clippy::unwrap_used, reason = "the tests' server, of which this needs little")]
+mod server;
+
+/// Three accounts set aside and settled on a server that waits for its disk, beside a bare round trip: by one caller, by
+/// eight of one process, and by eight processes that all want the same accounts.
+#[cfg(feature = "postgres")]
+pub fn in_postgres(runtime: &tokio::runtime::Runtime) {
+    use std::{
+        sync::atomic::{AtomicU64, Ordering},
+        time::Instant,
+    };
+
+    use futures_util::future::join_all;
+    use together_inference::{cost::PostgresBudgets, store::Store};
+    use tokio_postgres::{Client, Statement};
+
+    const TIMES: usize = 500;
+    let (next, lines) = (AtomicU64::new(0), lines());
+    let ours = async |store: &PostgresBudgets| {
+        let id = AttemptId::new(next.fetch_add(1, Ordering::Relaxed).into());
+        let hold = Arc::new(Hold::new(id, usd!("0.000001"), lines.clone(), Duration::from_secs(60)));
+        store.reserve(&hold).await.expect("room");
+        store.settle(&hold, Charge::Spent(usd!("0.000001"))).await.expect("a settlement");
+    };
+    let bare = async |(client, asked): &(Client, Statement)| {
+        drop(client.query_one(asked, &[]).await.expect("an answer"));
+    };
+    /// The middle, the slowest of a hundred, and how many a second, of all that take turns at it.
+    async fn timed<T>(all: &[T], turn: impl AsyncFn(&T)) -> (Duration, Duration, f64) {
+        let start = Instant::now();
+        let each = join_all(all.iter().map(async |one| {
+            let mut took = Vec::with_capacity(TIMES);
+            for _ in 0..TIMES {
+                let start = Instant::now();
+                turn(one).await;
+                took.push(start.elapsed());
+            }
+            took
+        }));
+        let mut took: Vec<Duration> = each.await.into_iter().flatten().collect();
+        let rate = took.len() as f64 / start.elapsed().as_secs_f64();
+        took.sort();
+        (took[took.len() / 2], took[took.len() * 99 / 100], rate)
+    }
+    runtime.block_on(async {
+        let server = server::Server::start().await;
+        server.durable().await;
+        let database = server.database().await;
+        let open = async || {
+            let store = Store::connect(&database.url()).await.expect("a store");
+            PostgresBudgets::new(&store).expect("budgets")
+        };
+        let one = open().await;
+        let apart = join_all((0..8).map(|_| open())).await;
+        let client = async || {
+            let client = database.client().await;
+            let asked = client.prepare("SELECT 1").await.expect("a statement");
+            (client, asked)
+        };
+        let clients = join_all((0..8).map(|_| client())).await;
+        let together = vec![one.clone(); 8];
+        timed(&apart, &ours).await;
+        for (name, stores, clients) in [
+            ("1 caller", std::slice::from_ref(&one), &clients[..1]),
+            ("8 callers of one process", &together[..], &clients[..]),
+            ("8 processes, the same accounts", &apart[..], &clients[..]),
+        ] {
+            let (theirs, ours) = (timed(clients, &bare).await, timed(stores, &ours).await);
+            println!(
+                "budget in postgres: reserve and settle, {name}: {:.0}/s, p50 {:?}, p99 {:?}; SELECT 1 {:.0}/s, p50 {:?}: \
+                 {:.1}x",
+                ours.2,
+                ours.0,
+                ours.1,
+                theirs.2,
+                theirs.0,
+                ours.0.as_secs_f64() / theirs.0.as_secs_f64(),
+            );
+        }
+    });
 }

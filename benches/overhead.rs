@@ -102,6 +102,8 @@ fn main() {
         budgets::in_process();
         #[cfg(feature = "redis")]
         budgets::in_redis(&runtime);
+        #[cfg(feature = "postgres")]
+        budgets::in_postgres(&runtime);
     }
     if runs("embeddings") {
         plane::embeddings(&runtime, &client, &hand);

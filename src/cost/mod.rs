@@ -49,7 +49,7 @@ pub use self::ledger::{Basis, By, Durability, Format, Ledger, Report, ReportQuer
 pub use self::{
     budget::{
         Account, Balance, Bound, Budget, BudgetError, BudgetStore, Budgets, Charge, Expired, Hold, InvalidBudget, Line,
-        MemoryBudgets, OverBudget, Period, Refusal, Remaining, Scope, Unpriced, Window,
+        MemoryBudgets, OverBudget, Period, Refusal, Remaining, Scope, Told, Unpriced, Window,
     },
     estimate::{Estimate, Estimates, TooDear},
     memory::MemoryCosts,

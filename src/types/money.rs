@@ -220,6 +220,19 @@ impl Sum for Usd {
 mod tests {
     use super::*;
 
+    /// A thousand million additions of $0.0000002 are two hundred dollars, and not a nano-dollar more or less. All of
+    /// them one by one in a release build, a hundredth of them otherwise.
+    #[test]
+    fn a_thousand_million_additions_are_exact_to_the_nano_dollar() {
+        let count = if cfg!(debug_assertions) { 10_000_000 } else { 1_000_000_000_i64 };
+        let price = crate::usd!("0.0000002");
+        let sum: Usd = (0..count).map(|_| std::hint::black_box(price)).sum();
+        assert_eq!(sum, Usd::from_nanos(count * 200));
+        // However they are grouped.
+        let whole: Usd = (0..1_000_000_000 / count).map(|_| sum).sum();
+        assert_eq!(whole, crate::usd!("200"));
+    }
+
     #[test]
     fn amounts_print_as_dollars() {
         for (nanos, text) in [

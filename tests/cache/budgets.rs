@@ -19,6 +19,7 @@ use together_inference::{
 };
 
 use crate::{
+    budgets_everywhere::{alerts_survive_a_lost_answer, windows_hold},
     server::{Cluster, Server},
     support::{MINUTE, SOON, eventually},
 };
@@ -172,6 +173,26 @@ async fn what_two_services_spend_of_one_budget_is_told_once_for_both() {
         kinds.sort_by_key(|kind| kind.as_str());
         assert_eq!(kinds, [AlertKind::Budget100, AlertKind::Budget50, AlertKind::Budget80], "{budget:?}");
     }
+}
+
+/// A window is the one that the service's clock shows, on days of 23 and 25 hours and over every jump of the clock.
+#[tokio::test]
+async fn windows_hold_whatever_the_clock_does() {
+    let server = Server::start(&[]).await;
+    windows_hold(Arc::new(patient(&server).await)).await;
+}
+
+#[tokio::test]
+async fn an_alert_is_not_lost_with_the_answer_that_carries_it() {
+    let server = Server::start(&[]).await;
+    let late = async || {
+        let all = "for _, key in ipairs(redis.call('KEYS', 'ti:budget:*:a:*')) do
+                       local untold = redis.call('HGET', key, 'w')
+                       if untold then redis.call('HSET', key, 'w', (string.gsub(untold, ':%d+', ':0'))) end
+                   end";
+        server.cli(&["EVAL", all, "0"]);
+    };
+    alerts_survive_a_lost_answer(Arc::new(patient(&server).await), late).await;
 }
 
 #[tokio::test]

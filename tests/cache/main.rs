@@ -7,6 +7,8 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "clippy takes only functions with #[test] for tests")]
 
 mod budgets;
+#[path = "../common/budgets.rs"]
+mod budgets_everywhere;
 mod cancelled;
 mod cluster;
 mod conforms;

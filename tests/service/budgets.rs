@@ -17,6 +17,7 @@ use together_inference::{
 };
 
 use crate::{
+    budgets_everywhere::windows_hold,
     doubles::{Alerts, BrokenBudget, Canned, Fails, PanicsAtTimes, Remote, client},
     world::{LARGE, MID, ask, ms, muse, poll_at_most, route, secs, settle, spawn},
 };
@@ -81,6 +82,12 @@ fn on_clock(budget: Budget, start: &str) -> (InferenceService, Arc<ManualClock>)
     let clock = Arc::new(ManualClock::new(at(start)));
     let (service, _) = shop(|builder| builder.budget(budget).clock(Arc::clone(&clock) as _));
     (service, clock)
+}
+
+/// A window is the one that the service's clock shows, on days of 23 and 25 hours and over every jump of the clock.
+#[tokio::test(start_paused = true)]
+async fn windows_hold_whatever_the_clock_does() {
+    windows_hold(Arc::new(MemoryBudgets::new())).await;
 }
 
 #[tokio::test(start_paused = true)]

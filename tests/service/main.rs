@@ -6,6 +6,8 @@ mod attempts;
 #[cfg(feature = "batch")]
 mod batches;
 mod budgets;
+#[path = "../common/budgets.rs"]
+mod budgets_everywhere;
 mod cache_control;
 mod cache_policy;
 mod cached_streams;
@@ -17,6 +19,7 @@ mod doubles;
 mod dues;
 mod estimates;
 mod invalidation;
+mod invariants;
 mod keys;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod ledger;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use together_inference::{
     Cost, InferenceService, Price, UsageSource, Usd,
+    client::ErrorKind as Wire,
     cost::{Budget, Ending, MemoryCosts, Scope},
     inference::{Origin, Source},
     limit::Limits,
@@ -102,6 +103,29 @@ async fn an_attempt_that_may_have_been_billed_is_recorded_at_its_upper_bound() {
     assert_eq!((records[0].usage_source, records[1].usage_source), (UsageSource::UpperBound, UsageSource::Reported));
     assert_eq!(reply.cost(), records[0].cost.plus(records[1].cost));
     assert_eq!(records[0].request, records[1].request);
+}
+
+/// A repeated request is charged for each of its attempts: what may have been billed at its upper bound, what was
+/// answered at what it cost. None of them hides behind the other.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_repeated_after_a_time_out_is_charged_for_both_attempts() {
+    // Scenario: the first attempt is sent and never answered until it is given up; the second one is answered.
+    // Expected: one request with two records, and the budgets are charged for both, upper bound and actual cost.
+    let tenant = || Scope::tenant("acme");
+    let world = World::with(|builder| builder.budget(Budget::daily(usd!("5")).hard().of(tenant())));
+    world.sim.fail_next_of(LARGE, 1, Fault::hang());
+    let request = muse("why?").models([LARGE, MID]).max_tokens(100).tenant("acme").deadline(secs(600));
+    let reply = world.service.complete(request).await.unwrap();
+    let records = world.at_rest().await;
+    let [lost, answered] = records.as_slice() else { panic!("{records:?}") };
+    assert_eq!(reply.attempts[0].error, Some(Wire::Timeout));
+    assert_eq!((lost.request, lost.ending), (answered.request, Ending::Failed(Wire::Timeout)));
+    assert_ne!(lost.attempt, answered.attempt);
+    let (Cost::Unknown { at_most }, Cost::Known(actual)) = (lost.cost, answered.cost) else { panic!("{records:?}") };
+    assert!(at_most > Usd::ZERO && actual > Usd::ZERO);
+    assert_eq!(reply.cost(), Cost::Unknown { at_most: at_most + actual });
+    let budget = world.service.budgets().remaining(&tenant()).await.unwrap().remove(0);
+    assert_eq!((budget.spent, budget.reserved, budget.calls), (at_most + actual, Usd::ZERO, 2));
 }
 
 #[tokio::test(start_paused = true)]

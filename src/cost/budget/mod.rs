@@ -33,7 +33,7 @@ pub use self::{
     policy::{Budgets, Remaining},
     rule::{Budget, InvalidBudget, Unpriced},
     scope::Scope,
-    store::{Account, Balance, BudgetError, BudgetStore, Charge, Expired, Hold, Line, Refusal},
+    store::{Account, Balance, BudgetError, BudgetStore, Charge, Expired, Hold, Line, Refusal, Told},
     window::{Period, Window},
 };
 pub(crate) use self::{

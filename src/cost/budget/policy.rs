@@ -14,8 +14,9 @@ use tokio::time::Instant;
 
 use super::{
     Account, Balance, Budget, BudgetError, BudgetStore, Charge, Hold, InvalidBudget, Line, NoTenant, OverBudget,
-    Period, Refusal, Scope, Window,
+    Period, Refusal, Scope, Told, Window,
     over::name,
+    store::share,
     window::{Cut, Cutter},
 };
 use crate::{
@@ -119,6 +120,15 @@ pub(crate) struct Drawn(Vec<Line>, Vec<(Arc<Rule>, Scope)>);
 pub(crate) struct Held {
     pub(crate) hold: Arc<Hold>,
     of: Vec<(Arc<Rule>, Scope)>,
+}
+
+/// Which marks an answer is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Passed {
+    /// Those that it passes, and those before that nobody was told of.
+    Now,
+    /// The latter alone.
+    Untold,
 }
 
 /// News of a budget.
@@ -288,7 +298,11 @@ impl Budgets {
             None => self.store.reserve(&held.hold).await,
         };
         match reserved {
-            Err(BudgetError::Refused(refusal)) => Err(self.refused(held, refusal)),
+            Err(BudgetError::Refused(refusal)) => {
+                let (refused, told) = self.refused(held, refusal);
+                self.confirm(&told).await;
+                Err(refused)
+            }
             Err(BudgetError::Store(error)) if !held.is_hard() => {
                 tracing::warn!(%error, "a budget store failed, and no hard budget is in it: going on without");
                 Ok(false)
@@ -300,51 +314,85 @@ impl Budgets {
     /// Settles without waiting, if the store can.
     pub(crate) fn settle_now(&self, held: &Held, charge: Charge) -> bool {
         let balances = self.store.settle_now(&held.hold, charge);
-        if let Some(balances) = &balances {
-            self.look_at(held, balances);
-        }
-        balances.is_some()
+        // What is answered at once cannot be lost: there is nothing to confirm.
+        balances.as_ref().map(|balances| self.look_at(held, balances)).is_some()
     }
 
     /// Settles.
     pub(crate) async fn settle(&self, held: &Held, charge: Charge) -> Result<(), BudgetError> {
         let balances = self.store.settle(&held.hold, charge).await?;
-        self.look_at(held, &balances);
+        let told = self.look_at(held, &balances);
+        self.confirm(&told).await;
         Ok(())
     }
 
-    /// What a refusal says.
-    fn refused(&self, held: &Held, refusal: Refusal) -> BudgetError {
+    /// Has the store forget what was told. Where that fails it is told again, which whoever hears of it knows already.
+    async fn confirm(&self, told: &[Told]) {
+        if !told.is_empty()
+            && let Err(error) = self.store.told(told).await
+        {
+            tracing::debug!(%error, "a budget store does not know what was told of its budgets");
+        }
+    }
+
+    /// What a refusal says, and what was told of it.
+    fn refused(&self, held: &Held, refusal: Refusal) -> (BudgetError, Vec<Told>) {
         let Refusal { line, balance } = refusal;
         let (Some(asked), Some((rule, scope))) = (held.hold.lines.get(line), held.of.get(line)) else {
-            return BudgetError::Store(format!("it refuses line {line}, which is none").into());
+            return (BudgetError::Store(format!("it refuses line {line}, which is none").into()), Vec::new());
         };
+        let mut told = self.tell_passed(asked, rule, scope, &balance, Passed::Untold);
         let Balance { spent, reserved, .. } = balance;
         let over = OverBudget {
             calls: asked.max_calls.map(|most| (balance.calls, most)),
             resets_at: rule.cutter.cut(self.clock.now()).resets_at(),
             ..OverBudget::new(scope.clone(), rule.budget.window, asked.limit, spent, reserved, held.hold.amount)
         };
-        if balance.used_up && rule.budget.alerts.contains(&100) {
-            self.tell(asked, 100, format!("calls are refused: {over}"));
+        if balance.used_up {
+            if rule.budget.alerts.contains(&100) {
+                self.tell(asked, 100, format!("calls are refused: {over}"));
+            }
+            told.push(Told::new(asked.account.clone(), asked.period, None));
         }
-        BudgetError::Over(Box::new(over))
+        (BudgetError::Over(Box::new(over)), told)
     }
 
-    /// Tells what was passed on the way.
-    fn look_at(&self, held: &Held, balances: &[Balance]) {
+    /// Tells what was passed on the way; answers with it.
+    fn look_at(&self, held: &Held, balances: &[Balance]) -> Vec<Told> {
+        let mut told = Vec::new();
         for ((line, (rule, scope)), balance) in held.hold.lines.iter().zip(&held.of).zip(balances) {
-            let limit = rule.limit(scope);
-            for percent in rule.budget.alerts.iter().copied() {
-                let mark = share(limit, percent);
-                let is_passed = balance.shown < mark && mark <= balance.spent;
-                // All of it may also be found used up by the first call that is refused.
-                if if percent == 100 { balance.used_up } else { is_passed } {
-                    let name = name(&rule.budget.window.adjective(), scope);
-                    self.tell(line, percent, format!("{percent} % of {name} are spent: {} of {limit}", balance.spent));
+            told.extend(self.tell_passed(line, rule, scope, balance, Passed::Now));
+            if balance.used_up {
+                if rule.budget.alerts.contains(&100) {
+                    self.tell_spent(line, rule, scope, 100, balance.spent);
                 }
+                told.push(Told::new(line.account.clone(), line.period, None));
             }
         }
+        told
+    }
+
+    /// Tells which marks were passed. All of it is none of them: it may also be found used up by the first call that is
+    /// refused.
+    fn tell_passed(&self, line: &Line, rule: &Rule, scope: &Scope, balance: &Balance, when: Passed) -> Vec<Told> {
+        let limit = rule.limit(scope);
+        let mut told = Vec::new();
+        for percent in rule.budget.alerts.iter().copied().filter(|percent| *percent != 100) {
+            let mark = share(limit, percent);
+            let is_now = when == Passed::Now && balance.shown < mark;
+            let is_untold = balance.untold.is_some_and(|untold| untold <= mark);
+            if (is_now || is_untold) && mark <= balance.spent {
+                self.tell_spent(line, rule, scope, percent, balance.spent);
+                // As the store knows it, whatever the limit is by now.
+                told.push(Told::new(line.account.clone(), line.period, Some(share(line.limit, percent))));
+            }
+        }
+        told
+    }
+
+    fn tell_spent(&self, line: &Line, rule: &Rule, scope: &Scope, percent: u8, spent: Usd) {
+        let (name, limit) = (name(&rule.budget.window.adjective(), scope), rule.limit(scope));
+        self.tell(line, percent, format!("{percent} % of {name} are spent: {spent} of {limit}"));
     }
 
     fn tell(&self, line: &Line, percent: u8, title: String) {
@@ -397,7 +445,8 @@ impl Rule {
     fn line(&self, scope: &Scope, now: SystemTime) -> Line {
         let budget = &self.budget;
         let line = Line::new(self.account(scope), self.cutter.cut(now).period, self.limit(scope));
-        Line { max_calls: budget.max_calls, hard: budget.hard, expired: budget.expired, keep: budget.keep(), ..line }
+        let (max_calls, hard, expired, keep) = (budget.max_calls, budget.hard, budget.expired, budget.keep());
+        Line { max_calls, hard, expired, keep, alerts: Arc::clone(&budget.alerts), ..line }
     }
 
     fn limit(&self, scope: &Scope) -> Usd {
@@ -416,13 +465,6 @@ impl Rule {
         let made = || Account::new(self.key.clone() + &scope.key());
         accounts.entry(scope.clone()).or_insert_with(made).clone()
     }
-}
-
-/// So many percent of an amount, rounded up.
-fn share(amount: Usd, percent: u8) -> Usd {
-    let nanos = (i128::from(amount.nanos()) * i128::from(percent)).div_euclid(100);
-    let rest = i128::from((i128::from(amount.nanos()) * i128::from(percent)).rem_euclid(100) > 0);
-    Usd::from_nanos(i64::try_from(nanos + rest).unwrap_or(i64::MAX))
 }
 
 #[cfg(test)]

@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use futures_util::try_join;
 
 use super::{
-    Account, Balance, BudgetError, BudgetStore, Charge, Expired, Hold, Period, Refusal,
-    store::{balance_of, whole_millis},
+    Account, Balance, BudgetError, BudgetStore, Charge, Expired, Hold, Period, Refusal, Told,
+    store::{TELLING, balance_of, whole_millis},
 };
 use crate::{
     store::{Answers, Backend, Desk, Postgres, PostgresChore, Session, Store, StoreError},
@@ -48,6 +48,8 @@ const TURNS: u32 = 60;
 ///   differ charge different days around midnight, and never let each other's reservations expire too early.
 /// * **Settling** is done by a task of the service, again and again until the server takes it; a process that dies
 ///   leaves its reservations to their expiry. What expired can be settled for a day.
+/// * **Alerts** of a window are told by the process that is answered first, and ten seconds later by the next one that asks,
+///   unless the first has said that it did: none is lost with an answer, and hardly one is told twice.
 /// * **Durability.** What was set aside is on the server's disk when the call is made: a restart forgets nothing.
 /// * **Speed.** A call waits for one round trip and one commit, which it shares with those that come meanwhile.
 /// * **Reading.** The view `together_inference.budget` shows every account in dollars.
@@ -96,6 +98,10 @@ impl BudgetStore for PostgresBudgets {
         self.ask(Question::Settle(Arc::clone(hold), charge)).await.map(Reply::balances)
     }
 
+    async fn told(&self, told: &[Told]) -> Result<(), BudgetError> {
+        self.ask(Question::Told(told.to_vec())).await.map(drop)
+    }
+
     async fn read(&self, accounts: &[(Account, Period)]) -> Result<Vec<Balance>, BudgetError> {
         self.ask(Question::Read(accounts.to_vec())).await.map(Reply::balances)
     }
@@ -106,6 +112,7 @@ impl BudgetStore for PostgresBudgets {
 enum Question {
     Reserve(Arc<Hold>),
     Settle(Arc<Hold>, Charge),
+    Told(Vec<Told>),
     Read(Vec<(Account, Period)>),
 }
 
@@ -137,21 +144,24 @@ impl Answers for Teller {
     type Answer = Reply;
 
     async fn answer(&self, session: &Session, questions: &[Arc<Question>]) -> Result<Vec<Reply>> {
-        let (mut asked, mut ended, mut read) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut asked, mut ended, mut told, mut read) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for question in questions {
             match &**question {
                 Question::Reserve(hold) => asked.push(&**hold),
                 Question::Settle(hold, charge) => ended.push((&**hold, *charge)),
+                Question::Told(some) => told.extend(some),
                 Question::Read(accounts) => read.push(accounts.as_slice()),
             }
         }
         // First what is asked for: whoever gives up may say so in the same group.
         let ((), refused) = try_join!(session.is_current(), reserve(session, &asked))?;
-        let (settled, balances) = try_join!(settle(session, &ended), balances_of(session, &read))?;
+        let (settled, (), balances) =
+            try_join!(settle(session, &ended), forget(session, &told), balances_of(session, &read))?;
         let (mut refused, mut settled, mut balances) = (refused.into_iter(), settled.into_iter(), balances.into_iter());
         let reply = |question: &Arc<Question>| match &**question {
             Question::Reserve(_) => Reply::Reserved(refused.next().flatten()),
             Question::Settle(..) => Reply::Balances(settled.next().unwrap_or_default()),
+            Question::Told(_) => Reply::Balances(Vec::new()),
             Question::Read(accounts) => Reply::Balances(balances.by_ref().take(accounts.len()).collect()),
         };
         Ok(questions.iter().map(reply).collect())
@@ -210,8 +220,8 @@ async fn reserve(session: &Session, holds: &[&Hold]) -> Result<Vec<Option<Refusa
     let caps: Vec<Option<i64>> = all().map(|line| line.max_calls.filter(|_| line.hard).map(whole)).collect();
     let keeps: Vec<Option<i64>> = all().map(|line| line.keep.map(whole_millis)).collect();
     let returns: Vec<bool> = all().map(|line| line.expired == Expired::Return).collect();
-    let sql = "SELECT hold, line, spent, reserved, calls, used_up
-         FROM budget_reserve($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+    let sql = "SELECT hold, line, spent, reserved, calls, used_up, untold
+         FROM budget_reserve($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
     let rows = session
         .query(
             sql,
@@ -228,13 +238,15 @@ async fn reserve(session: &Session, holds: &[&Hold]) -> Result<Vec<Option<Refusa
                 &caps,
                 &keeps,
                 &returns,
+                &whole_millis(TELLING),
             ],
         )
         .await?;
     for row in rows {
         if let Some(refused) = refused.get_mut(place(row.get(0))) {
             let line = usize::try_from(row.get::<_, i32>(1)).unwrap_or(usize::MAX);
-            let balance = Balance { used_up: row.get(5), ..balance_of(row.get(2), row.get(3), row.get(4)) };
+            let (used_up, untold) = (row.get(5), untold(row.get(6)));
+            let balance = Balance { used_up, untold, ..balance_of(row.get(2), row.get(3), row.get(4)) };
             *refused = Some(Refusal::new(line, balance));
         }
     }
@@ -257,7 +269,13 @@ async fn settle(session: &Session, ended: &[(&Hold, Charge)]) -> Result<Vec<Vec<
         })
         .collect();
     let limits: Vec<i64> = holds().flat_map(|hold| &hold.lines).map(|line| line.limit.nanos()).collect();
-    let sql = "SELECT hold, spent, reserved, calls, shown, used_up FROM budget_settle($1, $2, $3, $4, $5, $6, $7, $8)";
+    let (mut marks, mut ends) = (Vec::<i64>::new(), Vec::<i32>::new());
+    for line in holds().flat_map(|hold| &hold.lines) {
+        marks.extend(line.marks().map(Usd::nanos));
+        ends.push(i32::try_from(marks.len()).unwrap_or(i32::MAX));
+    }
+    let sql = "SELECT hold, spent, reserved, calls, shown, used_up, untold
+         FROM budget_settle($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
     let rows = session
         .query(
             sql,
@@ -270,16 +288,40 @@ async fn settle(session: &Session, ended: &[(&Hold, Charge)]) -> Result<Vec<Vec<
                 &lines.sinces,
                 &lines.untils,
                 &limits,
+                &marks,
+                &ends,
+                &whole_millis(TELLING),
             ],
         )
         .await?;
     for row in rows {
         if let Some(balances) = settled.get_mut(place(row.get(0))) {
             let balance = balance_of(row.get(1), row.get(2), row.get(3));
-            balances.push(Balance { shown: Usd::from_nanos(row.get(4)), used_up: row.get(5), ..balance });
+            let (shown, used_up, untold) = (Usd::from_nanos(row.get(4)), row.get(5), untold(row.get(6)));
+            balances.push(Balance { shown, used_up, untold, ..balance });
         }
     }
     Ok(settled)
+}
+
+/// An amount that may be none.
+fn untold(nanos: Option<i64>) -> Option<Usd> {
+    nanos.map(Usd::from_nanos)
+}
+
+/// What was told needs not be told again.
+async fn forget(session: &Session, told: &[&Told]) -> Result<()> {
+    if told.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&[u8]> = told.iter().map(|told| told.account.as_str().as_bytes()).collect();
+    let sinces: Vec<i64> = told.iter().map(|told| told.period.since).collect();
+    let untils: Vec<i64> = told.iter().map(|told| told.period.until).collect();
+    let marks: Vec<i64> = told.iter().map(|told| told.mark.map_or(-1, Usd::nanos)).collect();
+    let sql = "DELETE FROM budget_untold AS o
+         USING UNNEST($1::BYTEA[], $2::INT8[], $3::INT8[], $4::INT8[]) AS t (name, since, till, mark)
+         WHERE o.account = sha256(t.name) AND o.slot BETWEEN t.since AND t.till AND o.mark = t.mark";
+    session.execute(sql, &[&names, &sinces, &untils, &marks]).await.map(drop)
 }
 
 /// What is due counts as expired, whether or not anybody has let it go.

@@ -15,8 +15,8 @@ use redis::{Cmd, Script};
 use tokio::{runtime::Handle, task::JoinHandle};
 
 use super::{
-    Account, Balance, BudgetError, BudgetStore, Charge, Expired, Hold, Line, MemoryBudgets, Period, Refusal,
-    store::{balance_of, whole_millis},
+    Account, Balance, BudgetError, BudgetStore, Charge, Expired, Hold, Line, MemoryBudgets, Period, Refusal, Told,
+    store::{TELLING, balance_of, whole_millis},
 };
 use crate::{
     store::redis::{Link, RedisServer, Target},
@@ -31,6 +31,7 @@ const LARGEST: Usd = Usd::from_nanos((1 << 53) - 1);
 static RESERVE: LazyLock<Script> = LazyLock::new(|| script(include_str!("redis/reserve.lua")));
 static SETTLE: LazyLock<Script> = LazyLock::new(|| script(include_str!("redis/settle.lua")));
 static READ: LazyLock<Script> = LazyLock::new(|| script(include_str!("redis/read.lua")));
+static TOLD: LazyLock<Script> = LazyLock::new(|| script(include_str!("redis/told.lua")));
 
 fn script(own: &str) -> Script {
     Script::new(&(include_str!("redis/common.lua").to_owned() + own))
@@ -60,6 +61,8 @@ fn script(own: &str) -> Script {
 ///   differ charge different days around midnight, and never let each other's reservations expire too early.
 /// * **Settling** is done by a task of the service, again and again until Redis takes it; a process that dies leaves its
 ///   reservations to their expiry.
+/// * **Alerts** of a window are told by the process that is answered first, and ten seconds later by the next one that asks,
+///   unless the first has said that it did: none is lost with an answer, and hardly one is told twice.
 /// * **Durability** is Redis's own. A server that forgets what was spent allows it again: use `appendonly yes`, and
 ///   `noeviction`.
 /// * **Names** are `ti:budget:{name}:…`. An ACL user needs `+evalsha +script|load +ping` and the commands of hashes and
@@ -224,6 +227,7 @@ impl Inner {
         let mut asked = self.ask(&RESERVE, &keys);
         let expires = whole_millis(hold.expires);
         asked.arg(hold.id.to_string()).arg(hold.amount.nanos()).arg(expires).arg(record(hold, &keys));
+        asked.arg(whole_millis(TELLING));
         for line in &hold.lines {
             let (since, until) = bounds(line.period);
             asked.arg(prefix(line.period)).arg(since).arg(until);
@@ -236,9 +240,10 @@ impl Inner {
         }
         match *self.run(&RESERVE, &asked).await? {
             [] => Ok(()),
-            [line, spent, reserved, calls, used_up] => {
+            [line, spent, reserved, calls, used_up, untold] => {
                 let line = usize::try_from(line).unwrap_or(usize::MAX);
-                let balance = Balance { used_up: used_up == 1, ..balance_of(spent, reserved, calls) };
+                let balance =
+                    Balance { used_up: used_up == 1, untold: amount(untold), ..balance_of(spent, reserved, calls) };
                 Err(BudgetError::Refused(Refusal::new(line, balance)))
             }
             _ => Err(malformed()),
@@ -249,15 +254,17 @@ impl Inner {
         let keys: Vec<String> = hold.lines.iter().map(|line| self.names.key(&line.account, line.period)).collect();
         let mut asked = self.ask(&SETTLE, &keys);
         asked.arg(hold.id.to_string()).arg(charge.spent().nanos()).arg(i32::from(charge != Charge::NotSent));
+        asked.arg(whole_millis(TELLING));
         for line in &hold.lines {
             let (since, until) = bounds(line.period);
             asked.arg(prefix(line.period)).arg(since).arg(until).arg(way(line)).arg(line.limit.nanos());
+            asked.arg(line.marks().map(|mark| mark.nanos().to_string()).collect::<Vec<_>>().join(","));
         }
         let answer = self.run(&SETTLE, &asked).await?;
-        let balances = answer.chunks_exact(5).map(|answer| match *answer {
-            [spent, reserved, calls, shown, used_up] => {
-                let shown = Usd::from_nanos(shown);
-                Balance { shown, used_up: used_up == 1, ..balance_of(spent, reserved, calls) }
+        let balances = answer.chunks_exact(6).map(|answer| match *answer {
+            [spent, reserved, calls, shown, used_up, untold] => {
+                let (shown, untold) = (Usd::from_nanos(shown), amount(untold));
+                Balance { shown, used_up: used_up == 1, untold, ..balance_of(spent, reserved, calls) }
             }
             _ => Balance::default(),
         });
@@ -296,6 +303,15 @@ impl BudgetStore for RedisBudgets {
         }
     }
 
+    async fn told(&self, told: &[Told]) -> Result<(), BudgetError> {
+        let keys: Vec<_> = told.iter().map(|told| self.0.names.key(&told.account, told.period)).collect();
+        let mut asked = self.0.ask(&TOLD, &keys);
+        for told in told {
+            asked.arg(told.mark.map_or_else(|| "u".to_owned(), |mark| mark.nanos().to_string()));
+        }
+        self.0.run(&TOLD, &asked).await.map(drop)
+    }
+
     async fn read(&self, accounts: &[(Account, Period)]) -> Result<Vec<Balance>, BudgetError> {
         let keys: Vec<_> = accounts.iter().map(|(account, period)| self.0.names.key(account, *period)).collect();
         let mut asked = self.0.ask(&READ, &keys);
@@ -325,6 +341,11 @@ impl Names {
         let (prefix, name) = (&self.prefix, account.as_str());
         if is_single(period) { format!("{prefix}a:{}:{name}", period.slot) } else { format!("{prefix}a:{name}") }
     }
+}
+
+/// An amount that may be none.
+const fn amount(nanos: i64) -> Option<Usd> {
+    if nanos < 0 { None } else { Some(Usd::from_nanos(nanos)) }
 }
 
 fn malformed() -> BudgetError {

@@ -1,6 +1,6 @@
 //! How a budget is written down.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
     Expired, Scope, Window,
@@ -40,7 +40,7 @@ pub struct Budget {
     pub(super) hard: bool,
     pub(super) max_calls: Option<u64>,
     pub(super) zone: Option<Box<str>>,
-    pub(super) alerts: Vec<u8>,
+    pub(super) alerts: Arc<[u8]>,
     pub(super) expired: Expired,
 }
 
@@ -79,7 +79,7 @@ pub(super) enum Level {
 }
 
 impl Budget {
-    const fn new(amount: Usd, window: Window, alerts: Vec<u8>) -> Self {
+    fn new(amount: Usd, window: Window, alerts: impl Into<Arc<[u8]>>) -> Self {
         Self {
             amount,
             window,
@@ -87,13 +87,13 @@ impl Budget {
             hard: true,
             max_calls: None,
             zone: None,
-            alerts,
+            alerts: alerts.into(),
             expired: Expired::Spent,
         }
     }
 
     fn alerting(amount: Usd, window: Window) -> Self {
-        Self::new(amount, window, vec![50, 80, 100])
+        Self::new(amount, window, [50, 80, 100])
     }
 
     /// An amount a day.
@@ -121,7 +121,7 @@ impl Budget {
     /// returns. A session that nobody has used for a day is forgotten. No alerts, unless
     /// [`alert_at`](Self::alert_at) asks for them.
     pub fn per_session(amount: Usd) -> Self {
-        Self { level: Level::Session, expired: Expired::Return, ..Self::new(amount, Window::Total, Vec::new()) }
+        Self { level: Level::Session, expired: Expired::Return, ..Self::new(amount, Window::Total, []) }
     }
 
     /// For everything together, as it is unless said otherwise.
@@ -189,7 +189,7 @@ impl Budget {
         let mut alerts: Vec<u8> = percent.into_iter().collect();
         alerts.sort_unstable();
         alerts.dedup();
-        Self { alerts, ..self }
+        Self { alerts: alerts.into(), ..self }
     }
 
     /// With another end of what nobody settles in time: it counts as spent until it is settled, unless set.

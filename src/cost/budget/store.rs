@@ -108,6 +108,8 @@ pub struct Line {
     pub expired: Expired,
     /// How long an account that nobody uses must be kept; `None`: for good.
     pub keep: Option<Duration>,
+    /// At how many percent of the limit somebody is told of what is spent.
+    pub alerts: Arc<[u8]>,
 }
 
 impl Line {
@@ -120,8 +122,30 @@ impl Line {
     /// assert!(line.hard && line.max_calls.is_none());
     /// ```
     #[must_use]
-    pub const fn new(account: Account, period: Period, limit: Usd) -> Self {
-        Self { account, period, limit, max_calls: None, hard: true, expired: Expired::Spent, keep: None }
+    pub fn new(account: Account, period: Period, limit: Usd) -> Self {
+        // One for all: a line is made for each attempt.
+        static NONE: LazyLock<Arc<[u8]>> = LazyLock::new(|| Arc::from([]));
+        let alerts = Arc::clone(&NONE);
+        Self { account, period, limit, max_calls: None, hard: true, expired: Expired::Spent, keep: None, alerts }
+    }
+
+    /// With alerts at so many percent of what is spent.
+    ///
+    /// ```
+    /// use together_inference::{cost::{Account, Line, Period}, usd};
+    ///
+    /// let line = Line::new(Account::new("total|global"), Period::new(0), usd!("5")).alerts([50, 80, 100]);
+    /// assert_eq!(line.marks().collect::<Vec<_>>(), [usd!("2.50"), usd!("4")], "all of it is told of by being used up");
+    /// ```
+    #[must_use]
+    pub fn alerts(mut self, percent: impl Into<Arc<[u8]>>) -> Self {
+        self.alerts = percent.into();
+        self
+    }
+
+    /// The amounts by whose passing somebody is told, but for all of it: that is [`used_up`](Balance::used_up).
+    pub fn marks(&self) -> impl Iterator<Item = Usd> + '_ {
+        self.alerts.iter().filter(|percent| **percent != 100).map(|percent| share(self.limit, *percent))
     }
 
     /// With a limit that never refuses.
@@ -227,15 +251,18 @@ pub struct Balance {
     pub shown: Usd,
     /// Whether this answer, the first in its window, finds the line used up: its limit is spent, or has too little left
     /// for an attempt that it would have had room for. False in every other answer, whoever asks, and in those to
-    /// [`BudgetStore::read`].
+    /// [`BudgetStore::read`], unless nobody [confirms](BudgetStore::told) that one.
     pub used_up: bool,
+    /// The least of the [marks](Line::marks) that an answer before this one has shown as passed, and that nobody has
+    /// [confirmed](BudgetStore::told) in time: that answer may be lost.
+    pub untold: Option<Usd>,
 }
 
 impl Balance {
     /// This much spent and set aside by so many attempts.
     #[must_use]
     pub const fn new(spent: Usd, reserved: Usd, calls: u64) -> Self {
-        Self { spent, reserved, calls, shown: Usd::ZERO, used_up: false }
+        Self { spent, reserved, calls, shown: Usd::ZERO, used_up: false, untold: None }
     }
 
     /// What is spent or set aside.
@@ -248,6 +275,26 @@ impl Balance {
     #[must_use]
     pub fn used(&self) -> Usd {
         self.spent + self.reserved
+    }
+}
+
+/// What somebody was told of an account.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Told {
+    /// Which.
+    pub account: Account,
+    /// In which window.
+    pub period: Period,
+    /// The [mark](Line::marks) that is passed; `None`: that it is [used up](Balance::used_up).
+    pub mark: Option<Usd>,
+}
+
+impl Told {
+    /// This mark of this account is passed, or it is used up.
+    #[must_use]
+    pub const fn new(account: Account, period: Period, mark: Option<Usd>) -> Self {
+        Self { account, period, mark }
     }
 }
 
@@ -354,8 +401,8 @@ pub trait BudgetStore: Send + Sync + fmt::Debug {
 
     /// Replaces what was set aside by what was spent, in the slots that it was set aside in, an expired one as well.
     /// Answers with the balance of every line, what was [`shown`](Balance::shown) before, and whether it is
-    /// [`used_up`](Balance::used_up) now; an answer that is lost takes that with it. Settling again, or what was never set aside, changes nothing and answers
-    /// with none.
+    /// [`used_up`](Balance::used_up) now. Settling again, or what was never set aside, changes nothing and answers with
+    /// none.
     ///
     /// # Errors
     ///
@@ -367,6 +414,19 @@ pub trait BudgetStore: Send + Sync + fmt::Debug {
     fn settle_now(&self, hold: &Arc<Hold>, charge: Charge) -> Option<Vec<Balance>> {
         let _ = (hold, charge);
         None
+    }
+
+    /// Somebody was told what an answer to [`settle`](Self::settle) shows for the first time, or a refusal. A store whose
+    /// answers can be lost on their way says it again, as [`untold`](Balance::untold) or [`used_up`](Balance::used_up), to
+    /// whoever asks next and more than a moment later, until it is told of this. Any other has nothing to do, which is the
+    /// default. Not called of what was answered at once.
+    ///
+    /// # Errors
+    ///
+    /// [`BudgetError::Store`] when the store failed; it is not called again.
+    async fn told(&self, told: &[Told]) -> Result<(), BudgetError> {
+        let _ = told;
+        Ok(())
     }
 
     /// What is used of accounts, in their order; nothing of one that was never used.
@@ -401,6 +461,10 @@ impl<T: BudgetStore + ?Sized> BudgetStore for Arc<T> {
         (**self).settle_now(hold, charge)
     }
 
+    async fn told(&self, told: &[Told]) -> Result<(), BudgetError> {
+        (**self).told(told).await
+    }
+
     async fn read(&self, accounts: &[(Account, Period)]) -> Result<Vec<Balance>, BudgetError> {
         (**self).read(accounts).await
     }
@@ -409,6 +473,17 @@ impl<T: BudgetStore + ?Sized> BudgetStore for Arc<T> {
         (**self).largest_limit()
     }
 }
+
+/// So many percent of an amount, rounded up.
+pub(super) fn share(amount: Usd, percent: u8) -> Usd {
+    let nanos = (i128::from(amount.nanos()) * i128::from(percent)).div_euclid(100);
+    let rest = i128::from((i128::from(amount.nanos()) * i128::from(percent)).rem_euclid(100) > 0);
+    Usd::from_nanos(i64::try_from(nanos + rest).unwrap_or(i64::MAX))
+}
+
+/// How long whoever has an answer with news has to say that it was told.
+#[cfg(any(feature = "postgres", feature = "redis"))]
+pub(super) const TELLING: Duration = Duration::from_secs(10);
 
 /// What a server answers, as it counts.
 #[cfg(any(feature = "postgres", feature = "redis"))]

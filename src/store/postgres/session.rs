@@ -125,9 +125,16 @@ impl Session {
             return Ok(());
         }
         self.run(&format!("BEGIN; SELECT pg_advisory_xact_lock({MIGRATING})")).await?;
-        let migrated = self.migrate().await;
-        self.run(if migrated.is_ok() { "COMMIT" } else { "ROLLBACK" }).await?;
-        migrated
+        match self.migrate().await {
+            Ok(()) => self.run("COMMIT").await,
+            Err(wrong) => {
+                // The first failure says what is wrong; what cannot be undone is undone when the connection ends.
+                if let Err(error) = self.run("ROLLBACK").await {
+                    tracing::debug!(%error, store = &*self.name, "a migration that failed could not be undone");
+                }
+                Err(wrong)
+            }
+        }
     }
 
     async fn migrate(&self) -> Result<(), StoreError> {

@@ -313,9 +313,7 @@ impl Thread {
 
     async fn transact(&mut self, group: &Group) -> Result<(), StoreError> {
         let session = self.connected().await?;
-        let written = AssertUnwindSafe(write_in(session, group)).catch_unwind().await;
-        let panicked = |_| StoreError::new(StoreErrorKind::Other, session.name(), "a write panicked");
-        let written = written.map_err(panicked).and_then(|written| written);
+        let written = caught("a write", session.name(), write_in(session, group)).await;
         if let Err(error) = &written {
             group.iter().for_each(|batch| batch.forget());
             self.undo(error).await;
@@ -338,17 +336,51 @@ impl Thread {
         self.chores.append(&mut self.door.chores.lock().unwrap_or_else(PoisonError::into_inner));
         self.connected().await?;
         let Some(session) = &self.session else { return Ok(()) };
-        let done = do_turn(session, &mut self.process, &mut self.chores).await;
+        if let Err(error) = live(session, &mut self.process).await {
+            self.next_turn = Some(Instant::now() + PAUSES.1);
+            self.undo(&error).await;
+            return Err(error);
+        }
+        let mut chores = std::mem::take(&mut self.chores);
+        let done = self.do_each(&mut chores).await;
+        self.chores = chores;
         match &done {
             // What is left to do lets others pass in between.
             Ok(true) => self.next_turn = None,
             Ok(false) => {}
-            Err(error) => {
-                self.next_turn = Some(Instant::now() + PAUSES.1);
-                self.undo(error).await;
-            }
+            Err(_) => self.next_turn = Some(Instant::now() + PAUSES.1),
         }
         done.map(drop)
+    }
+
+    /// Does each chore whatever becomes of the others, and leaves out from then on those that have ended: whether there
+    /// is more to do at once, or the first failure.
+    async fn do_each(&mut self, chores: &mut Vec<Box<dyn Chore>>) -> Result<bool, StoreError> {
+        let (mut more, mut at, mut failed) = (false, 0, None);
+        while let Some(chore) = chores.get_mut(at) {
+            let done = match self.connected().await {
+                Ok(session) => caught("a chore", session.name(), do_chore(session, &mut **chore)).await,
+                Err(error) => Err(error),
+            };
+            match done {
+                Ok(Some(again)) => (more, at) = (more || again, at + 1),
+                Ok(None) => drop(chores.remove(at)),
+                Err(error) => {
+                    self.undo(&error).await;
+                    let is_away = error.kind() == StoreErrorKind::Unreachable;
+                    match &failed {
+                        None => failed = Some(error),
+                        Some(_) => tracing::warn!(%error, "another of the store's chores failed"),
+                    }
+                    // A server that is away is away for all of them.
+                    if is_away {
+                        break;
+                    }
+                    at += 1;
+                }
+            }
+        }
+        failed.map_or(Ok(more), Err)
     }
 
     /// The last thing: nobody waits for this process.
@@ -374,25 +406,28 @@ async fn write_in(session: &Session, group: &Group) -> Result<(), StoreError> {
     session.run("COMMIT").await
 }
 
-async fn do_turn(
-    session: &Session,
-    process: &mut Process,
-    chores: &mut Vec<Box<dyn Chore>>,
-) -> Result<bool, StoreError> {
+/// Says that the process lives, and strikes out those that do not.
+async fn live(session: &Session, process: &mut Process) -> Result<(), StoreError> {
     session.begin().await?;
     process.renew(session).await?;
     process.bury_others(session).await?;
+    session.run("COMMIT").await
+}
+
+async fn do_chore(session: &Session, chore: &mut dyn Chore) -> Result<Option<bool>, StoreError> {
+    session.begin().await?;
+    let done = chore.turn(session).await?;
+    reach("store: a turn is written");
     session.run("COMMIT").await?;
-    let (mut more, mut at) = (false, 0);
-    while let Some(chore) = chores.get_mut(at) {
-        session.begin().await?;
-        let done = chore.turn(session).await?;
-        reach("store: a turn is written");
-        session.run("COMMIT").await?;
-        match done {
-            Some(again) => (more, at) = (more || again, at + 1),
-            None => drop(chores.remove(at)),
-        }
-    }
-    Ok(more)
+    Ok(done)
+}
+
+/// A panic is a failure like any other: the thread goes on with what waits for it.
+async fn caught<T>(
+    what: &str,
+    store: &str,
+    work: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let panicked = |_| StoreError::new(StoreErrorKind::Other, store, format!("{what} panicked"));
+    AssertUnwindSafe(work).catch_unwind().await.map_err(panicked).and_then(|done| done)
 }

@@ -119,30 +119,4 @@ fn is_uri(path: &Path) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_job_that_reads_twice_reads_the_same() {
-        let path = std::env::temp_dir().join(format!("together-inference-snapshot-{}.db", std::process::id()));
-        let sqlite = Sqlite::open(path.clone(), None).await.unwrap();
-        let other = path.clone();
-        let count = |connection: &Connection| {
-            connection.query_row("SELECT count(*) FROM setting", [], |row| row.get::<_, i64>(0)).unwrap()
-        };
-        let job = move |connection: &Connection| {
-            let before = count(connection);
-            let writer = Connection::open(other).unwrap();
-            writer.busy_timeout(std::time::Duration::from_secs(5)).unwrap();
-            writer.execute_batch("INSERT INTO setting (name, value) VALUES ('a', 'b')").unwrap();
-            Ok::<_, StoreError>((before, count(connection), count(&writer)))
-        };
-        let (before, after, written) = sqlite.read(job).await.unwrap();
-        assert_eq!(before, after);
-        assert!(written > after);
-        drop(sqlite);
-        for end in ["", "-wal", "-shm"] {
-            let _ = std::fs::remove_file(format!("{}{end}", path.display()));
-        }
-    }
-}
+mod tests;

@@ -253,7 +253,7 @@ impl Thread {
         if self.next_turn <= now
             && let Err(error) = self.turn()
         {
-            tracing::warn!(%error, store = &*self.name, "the store's chores failed");
+            tracing::warn!(%error, store = &*self.name, "the store's sign of life failed");
             self.next_turn = now + TURN;
         }
         true
@@ -335,7 +335,7 @@ impl Thread {
         self.begin(durable)?;
         let is_alone = jobs.len() == 1;
         for (job, failed) in jobs {
-            let Err(error) = self.run_job(&mut *job.work, is_alone) else { continue };
+            let Err(error) = self.run_job(&mut *job.work, is_alone)? else { continue };
             *failed = Some(error.clone());
             // Alone there is nothing else to keep; and where the disk is full, SQLite may have undone everything.
             if is_alone || self.connection.is_autocommit() {
@@ -362,13 +362,14 @@ impl Thread {
         Err(refused)
     }
 
-    fn run_job(&self, work: &mut dyn Work, is_alone: bool) -> Result<(), StoreError> {
+    /// What a job comes to. Where it cannot be undone alone it is an error of the group, of which nothing may stay.
+    fn run_job(&self, work: &mut dyn Work, is_alone: bool) -> Result<Result<(), StoreError>, StoreError> {
         let run = |work: &mut dyn Work| match catch_unwind(AssertUnwindSafe(|| work.run(&self.connection))) {
             Ok(done) => done.map_err(|error| error_of(&self.name, error)),
             Err(_) => Err(StoreError::new(StoreErrorKind::Other, &self.name, "a write panicked")),
         };
         if is_alone {
-            return run(work);
+            return Ok(run(work));
         }
         self.execute("SAVEPOINT job")?;
         let done = run(work);
@@ -378,7 +379,7 @@ impl Thread {
         if !self.connection.is_autocommit() {
             self.execute("RELEASE job")?;
         }
-        done
+        Ok(done)
     }
 
     fn roll_back(&self) {
@@ -415,13 +416,23 @@ impl Thread {
             process.renew(connection, at)?;
             process.bury_others(connection, at)
         })?;
-        // Apart: a chore that fails does not take the sign of life back.
-        let mut chores = std::mem::take(&mut self.chores);
-        let done = self.transacted(|connection| do_all(connection, &mut chores));
+        // Each apart: one that fails takes back neither the sign of life nor what the others did.
+        let (mut chores, mut more) = (std::mem::take(&mut self.chores), false);
+        chores.retain_mut(|chore| match self.transacted(chore) {
+            Ok(Some(again)) => {
+                more |= again;
+                true
+            }
+            Ok(None) => false,
+            Err(error) => {
+                tracing::warn!(%error, store = &*self.name, "a chore of the store failed; it is done again");
+                true
+            }
+        });
         self.chores = chores;
         // What is left to do lets the jobs pass in between.
-        self.next_turn = if *done.as_ref().unwrap_or(&false) { now() } else { now() + TURN };
-        done.map(drop)
+        self.next_turn = if more { now() } else { now() + TURN };
+        Ok(())
     }
 
     /// Something of the thread's own, all of it or nothing.
@@ -458,45 +469,7 @@ impl Thread {
     }
 }
 
-/// Does chores, and leaves out from then on those that have ended.
-fn do_all(connection: &Connection, chores: &mut Vec<Chore>) -> Result<bool, rusqlite::Error> {
-    let (mut more, mut at) = (false, 0);
-    while let Some(chore) = chores.get_mut(at) {
-        match chore(connection)? {
-            Some(again) => (more, at) = (more || again, at + 1),
-            None => drop(chores.remove(at)),
-        }
-    }
-    Ok(more)
-}
-
 #[expect(clippy::disallowed_methods, reason = "a thread has no tokio clock, and the disk no virtual time")]
 fn now() -> Instant {
     Instant::now()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_chore_that_has_ended_is_not_done_again() {
-        let connection = Connection::open_in_memory().unwrap();
-        let calls = Arc::new(Mutex::new((0, 0)));
-        let (one, other) = (Arc::clone(&calls), Arc::clone(&calls));
-        let mut chores: Vec<Chore> = vec![
-            Box::new(move |_| {
-                one.lock().unwrap().0 += 1;
-                Ok(None)
-            }),
-            Box::new(move |_| {
-                other.lock().unwrap().1 += 1;
-                Ok(Some(false))
-            }),
-        ];
-        for _ in 0..3 {
-            assert!(!do_all(&connection, &mut chores).unwrap());
-        }
-        assert_eq!(*calls.lock().unwrap(), (1, 3));
-    }
 }

@@ -22,7 +22,10 @@ use together_inference::{
 };
 
 use super::{
-    super::doubles::Alerts,
+    super::{
+        budgets_everywhere::{alerts_survive_a_lost_answer, windows_hold},
+        doubles::Alerts,
+    },
     secs,
     server::{Database, Server},
 };
@@ -172,6 +175,23 @@ async fn what_two_services_spend_of_one_budget_is_told_once_for_both() {
         kinds.sort_by_key(|kind| kind.as_str());
         assert_eq!(kinds, [AlertKind::Budget100, AlertKind::Budget50, AlertKind::Budget80], "hard {hard}");
     }
+}
+
+/// A window is the one that the service's clock shows, on days of 23 and 25 hours and over every jump of the clock.
+#[tokio::test]
+async fn windows_hold_whatever_the_clock_does() {
+    let database = Database::new().await;
+    windows_hold(Arc::new(budgets(&database).await)).await;
+}
+
+#[tokio::test]
+async fn an_alert_is_not_lost_with_the_answer_that_carries_it() {
+    let database = Database::new().await;
+    let client = database.client().await;
+    let late = async || {
+        client.execute("UPDATE budget_untold SET until = 'epoch'", &[]).await.unwrap();
+    };
+    alerts_survive_a_lost_answer(Arc::new(budgets(&database).await), late).await;
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ pub(crate) mod home;
 mod keeping;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod seeds;
 #[cfg(feature = "postgres")]
 pub(crate) mod server;
 mod sums;

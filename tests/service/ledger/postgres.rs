@@ -1,13 +1,17 @@
 //! A server instead of a file: what it may be, that it goes away and comes back, and that many share it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use together_inference::{
     Cost, RouteId, Usd,
-    cost::{CostRecord, CostSink, Durability, Ending, Intent, Ledger},
+    cost::{
+        Account, BudgetStore, CostRecord, CostSink, Durability, Ending, Hold, Intent, Ledger, Line, Period,
+        PostgresBudgets,
+    },
     store::{Store, StoreError, StoreErrorKind},
     testing::Together,
-    types::SeededRng,
+    types::{AttemptId, SeededRng},
+    usd,
 };
 
 use super::{
@@ -374,4 +378,70 @@ async fn figures() {
 
 async fn ledger_size(database: &Database) -> i64 {
     database.client().await.query_one("SELECT pg_total_relation_size('cost_record')", &[]).await.unwrap().get(0)
+}
+
+/// Scenario: a chore of the store fails, another one panics, again and again, before a third.
+/// Expected: the third is done all the same, and what is handed to the store is written.
+#[tokio::test]
+async fn chores_that_fail_or_panic_stop_neither_the_others_nor_the_store() {
+    let database = Database::new().await;
+    let store = Store::connect(&database.url()).await.unwrap();
+    let client = database.client().await;
+    let ledger = Ledger::new(&store);
+    CostSink::record(&ledger, &[record(1)]).await.unwrap();
+    // What a ledger takes over cannot be read; what sweeps answers with a number, which its chore takes for a yes or no.
+    client.batch_execute("UPDATE cost_record SET ending = 'nobody knows this', open_by = 7").await.unwrap();
+    client
+        .batch_execute(
+            "ALTER FUNCTION budget_sweep RENAME TO sweep;
+             CREATE FUNCTION budget_sweep(INT, BOOLEAN) RETURNS INT LANGUAGE sql AS 'SELECT 1'",
+        )
+        .await
+        .unwrap();
+    let chores = [Ledger::new(&store), ledger];
+    let budgets = PostgresBudgets::new(&store).unwrap();
+    for number in 2..6 {
+        CostSink::record(&chores[0], &[record(number)]).await.unwrap();
+        CostSink::flush(&chores[0]).await.unwrap();
+    }
+    client
+        .batch_execute(
+            "DROP FUNCTION budget_sweep; ALTER FUNCTION sweep RENAME TO budget_sweep;
+             SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE datname = current_database() AND pid <> pg_backend_pid()",
+        )
+        .await
+        .unwrap();
+    let line = Line::new(Account::new("all"), Period::new(0), usd!("5"));
+    let lost = Hold::new(AttemptId::new(1), usd!("1"), vec![line], Duration::from_millis(1));
+    budgets.reserve(&Arc::new(lost)).await.unwrap();
+    let expired = "SELECT count(*) FROM budget_hold WHERE expired";
+    let is_swept = async {
+        // Another one comes with a turn of all that are there, the one that fails before it among them.
+        while client.query_one(expired, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+            drop(PostgresBudgets::new(&store).unwrap());
+            CostSink::flush(&chores[1]).await.unwrap();
+        }
+    };
+    tokio::time::timeout(secs(60), is_swept).await.expect("the chore after the one that fails is not done");
+}
+
+/// Scenario: the connection is lost in the middle of what makes the store.
+/// Expected: the error says so, and not that what was begun could not be undone after that.
+#[tokio::test]
+async fn a_store_that_cannot_be_made_says_what_was_wrong_first() {
+    let database = Database::new().await;
+    let client = database.client().await;
+    client
+        .batch_execute(
+            "CREATE FUNCTION public.leave() RETURNS event_trigger LANGUAGE plpgsql AS
+             'BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); END';
+             CREATE EVENT TRIGGER leave ON ddl_command_start WHEN TAG IN ('CREATE INDEX')
+             EXECUTE FUNCTION public.leave()",
+        )
+        .await
+        .unwrap();
+    let error = refused(&database).await;
+    assert_eq!(error.kind(), StoreErrorKind::Unreachable, "{error}");
+    assert!(error.to_string().contains("terminating connection"), "{error}");
 }

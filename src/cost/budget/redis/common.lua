@@ -48,19 +48,21 @@ local function number(text)
   return tonumber(text or 0) or 0
 end
 
--- What counts of an account: spent, set aside, calls, the most that was shown as spent, and 1 if it was found used up. An
--- account of one slot has plain fields; one of a rolling window has the slot before each.
+-- What counts of an account: spent, set aside, calls, the most that was shown as spent, 1 if it was found used up, and
+-- what nobody has confirmed yet to have told. An account of one slot has plain fields; one of a rolling window has the slot
+-- before each but the last.
 local function balance(key, since, till)
   if since == '' then
-    local found = redis.call('HMGET', key, 's', 'r', 'c', 'm', 'u')
-    return number(found[1]), number(found[2]), number(found[3]), number(found[4]), number(found[5])
+    local found = redis.call('HMGET', key, 's', 'r', 'c', 'm', 'u', 'w')
+    return number(found[1]), number(found[2]), number(found[3]), number(found[4]), number(found[5]), found[6] or ''
   end
   since, till = tonumber(since), tonumber(till)
-  local spent, reserved, calls, shown, used_up = 0, 0, 0, 0, 0
+  local spent, reserved, calls, shown, used_up, untold = 0, 0, 0, 0, 0, ''
   local all = redis.call('HGETALL', key)
   for i = 1, #all, 2 do
     local slot, field = string.match(all[i], '^(-?%d+)(%a)$')
     slot = tonumber(slot)
+    if all[i] == 'w' then untold = all[i + 1] end
     if slot and since <= slot and slot <= till then
       local value = tonumber(all[i + 1])
       if field == 's' then spent = spent + value
@@ -70,9 +72,43 @@ local function balance(key, since, till)
       else used_up = 1 end
     end
   end
-  return spent, reserved, calls, shown, used_up
+  return spent, reserved, calls, shown, used_up, untold
 end
 
 local function exact(value)
   return string.format('%.0f', value)
+end
+
+-- Marks that were passed and that nobody has confirmed yet to have told: each amount, 'u' for an account that is used up,
+-- and until when whoever was answered has time to. Of those that are late: the least one that is spent, and whether 'u' is
+-- one; and all, where those that are told again have time again.
+local function late(untold, spent, used_up, telling)
+  local least, again, all = nil, false, {}
+  for mark, till in string.gmatch(untold, '(%w+):(%d+)') do
+    local amount = tonumber(mark)
+    if tonumber(till) <= now and (amount or math.huge) <= spent then
+      least, till = math.min(least or amount, amount), exact(now + telling)
+    elseif tonumber(till) <= now and mark == 'u' and used_up == 1 then
+      again, till = true, exact(now + telling)
+    end
+    all[#all + 1] = mark .. ':' .. till
+  end
+  return least, again, table.concat(all, ';')
+end
+
+-- The same without a mark, or with one more.
+local function without(untold, gone)
+  local left = {}
+  for mark, till in string.gmatch(untold, '(%w+):(%d+)') do
+    if mark ~= gone then left[#left + 1] = mark .. ':' .. till end
+  end
+  return table.concat(left, ';')
+end
+
+local function with(untold, mark, telling)
+  return without(untold, mark) .. ';' .. mark .. ':' .. exact(now + telling)
+end
+
+local function note(key, untold)
+  if untold == '' then redis.call('HDEL', key, 'w') else redis.call('HSET', key, 'w', untold) end
 end

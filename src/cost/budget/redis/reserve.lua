@@ -1,27 +1,35 @@
--- KEYS: holds, ends, and each line's account. ARGV: id, amount, milliseconds until it expires, the hold; then for each line
+-- KEYS: holds, ends, and each line's account. ARGV: id, amount, milliseconds until it expires, the hold, milliseconds in
+-- which what is answered is to be told; then for each line
 -- the prefix of its fields, the first and last slot that count (both '' for one slot alone), the limit and the most calls
 -- ('' where there is none), how long the account is kept ('' for good), the slot before which a slot is of no more use.
 if redis.call('HEXISTS', holds, ARGV[1]) == 1 then return {} end
 local amount = number(ARGV[2])
 for i = 3, #KEYS do
-  local at = 5 + (i - 3) * 7
+  local at = 6 + (i - 3) * 7
   local limit, calls_at_most = ARGV[at + 3], ARGV[at + 4]
   if limit ~= '' or calls_at_most ~= '' then
-    local spent, reserved, calls, _, used_up = balance(KEYS[i], ARGV[at + 1], ARGV[at + 2])
+    local spent, reserved, calls, _, used_up, untold = balance(KEYS[i], ARGV[at + 1], ARGV[at + 2])
     if (limit ~= '' and spent + reserved + amount > number(limit))
       or (calls_at_most ~= '' and calls >= number(calls_at_most)) then
       -- What an empty account would not have room for either says nothing about this one.
-      local is_first = used_up == 0 and amount <= number(limit)
+      if limit ~= '' and amount > number(limit) then
+        return {exact(i - 3), exact(spent), exact(reserved), exact(calls), '0', '-1'}
+      end
+      local telling, is_first = number(ARGV[5]), used_up == 0
+      local least, again, all = late(untold, spent, used_up, telling)
       if is_first then
         redis.call('HSET', KEYS[i], ARGV[at] .. 'u', 1)
+        all = with(all, 'u', telling)
         if ARGV[at + 5] ~= '' then redis.call('PEXPIRE', KEYS[i], ARGV[at + 5]) end
       end
-      return {exact(i - 3), exact(spent), exact(reserved), exact(calls), is_first and '1' or '0'}
+      if all ~= untold then note(KEYS[i], all) end
+      local is_told = (is_first or again) and '1' or '0'
+      return {exact(i - 3), exact(spent), exact(reserved), exact(calls), is_told, exact(least or -1)}
     end
   end
 end
 for i = 3, #KEYS do
-  local at = 5 + (i - 3) * 7
+  local at = 6 + (i - 3) * 7
   local key, fields, keep, old = KEYS[i], ARGV[at], ARGV[at + 5], number(ARGV[at + 6])
   redis.call('HINCRBY', key, fields .. 'r', ARGV[2])
   if redis.call('HINCRBY', key, fields .. 'c', 1) == 1 and fields ~= '' then

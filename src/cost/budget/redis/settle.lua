@@ -1,13 +1,14 @@
--- KEYS: as of the reservation. ARGV: id, what was spent, '1' if it was sent at all; then for each line the prefix of its
--- fields, the first and last slot that count, whether what expired stays spent ('s') or returned ('r'), the limit.
+-- KEYS: as of the reservation. ARGV: id, what was spent, '1' if it was sent at all, milliseconds in which what is answered
+-- is to be told; then for each line the prefix of its fields, the first and last slot that count, whether what expired stays
+-- spent ('s') or returned ('r'), the limit, and the marks by whose passing somebody is told, with commas between.
 local hold = redis.call('HGET', holds, ARGV[1])
 if not hold then return {} end
 redis.call('HDEL', holds, ARGV[1])
 redis.call('ZREM', ends, ARGV[1])
 local state, amount = string.match(hold, '^([oe])(%d+);')
-local answer = {}
+local answer, telling = {}, number(ARGV[4])
 for i = 3, #KEYS do
-  local at = 4 + (i - 3) * 5
+  local at = 5 + (i - 3) * 6
   local key, fields = KEYS[i], ARGV[at]
   if redis.call('EXISTS', key) == 1 then
     if state == 'o' then
@@ -20,12 +21,23 @@ for i = 3, #KEYS do
     redis.call('HINCRBY', key, fields .. 's', ARGV[2])
     if ARGV[3] ~= '1' then redis.call('HINCRBY', key, fields .. 'c', -1) end
   end
-  local spent, reserved, calls, shown, used_up = balance(key, ARGV[at + 1], ARGV[at + 2])
+  local spent, reserved, calls, shown, used_up, untold = balance(key, ARGV[at + 1], ARGV[at + 2])
   local is_first = used_up == 0 and spent > 0 and spent >= number(ARGV[at + 4])
+  local least, again, all = late(untold, spent, used_up, telling)
   if redis.call('EXISTS', key) == 1 then
-    if spent > shown then redis.call('HSET', key, fields .. 'm', exact(spent)) end
-    if is_first then redis.call('HSET', key, fields .. 'u', 1) end
+    if spent > shown then
+      redis.call('HSET', key, fields .. 'm', exact(spent))
+      for mark in string.gmatch(ARGV[at + 5], '%d+') do
+        if shown < number(mark) and number(mark) <= spent then all = with(all, mark, telling) end
+      end
+    end
+    if is_first then
+      redis.call('HSET', key, fields .. 'u', 1)
+      all = with(all, 'u', telling)
+    end
+    if all ~= untold then note(key, all) end
   end
-  for _, value in ipairs({spent, reserved, calls, shown, is_first and 1 or 0}) do answer[#answer + 1] = exact(value) end
+  local is_told = (is_first or again) and 1 or 0
+  for _, value in ipairs({spent, reserved, calls, shown, is_told, least or -1}) do answer[#answer + 1] = exact(value) end
 end
 return answer

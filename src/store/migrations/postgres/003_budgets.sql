@@ -40,6 +40,45 @@ CREATE TABLE budget_hold (
 CREATE INDEX budget_hold_open ON budget_hold (ends) WHERE NOT expired;
 CREATE INDEX budget_hold_expired ON budget_hold (ends) WHERE expired;
 
+-- What an answer has shown as passed and nobody has confirmed yet to have told: the answer may be lost. Changed by
+-- whoever holds the account's lock, and forgotten by whoever has told it.
+CREATE TABLE budget_untold (
+    account BYTEA NOT NULL,
+    slot    BIGINT NOT NULL,
+    -- The amount that was passed; -1: the account is used up.
+    mark    BIGINT NOT NULL,
+    -- Until when whoever was answered has time to tell.
+    until   TIMESTAMPTZ NOT NULL,
+    PRIMARY KEY (account, slot, mark)
+);
+
+-- Notes what an answer shows.
+CREATE FUNCTION budget_note(key BYTEA, at BIGINT, passed BIGINT[], telling BIGINT) RETURNS VOID LANGUAGE sql AS $$
+    INSERT INTO budget_untold (account, slot, mark, until)
+    SELECT key, at, u.mark, clock_timestamp() + telling * interval '1 millisecond' FROM unnest(passed) AS u (mark)
+    ON CONFLICT (account, slot, mark) DO UPDATE SET until = excluded.until
+$$;
+
+-- What is to be told again, by whoever is answered now: the least mark that is spent, and whether the account is used up.
+CREATE FUNCTION budget_late(
+    key BYTEA, since BIGINT, till BIGINT, spent NUMERIC, used_up BOOLEAN, telling BIGINT,
+    OUT late_mark BIGINT, OUT late_use BOOLEAN
+) LANGUAGE plpgsql AS $$
+BEGIN
+    late_use := FALSE;
+    -- Hardly ever: a look costs less than a change that finds nothing.
+    IF EXISTS (SELECT FROM budget_untold AS o WHERE o.account = key AND o.until <= clock_timestamp()) THEN
+        WITH late AS (
+            UPDATE budget_untold AS o SET until = clock_timestamp() + telling * interval '1 millisecond'
+            WHERE o.account = key AND o.slot BETWEEN since AND till AND o.until <= clock_timestamp()
+              AND CASE WHEN o.mark < 0 THEN used_up ELSE o.mark <= spent END
+            RETURNING o.mark
+        )
+        SELECT min(mark) FILTER (WHERE mark >= 0), coalesce(bool_or(mark < 0), FALSE) INTO late_mark, late_use FROM late;
+    END IF;
+END
+$$;
+
 -- Lets go what nobody settled in time, in accounts that the caller has locked.
 CREATE FUNCTION budget_expire(accounts BYTEA[], moment TIMESTAMPTZ) RETURNS VOID LANGUAGE sql AS $$
     WITH due AS (
@@ -60,13 +99,13 @@ $$;
 -- Sets aside for one attempt after another. `lasts` says where the lines of each end; a limit or a cap that is NULL
 -- refuses nothing, and an account with a `keep` of NULL is kept for good. Times are milliseconds. Answers with the
 -- attempts that were refused, counted from 1, and the first line of each, counted from 0, that has no room;
--- it is used up if an empty one had room, and nobody was told so.
+-- it is used up if an empty one had room, and nobody was told so. What is answered is to be told within `telling`.
 CREATE FUNCTION budget_reserve(
     attempts BYTEA[], amounts BIGINT[], lives BIGINT[], lasts INT[],
     names BYTEA[], slots BIGINT[], sinces BIGINT[], untils BIGINT[],
-    limits BIGINT[], caps BIGINT[], keeps BIGINT[], ways BOOLEAN[]
+    limits BIGINT[], caps BIGINT[], keeps BIGINT[], ways BOOLEAN[], telling BIGINT
 ) RETURNS TABLE (
-    hold INT, line INT, spent BIGINT, reserved BIGINT, calls BIGINT, used_up BOOLEAN
+    hold INT, line INT, spent BIGINT, reserved BIGINT, calls BIGINT, used_up BOOLEAN, untold BIGINT
 ) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -75,6 +114,8 @@ DECLARE
     first  INT := 1;
     past   INT;
     has    RECORD;
+    marked BIGINT;
+    used   BOOLEAN;
 BEGIN
     INSERT INTO budget_account AS a (key, name, until)
     SELECT sha256(u.name), u.name,
@@ -97,17 +138,24 @@ BEGIN
             CONTINUE WHEN limits[l] IS NULL AND caps[l] IS NULL;
             SELECT coalesce(sum(s.spent), 0) AS spent, coalesce(sum(s.reserved), 0) AS reserved,
                    coalesce(sum(s.calls), 0) AS calls,
-                   amounts[h] <= limits[l] AND NOT coalesce(bool_or(s.used_up), FALSE) AS used_up
+                   amounts[h] <= limits[l] AS could, coalesce(bool_or(s.used_up), FALSE) AS used_up
             INTO has FROM budget_slot AS s
             WHERE s.account = keys[l] AND s.slot BETWEEN sinces[l] AND untils[l];
             IF has.spent + has.reserved + amounts[h] > limits[l] OR has.calls >= caps[l] THEN
-                IF has.used_up THEN
-                    INSERT INTO budget_slot (account, slot, used_up) VALUES (keys[l], slots[l], TRUE)
-                    ON CONFLICT (account, slot) DO UPDATE SET used_up = TRUE;
+                marked := NULL;
+                used := FALSE;
+                IF has.could THEN
+                    SELECT f.late_mark, f.late_use INTO marked, used
+                    FROM budget_late(keys[l], sinces[l], untils[l], has.spent, has.used_up, telling) AS f;
+                    IF NOT has.used_up THEN
+                        INSERT INTO budget_slot (account, slot, used_up) VALUES (keys[l], slots[l], TRUE)
+                        ON CONFLICT (account, slot) DO UPDATE SET used_up = TRUE;
+                        PERFORM budget_note(keys[l], slots[l], ARRAY[-1::BIGINT], telling);
+                    END IF;
                 END IF;
                 RETURN QUERY SELECT h, l - past, least(has.spent, 9223372036854775807)::BIGINT,
                                     least(has.reserved, 9223372036854775807)::BIGINT, has.calls::BIGINT,
-                                    coalesce(has.used_up, FALSE);
+                                    coalesce(has.could AND (used OR NOT has.used_up), FALSE), marked;
                 CONTINUE attempt;
             END IF;
         END LOOP;
@@ -120,23 +168,28 @@ BEGIN
             CONTINUE WHEN FOUND;
             INSERT INTO budget_slot (account, slot, reserved, calls) VALUES (keys[l], slots[l], amounts[h], 1);
             -- A few that no longer count stay, for a clock that is set back.
-            DELETE FROM budget_slot AS s
-            WHERE s.account = keys[l] AND s.reserved = 0 AND s.slot <= (
-                SELECT o.slot FROM budget_slot AS o WHERE o.account = keys[l] AND o.slot < sinces[l]
-                ORDER BY o.slot DESC OFFSET 4 LIMIT 1
-            );
+            WITH gone AS (
+                DELETE FROM budget_slot AS s
+                WHERE s.account = keys[l] AND s.reserved = 0 AND s.slot <= (
+                    SELECT o.slot FROM budget_slot AS o WHERE o.account = keys[l] AND o.slot < sinces[l]
+                    ORDER BY o.slot DESC OFFSET 4 LIMIT 1
+                ) RETURNING s.slot
+            )
+            DELETE FROM budget_untold AS o USING gone WHERE o.account = keys[l] AND o.slot = gone.slot;
         END LOOP;
     END LOOP;
 END
 $$;
 
--- Settles one attempt after another; a charge of NULL says that it was not sent. Answers with the balance of every
--- line of the attempts that were set aside.
+-- Settles one attempt after another; a charge of NULL says that it was not sent. `ends` says where the marks of each line
+-- end. Answers with the balance of every line of the attempts that were set aside; what it shows as passed is to be told
+-- within `telling`.
 CREATE FUNCTION budget_settle(
     attempts BYTEA[], charges BIGINT[], lasts INT[],
-    names BYTEA[], slots BIGINT[], sinces BIGINT[], untils BIGINT[], limits BIGINT[]
+    names BYTEA[], slots BIGINT[], sinces BIGINT[], untils BIGINT[], limits BIGINT[],
+    marks BIGINT[], ends INT[], telling BIGINT
 ) RETURNS TABLE (
-    hold INT, spent BIGINT, reserved BIGINT, calls BIGINT, shown BIGINT, used_up BOOLEAN
+    hold INT, spent BIGINT, reserved BIGINT, calls BIGINT, shown BIGINT, used_up BOOLEAN, untold BIGINT
 ) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -144,6 +197,8 @@ DECLARE
     first INT := 1;
     held  RECORD;
     has   RECORD;
+    late  RECORD;
+    news  BIGINT[];
 BEGIN
     PERFORM FROM budget_account AS a WHERE a.key = ANY (keys) ORDER BY a.key FOR UPDATE;
     FOR h IN 1 .. cardinality(attempts) LOOP
@@ -159,17 +214,29 @@ BEGIN
             WHERE s.account = keys[l] AND s.slot = held.slot;
             SELECT coalesce(sum(s.spent), 0) AS spent, coalesce(sum(s.reserved), 0) AS reserved,
                    coalesce(sum(s.calls), 0) AS calls, coalesce(max(s.shown), 0) AS shown,
-                   sum(s.spent) > 0 AND sum(s.spent) >= limits[l] AND NOT bool_or(s.used_up) AS used_up
+                   coalesce(sum(s.spent) > 0 AND sum(s.spent) >= limits[l] AND NOT bool_or(s.used_up), FALSE)
+                   AS is_first, coalesce(bool_or(s.used_up), FALSE) AS used_up
             INTO has FROM budget_slot AS s
             WHERE s.account = keys[l] AND s.slot BETWEEN sinces[l] AND untils[l];
-            IF has.spent > has.shown OR has.used_up THEN
+            SELECT * INTO late FROM budget_late(keys[l], sinces[l], untils[l], has.spent, has.used_up, telling);
+            IF has.spent > has.shown OR has.is_first THEN
                 UPDATE budget_slot AS s
-                SET shown = greatest(has.spent, has.shown), used_up = s.used_up OR coalesce(has.used_up, FALSE)
+                SET shown = greatest(has.spent, has.shown), used_up = s.used_up OR has.is_first
                 WHERE s.account = keys[l] AND s.slot = slots[l];
+                news := ARRAY(
+                    SELECT u.mark FROM unnest(marks[coalesce(ends[l - 1], 0) + 1 : ends[l]]) AS u (mark)
+                    WHERE has.shown < u.mark AND u.mark <= has.spent
+                );
+                IF has.is_first THEN
+                    news := news || -1::BIGINT;
+                END IF;
+                IF cardinality(news) > 0 THEN
+                    PERFORM budget_note(keys[l], slots[l], news, telling);
+                END IF;
             END IF;
             RETURN QUERY SELECT h, least(has.spent, 9223372036854775807)::BIGINT,
                                 least(has.reserved, 9223372036854775807)::BIGINT, has.calls::BIGINT,
-                                least(has.shown, 9223372036854775807)::BIGINT, coalesce(has.used_up, FALSE);
+                                least(has.shown, 9223372036854775807)::BIGINT, has.is_first OR late.late_use, late.late_mark;
         END LOOP;
         first := lasts[h] + 1;
     END LOOP;
@@ -203,6 +270,7 @@ BEGIN
             LIMIT most FOR UPDATE OF a SKIP LOCKED
         );
         DELETE FROM budget_slot WHERE account = ANY (keys);
+        DELETE FROM budget_untold WHERE account = ANY (keys);
         DELETE FROM budget_account WHERE key = ANY (keys);
         GET DIAGNOSTICS unused = ROW_COUNT;
         gone := greatest(gone, unused);

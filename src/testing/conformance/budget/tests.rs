@@ -50,6 +50,8 @@ enum Fault {
     PromisesToReserve,
     PromisesToSettle,
     ShowsTwice,
+    TellsAgain,
+    TakesWhatIsTold,
     TellsOfNone,
     TellsEveryRefusal,
     TellsOfLargeOnes,
@@ -229,7 +231,8 @@ impl Broken {
         let before = if self.has(Fault::ShowsTwice) { Usd::ZERO } else { *mark };
         *mark = before.max(balance.spent);
         let used_up = line.is_used_up_by(&balance) && self.is_used_up_first(line);
-        Balance { shown: before, used_up, ..balance }
+        let untold = line.marks().next().filter(|mark| self.has(Fault::TellsAgain) && *mark <= before);
+        Balance { shown: before, used_up, untold, ..balance }
     }
 }
 
@@ -286,6 +289,13 @@ impl BudgetStore for Broken {
         Ok(self.spend(hold, charge))
     }
 
+    async fn told(&self, told: &[Told]) -> Result<(), BudgetError> {
+        if self.has(Fault::TakesWhatIsTold) {
+            self.rows().retain(|_, row| row.hold.lines.iter().all(|line| line.account != told[0].account));
+        }
+        Ok(())
+    }
+
     async fn read(&self, accounts: &[(Account, Period)]) -> Result<Vec<Balance>, BudgetError> {
         Ok(accounts.iter().map(|(account, period)| self.balance(account, *period)).collect())
     }
@@ -325,6 +335,8 @@ async fn every_broken_store_fails_at_the_promise_that_it_breaks() {
         (Fault::PromisesToReserve, AT_ONCE),
         (Fault::PromisesToSettle, AT_ONCE),
         (Fault::ShowsTwice, SHOWN),
+        (Fault::TellsAgain, SHOWN),
+        (Fault::TakesWhatIsTold, SHOWN),
         (Fault::TellsOfNone, USED_UP),
         (Fault::TellsEveryRefusal, USED_UP),
         (Fault::TellsOfLargeOnes, USED_UP),
