@@ -218,6 +218,13 @@ pub(crate) struct Claim {
     pub(crate) fence: i64,
 }
 
+impl Claim {
+    /// Whether what is done about it are calls that are paid one by one.
+    pub(crate) fn is_of_calls(&self) -> bool {
+        self.chunk.way != Way::Batch
+    }
+}
+
 /// A line of a chunk that waits for its answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LineRef {

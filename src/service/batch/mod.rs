@@ -2,8 +2,8 @@
 //!
 //! In the order of the files: `builder` (what the caller says of it), `planner` (each line validated, ranked, looked up in
 //! the cache, put into a chunk), `submit` (a chunk becomes a job), `settle` (its rows become answers and records), `singly`
-//! (lines that are answered one by one), `rounds` (what becomes of the rest), `ticket` and `results` (what the caller
-//! reads).
+//! (lines that are answered one by one), `rounds` (what becomes of the rest), `rests` (what fails is tried later), `ticket`
+//! and `results` (what the caller reads).
 
 mod builder;
 mod defer;
@@ -11,6 +11,7 @@ mod money;
 mod options;
 mod placer;
 mod planner;
+mod rests;
 mod results;
 mod rounds;
 mod row;
@@ -23,18 +24,17 @@ mod ticket;
 pub(crate) mod work;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use futures_util::stream;
 use tokio::sync::watch;
 
-use self::defer::Gathering;
 #[cfg(feature = "schema")]
 pub use self::results::{TypedRow, TypedRows};
 pub use self::{
@@ -48,10 +48,11 @@ pub(super) use self::{
     defer::Gather,
     set_up::{BatchSetup, set_up},
 };
+use self::{defer::Gathering, rests::Rests};
 use super::{Error, ErrorKind, InferenceService, TenantService, state::State};
 use crate::{
     batch::{BatchError, BatchId, BatchLine, BatchSubmitter, ChunkKey, Journal, JournalError},
-    types::{Tenant, UpstreamId},
+    types::{AttemptId, Tenant, UpstreamId},
 };
 
 /// What a service has for batches.
@@ -72,6 +73,13 @@ pub(super) struct Batches {
     admission: tokio::sync::Mutex<()>,
     /// What a person was told of jobs that do not end.
     told: Mutex<HashMap<ChunkKey, usize>>,
+    /// Batches and chunks that could not be taken further.
+    failing: Rests<BatchId>,
+    failing_chunks: Rests<ChunkKey>,
+    /// Since when jobs are found nowhere.
+    unseen: Mutex<HashMap<ChunkKey, SystemTime>>,
+    /// Rows of chunks that are charged and not settled: who reads them again does not charge them again.
+    charged: Mutex<HashMap<ChunkKey, HashSet<AttemptId>>>,
 }
 
 impl Batches {
@@ -90,13 +98,40 @@ impl Batches {
             gathering: Gathering::default(),
             admission: tokio::sync::Mutex::default(),
             told: Mutex::default(),
+            failing: Rests::default(),
+            failing_chunks: Rests::default(),
+            unseen: Mutex::default(),
+            charged: Mutex::default(),
         }
     }
 
     /// Whether nobody was told this much of a chunk yet.
     fn is_news(&self, chunk: ChunkKey, level: usize) -> bool {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        told.insert(chunk, level).is_none_or(|before| before < level)
+        locked(&self.told).insert(chunk, level).is_none_or(|before| before < level)
+    }
+
+    /// Since when the job of a chunk is found nowhere, if `now` it is not.
+    fn unseen_since(&self, chunk: ChunkKey, now: SystemTime) -> SystemTime {
+        *locked(&self.unseen).entry(chunk).or_insert(now)
+    }
+
+    fn was_seen(&self, chunk: &ChunkKey) {
+        locked(&self.unseen).remove(chunk);
+    }
+
+    /// Whether a row is charged for the first time.
+    fn charges(&self, chunk: ChunkKey, attempt: AttemptId) -> bool {
+        locked(&self.charged).entry(chunk).or_default().insert(attempt)
+    }
+
+    /// A row that could not be charged after all.
+    fn did_not_charge(&self, chunk: ChunkKey, attempt: AttemptId) {
+        locked(&self.charged).entry(chunk).or_default().remove(&attempt);
+    }
+
+    /// Forgets a chunk that is settled, here or by another process.
+    fn forget_charges(&self, chunk: &ChunkKey) {
+        locked(&self.charged).remove(chunk);
     }
 
     pub(super) fn submitter(&self, upstream: &UpstreamId) -> Option<&Arc<dyn BatchSubmitter>> {
@@ -222,6 +257,10 @@ impl State {
             Error::new(ErrorKind::NoBatches, message)
         })
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn no_batch(which: &str) -> Error {

@@ -25,6 +25,8 @@ use crate::{
 
 /// Lines that are looked at together.
 const PAGE: usize = 1_000;
+/// A batch that failed so often in a row is told of: for a minute or so.
+const TELL_AFTER: u32 = 5;
 /// The queue of events, and the kind of this one.
 const EVENTS: &str = "together-events";
 const COMPLETED: &str = "batch-completed";
@@ -45,7 +47,34 @@ impl State {
     pub(crate) async fn next_rounds(self: &Arc<Self>) -> Result<(), Error> {
         let batches = self.batches()?;
         for (batch, waiting) in batches.journal.rounds_over().await.map_err(of_store)? {
-            self.next_round(batches, &batch, waiting).await?;
+            if !batches.failing.rests(&batch.id) {
+                let went = self.next_round(batches, &batch, waiting).await;
+                self.went(batches, batch.id, went)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What fails about one batch holds up no other: it is told of, and tried again later.
+    pub(super) fn went(
+        self: &Arc<Self>,
+        batches: &Batches,
+        batch: BatchId,
+        went: Result<(), Error>,
+    ) -> Result<(), Error> {
+        let error = match went {
+            Ok(()) => {
+                batches.failing.went_well(&batch);
+                return Ok(());
+            }
+            Err(error) if error.kind() == ErrorKind::ShuttingDown => return Err(error),
+            Err(error) => error,
+        };
+        let (times, rest) = batches.failing.failed(batch);
+        tracing::warn!(%batch, %error, times, ?rest, "a batch could not be taken further; it is tried again");
+        if times == TELL_AFTER {
+            let title = || format!("batch {batch} cannot be taken further and waits: {error}");
+            self.tell_batch(AlertKind::BatchStuck, batch.as_str(), title);
         }
         Ok(())
     }
@@ -66,8 +95,9 @@ impl State {
             Pressure::None => (waiting <= batches.options.singly_below).then_some(Way::Realtime),
             _ => Some(Way::Rescue),
         };
-        self.place_again(batches, batch, always).await?;
-        batches.moved();
+        if self.place_again(batches, batch, always).await? {
+            batches.moved();
+        }
         Ok(())
     }
 
@@ -86,13 +116,14 @@ impl State {
         if left <= drain.saturating_add(buffer(batch.created, deadline)) { Pressure::Near } else { Pressure::None }
     }
 
-    /// Places what waits once more; lines that were tried often enough fail with the last word on them.
+    /// Places what waits once more, but for what is answered one by one already; lines that were tried often enough fail
+    /// with the last word on them. Whether there was anything to place.
     pub(super) async fn place_again(
         self: &Arc<Self>,
         batches: &Batches,
         batch: &Batch,
         always: Option<Way>,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let mut placer = Placer::new(self, batches, batch.id, always);
         let (mut at_chunks, mut ended, mut from) = (Vec::new(), Vec::new(), 0);
         loop {
@@ -104,6 +135,7 @@ impl State {
             ended.extend(tired.iter().map(|line| last_word(line, LineErrorKind::Missing)));
             self.place_page(batches, batch, &mut placer, again, (&mut at_chunks, &mut ended)).await?;
         }
+        let has_moved = !ended.is_empty() || !at_chunks.is_empty();
         if !ended.is_empty() {
             batches.journal.end_lines(batch.id, ended).await.map_err(of_store)?;
         }
@@ -115,7 +147,7 @@ impl State {
                 .await
                 .map_err(of_store)?;
         }
-        Ok(())
+        Ok(has_moved)
     }
 
     async fn place_page(
@@ -160,11 +192,12 @@ impl State {
 
     /// Ends every line that waits.
     async fn give_up(&self, batches: &Batches, batch: &Batch, kind: LineErrorKind) -> Result<(), Error> {
+        let mut from = 0;
         loop {
-            let page = batches.journal.waiting(batch.id, 0, PAGE).await.map_err(of_store)?;
-            if page.is_empty() {
-                return Ok(());
-            }
+            // Not from the first line again: those that have ended stand there.
+            let page = batches.journal.waiting(batch.id, from, PAGE).await.map_err(of_store)?;
+            let Some(last) = page.last() else { return Ok(()) };
+            from = last.index + 1;
             let ended = page.iter().map(|line| match kind {
                 LineErrorKind::Cancelled => Outcome::new(line.index, LineState::Cancelled),
                 kind => failed(line.index, kind),
@@ -249,13 +282,19 @@ impl State {
     pub(crate) async fn rescue_late(self: &Arc<Self>) -> Result<(), Error> {
         let batches = self.batches()?;
         for batch in batches.journal.open_batches().await.map_err(of_store)? {
-            if batch.deadline.is_none() || batch.state != BatchState::Running {
-                continue;
+            let is_of_time = batch.deadline.is_some() && batch.state == BatchState::Running;
+            if is_of_time && !batches.failing.rests(&batch.id) {
+                let went = self.rescue_if_late(batches, &batch).await;
+                self.went(batches, batch.id, went)?;
             }
-            let waiting = batches.journal.counts(batch.id).await.map_err(of_store)?.waiting;
-            if waiting > 0 && self.pressure(batches, &batch, waiting) != Pressure::None {
-                self.rescue(batches, &batch).await?;
-            }
+        }
+        Ok(())
+    }
+
+    async fn rescue_if_late(self: &Arc<Self>, batches: &Batches, batch: &Batch) -> Result<(), Error> {
+        let waiting = batches.journal.counts(batch.id).await.map_err(of_store)?.waiting;
+        if waiting > 0 && self.pressure(batches, batch, waiting) != Pressure::None {
+            self.rescue(batches, batch).await?;
         }
         Ok(())
     }
@@ -285,9 +324,10 @@ impl State {
         if may_wait || has_been_rescued {
             return Ok(());
         }
-        tracing::warn!(batch = %batch.id, "the deadline is near: what waits is answered one by one");
-        self.place_again(batches, batch, Some(Way::Rescue)).await?;
-        batches.moved();
+        if self.place_again(batches, batch, Some(Way::Rescue)).await? {
+            tracing::warn!(batch = %batch.id, "the deadline is near: what waits is answered one by one");
+            batches.moved();
+        }
         Ok(())
     }
 }

@@ -125,24 +125,27 @@ impl State {
         let (mut is_over, mut doubled, mut charged) = (false, 0, HashSet::new());
         while !is_over {
             let mut block = Vec::with_capacity(BLOCK);
-            while block.len() < BLOCK {
-                match rows.next().await {
-                    Some(Ok(Row::End { .. })) => {
+            while block.len() < BLOCK && !is_over {
+                let cut = || Err(BatchError::NotReady { id: job.id.clone() });
+                match rows.next().await.unwrap_or_else(cut) {
+                    Ok(Row::End { .. }) => is_over = true,
+                    Ok(row) => block.push(row),
+                    // What was read is kept and paid; only the rest goes again.
+                    Err(error) if self.is_given_up(claim) => {
+                        self.tell_of_given_up(claim, &error);
                         is_over = true;
-                        break;
                     }
-                    Some(Ok(row)) => block.push(row),
-                    Some(Err(error)) => return self.not_readable(claim, &error).await,
-                    None => return self.not_readable(claim, &BatchError::NotReady { id: job.id.clone() }).await,
+                    Err(error) => return self.not_readable(claim, &error).await,
                 }
             }
             let working = tokio::task::spawn_blocking(move || book.take(block).map(|brought| (book, brought)));
             let brought;
             (book, brought) = working.await.map_err(io::Error::other).and_then(|taken| taken).map_err(of_spool)?;
             let Brought { mut billed, entries, late } = brought;
+            let late = self.late_records(batches, chunk, &job.id, late).await?;
             doubled += late.len() as u64;
-            billed.extend(self.late_records(batches, chunk, &job.id, late).await?);
-            charged.extend(self.pay(chunk, billed).await?);
+            billed.extend(late);
+            charged.extend(self.pay(batches, chunk, billed).await?);
             self.keep_many_unless_invalidated(since, entries).await;
         }
         let (alien, malformed) = (book.alien, book.malformed);
@@ -196,7 +199,9 @@ impl State {
         let answered = outcomes.iter().filter(|outcome| outcome.state == LineState::Done).count();
         let (from, to) = (vec![ChunkState::Ended], ChunkState::Settled);
         let how = Settling { from, to, outcomes, tried: true, late };
-        if journal.settle(key, fence, how, now).await.map_err(of_store)? {
+        let is_settled = journal.settle(key, fence, how, now).await.map_err(of_store)?;
+        if is_settled {
+            batches.forget_charges(&key);
             journal.remove_inputs(key).await.map_err(of_store)?;
             tracing::info!(batch = %key.batch, round = key.round, answered, "a job was settled");
         }
@@ -228,12 +233,9 @@ impl State {
 
     /// Rows that cannot be read now are read later; after a day they are taken for lost, and their lines go again.
     async fn not_readable(self: &Arc<Self>, claim: &Claim, error: &BatchError) -> Result<(), Error> {
-        if passed(claim.chunk.since, self.clock.now()) >= UNREADABLE {
-            tracing::error!(batch = %claim.chunk.key.batch, %error, "the rows of a job are given up");
-            let job = claim.chunk.remote_id.as_deref().unwrap_or_default();
-            let title =
-                || format!("the rows of batch job {job} cannot be read for a day; its lines are sent again: {error}");
-            self.tell_batch(AlertKind::BatchFailed, job, title);
+        if self.is_given_up(claim) {
+            self.tell_of_given_up(claim, error);
+            self.release_lines(&claim.chunk, &HashSet::new()).await?;
             return self.close_chunk(self.batches()?, claim, (Vec::new(), 0)).await;
         }
         tracing::warn!(batch = %claim.chunk.key.batch, %error, "the rows of a job cannot be read yet");
@@ -243,6 +245,18 @@ impl State {
         let journal = &self.batches()?.journal;
         journal.step(claim.chunk.key, claim.fence, &from, ChunkState::Ended, change, now).await.map_err(of_store)?;
         Ok(())
+    }
+
+    /// Whether rows of a chunk were asked for in vain for long enough.
+    fn is_given_up(&self, claim: &Claim) -> bool {
+        passed(claim.chunk.since, self.clock.now()) >= UNREADABLE
+    }
+
+    fn tell_of_given_up(self: &Arc<Self>, claim: &Claim, error: &BatchError) {
+        tracing::error!(batch = %claim.chunk.key.batch, %error, "rows of a job are given up");
+        let job = claim.chunk.remote_id.as_deref().unwrap_or_default();
+        let title = || format!("rows of batch job {job} cannot be read for a day; their lines are sent again: {error}");
+        self.tell_batch(AlertKind::BatchFailed, job, title);
     }
 
     /// Records of rows whose lines were answered elsewhere meanwhile: both are billed.
@@ -331,9 +345,10 @@ impl State {
     }
 
     /// Hands records to every sink and waits until all have them, and charges budgets: what is not recorded is not
-    /// settled. The lines that were paid.
+    /// settled. Rows that are read again are charged once. The lines that were paid.
     async fn pay(
         self: &Arc<Self>,
+        batches: &Batches,
         chunk: &ChunkRow,
         billed: Vec<(CostRecord, InferenceRequest, u64)>,
     ) -> Result<Vec<u64>, Error> {
@@ -348,9 +363,16 @@ impl State {
         reach("batch: costs are recorded");
         let mut paid = Vec::with_capacity(billed.len());
         for (record, request, index) in &billed {
-            self.totals.add(record);
-            self.settle_line(chunk, (request, *index), Charge::Spent(record.cost.charge())).await?;
             paid.push(*index);
+            if !batches.charges(chunk.key, record.attempt) {
+                continue;
+            }
+            let charged = self.settle_line(chunk, (request, *index), Charge::Spent(record.cost.charge())).await;
+            if charged.is_err() {
+                batches.did_not_charge(chunk.key, record.attempt);
+            }
+            charged?;
+            self.totals.add(record);
         }
         Ok(paid)
     }

@@ -14,7 +14,9 @@ use super::{
     work::{FULL, next_poll},
 };
 use crate::{
-    batch::{BatchError, Change, Chunk, ChunkBody, ChunkKey, ChunkState, Claim, GRACE, LineRef, RequestsFile, Span},
+    batch::{
+        BatchError, Change, Chunk, ChunkBody, ChunkKey, ChunkState, Claim, GRACE, LineRef, RequestsFile, Span, Way,
+    },
     client,
     inference::{InferenceRequest, Input},
     notify::AlertKind,
@@ -58,6 +60,7 @@ impl State {
                 return self.let_rest(claim, ChunkState::Planned, (POOR, Some(why))).await;
             }
         }
+        let len = std::fs::metadata(batches.journal.input_path(&key)).map_err(of_spool)?.len();
         // One at a time: else many would find the same place free.
         let turn = batches.admission.lock().await;
         if tried.is_none() && !self.has_room(claim).await? {
@@ -77,7 +80,7 @@ impl State {
             return Ok(());
         }
         drop(turn);
-        let job = submitter.submit(&Self::chunk_of(batches, claim, tried)).await;
+        let job = submitter.submit(&Self::chunk_of(batches, claim, tried, len)).await;
         let now = self.clock.now();
         match job {
             Ok(id) => {
@@ -108,10 +111,38 @@ impl State {
         }
     }
 
-    fn chunk_of(batches: &Batches, claim: &Claim, tried: Option<SystemTime>) -> Chunk {
+    /// Lets go of a chunk that is not to be submitted any more: if an earlier try has made a job of it, that is stopped,
+    /// and what it has done by then is read and paid.
+    pub(super) async fn abandon_chunk(self: &Arc<Self>, claim: &Claim) -> Result<(), Error> {
+        let (batches, chunk) = (self.batches()?, &claim.chunk);
+        let Some(tried) = chunk.intent_at.filter(|_| chunk.state == ChunkState::Submitting) else {
+            return self.drop_chunk(claim).await;
+        };
+        let Some(submitter) = batches.submitter(chunk.route.upstream()) else { return self.drop_chunk(claim).await };
+        // It is known by its name: its lines may be gone.
+        let found = submitter.left_behind(&Self::chunk_of(batches, claim, Some(tried), 0)).await;
+        let now = self.clock.now();
+        match found {
+            Ok(None) => self.drop_chunk(claim).await,
+            Ok(Some(id)) => {
+                let change = Change { remote_id: Some(id.as_str().into()), next_at: Some(now), ..Change::default() };
+                let (from, to) = ([ChunkState::Submitting], ChunkState::Running);
+                batches.journal.step(chunk.key, claim.fence, &from, to, change, now).await.map_err(of_store)?;
+                batches.journal.hurry(chunk.key, now).await.map_err(of_store)?;
+                batches.moved();
+                Ok(())
+            }
+            Err(BatchError::Unresolved { after }) => self.let_rest(claim, ChunkState::Submitting, (after, None)).await,
+            Err(error) => {
+                tracing::warn!(batch = %chunk.key.batch, %error, "whether a job is out cannot be known yet");
+                self.let_rest(claim, ChunkState::Submitting, (REST, None)).await
+            }
+        }
+    }
+
+    fn chunk_of(batches: &Batches, claim: &Claim, tried: Option<SystemTime>, len: u64) -> Chunk {
         let chunk = &claim.chunk;
         let path = batches.journal.input_path(&chunk.key);
-        let len = std::fs::metadata(&path).map(|metadata| metadata.len()).unwrap_or_default();
         let body = ChunkBody::File { path, offset: 0, len };
         let made = Chunk::new(name_of(&chunk.key), chunk.route.model().clone(), chunk.lines, body)
             .endpoint(chunk.endpoint.clone());
@@ -188,11 +219,18 @@ impl State {
         Ok(())
     }
 
-    /// Drops a chunk of which no job can be.
-    pub(super) async fn drop_chunk(&self, claim: &Claim) -> Result<(), Error> {
+    /// Drops a chunk of which no job can be, with what it has set aside.
+    pub(super) async fn drop_chunk(self: &Arc<Self>, claim: &Claim) -> Result<(), Error> {
+        if claim.chunk.way == Way::Batch {
+            self.release_lines(&claim.chunk, &HashSet::new()).await?;
+        }
         let (from, now) = ([ChunkState::Planned, ChunkState::Running, ChunkState::Submitting], self.clock.now());
-        let (journal, key) = (&self.batches()?.journal, claim.chunk.key);
-        journal.step(key, claim.fence, &from, ChunkState::Dropped, Change::default(), now).await.map_err(of_store)?;
+        let (batches, key) = (self.batches()?, claim.chunk.key);
+        let (fence, change) = (claim.fence, Change::default());
+        if batches.journal.step(key, fence, &from, ChunkState::Dropped, change, now).await.map_err(of_store)? {
+            batches.journal.remove_inputs(key).await.map_err(of_store)?;
+            batches.moved();
+        }
         Ok(())
     }
 
@@ -205,7 +243,9 @@ impl State {
         let from = [ChunkState::Planned, ChunkState::Submitting, ChunkState::Ended];
         let change = Change { error: Some(why.into()), ..Change::default() };
         let (key, fence) = (chunk.key, claim.fence);
-        batches.journal.step(key, fence, &from, ChunkState::Refused, change, now).await.map_err(of_store)?;
+        if batches.journal.step(key, fence, &from, ChunkState::Refused, change, now).await.map_err(of_store)? {
+            batches.journal.remove_inputs(key).await.map_err(of_store)?;
+        }
         batches.moved();
         Ok(())
     }
