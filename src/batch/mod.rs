@@ -116,6 +116,17 @@ pub trait BatchSubmitter: Send + Sync + fmt::Debug {
     /// [`BatchError::Body`] when the lines cannot be read, [`BatchError::Client`] when a call failed.
     async fn submit(&self, chunk: &Chunk) -> Result<RemoteId, BatchError>;
 
+    /// The job that an earlier try of this chunk made, if there is one: for a chunk that nobody needs any more. Nothing is
+    /// sent, nothing created. Without an answer of its own a submitter is taken to have left nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`BatchError::Unresolved`] when it cannot be known yet, [`BatchError::Client`] when a call failed.
+    async fn left_behind(&self, chunk: &Chunk) -> Result<Option<RemoteId>, BatchError> {
+        let _ = chunk;
+        Ok(None)
+    }
+
     /// How jobs stand, in any order; one that the provider does not know is left out, one that could not be asked after
     /// while others could is [unheard](RemoteStatus::unheard). Many at once: one list call, not one a job.
     ///
@@ -152,6 +163,10 @@ pub trait BatchSubmitter: Send + Sync + fmt::Debug {
 impl<T: BatchSubmitter + ?Sized> BatchSubmitter for Arc<T> {
     async fn submit(&self, chunk: &Chunk) -> Result<RemoteId, BatchError> {
         (**self).submit(chunk).await
+    }
+
+    async fn left_behind(&self, chunk: &Chunk) -> Result<Option<RemoteId>, BatchError> {
+        (**self).left_behind(chunk).await
     }
 
     async fn status(&self, ids: &[RemoteId]) -> Result<Vec<RemoteStatus>, BatchError> {

@@ -104,12 +104,7 @@ impl TogetherBatches {
 
     /// What an earlier try left behind, when it can be known that it left something or nothing. The grace is over only if
     /// it was when this submission began: who asked for it wrote down that it may create.
-    async fn left_behind(
-        &self,
-        file: &str,
-        tried: SystemTime,
-        begun: SystemTime,
-    ) -> Result<Option<RemoteId>, BatchError> {
+    async fn earlier(&self, file: &str, tried: SystemTime, begun: SystemTime) -> Result<Option<RemoteId>, BatchError> {
         let since = begun.duration_since(tried).unwrap_or_default();
         let is_over = since >= GRACE;
         let moment = if is_over { tried.checked_add(GRACE).unwrap_or(tried) } else { tried };
@@ -145,7 +140,7 @@ impl BatchSubmitter for TogetherBatches {
         reach("batch: lines are uploaded");
         let file = uploaded.file.id;
         if let Some(tried) = chunk.tried
-            && let Some(found) = self.left_behind(&file, tried, begun).await?
+            && let Some(found) = self.earlier(&file, tried, begun).await?
         {
             return Ok(found);
         }
@@ -232,20 +227,40 @@ impl BatchSubmitter for TogetherBatches {
         }
     }
 
+    async fn left_behind(&self, chunk: &Chunk) -> Result<Option<RemoteId>, BatchError> {
+        let Some(tried) = chunk.tried else { return Ok(None) };
+        // By its name: nothing is uploaded for the sake of asking.
+        let name = file_name(chunk);
+        for file in self.client.files().list().await?.into_iter().filter(|file| file.filename == name) {
+            if let Some(found) = self.earlier(&file.id, tried, self.clock.now()).await? {
+                return Ok(Some(found));
+            }
+        }
+        match GRACE.checked_sub(self.clock.now().duration_since(tried).unwrap_or_default()) {
+            Some(after) if !after.is_zero() => Err(BatchError::Unresolved { after }),
+            _ => Ok(None),
+        }
+    }
+
     fn limits(&self) -> Limits {
         self.limits.clone()
     }
 }
 
-/// The lines as a file whose name says whose it is.
-fn upload_of(chunk: &Chunk) -> FileUpload {
+/// The name of a chunk's file, which says whose it is.
+fn file_name(chunk: &Chunk) -> String {
     let is_plain = |char: char| char.is_ascii_alphanumeric() || "._-".contains(char);
     let name: String = chunk.name.chars().map(|char| if is_plain(char) { char } else { '-' }).collect();
+    format!("ti-{name}.jsonl")
+}
+
+/// The lines as a file of that name.
+fn upload_of(chunk: &Chunk) -> FileUpload {
     let upload = match &chunk.body {
         ChunkBody::Bytes(bytes) => FileUpload::bytes("", bytes.clone(), FilePurpose::Batch),
         ChunkBody::File { path, offset, len } => FileUpload::range(path, *offset, *len, FilePurpose::Batch),
     };
-    upload.named(format!("ti-{name}.jsonl"))
+    upload.named(file_name(chunk))
 }
 
 fn status_of(job: BatchJob) -> RemoteStatus {
@@ -258,7 +273,7 @@ fn status_of(job: BatchJob) -> RemoteStatus {
         output_file: boxed(job.output_file_id),
         error_file: boxed(job.error_file_id),
         error: boxed(job.error),
-        ..RemoteStatus::new(RemoteId::from(job.id), Phase::from(job.status.as_str()))
+        ..RemoteStatus::new(RemoteId::from(job.id), Phase::from(&job.status))
     }
 }
 

@@ -4,12 +4,15 @@
 //! turns: whatever a worker that is killed leaves behind, the next one finds where it stood. What takes longer than a
 //! claim holds renews it, and stops when somebody else has taken over.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use tokio::{
     task::JoinSet,
-    time::{Instant, interval_at},
+    time::{Instant, MissedTickBehavior, interval_at, timeout_at},
 };
 
 use crate::{
@@ -19,6 +22,8 @@ use crate::{
 
 /// How often a worker says that it lives: it is thought to for three times as long.
 const BEAT: Duration = Duration::from_secs(10);
+/// How long the store may take to answer where a claim may not hold any more.
+const ANSWERS: Duration = Duration::from_secs(5);
 /// How long a worker rests that the store failed.
 const FAILED: Duration = Duration::from_secs(5);
 /// Steps at a time.
@@ -75,10 +80,15 @@ async fn turn(service: &InferenceService, steps: &mut JoinSet<()>, beaten: &mut 
     Ok(())
 }
 
-/// Asks after jobs.
+/// Asks after jobs, as long as they are this worker's: a provider may take longer to tell than a claim holds.
 async fn poll(service: InferenceService, claims: Vec<Claim>) {
-    if let Err(error) = service.poll_chunks(&claims).await {
-        tracing::warn!(%error, "jobs could not be asked after");
+    let lapsed = AtomicBool::new(false);
+    tokio::select! {
+        biased;
+        polled = service.poll_chunks(&claims) => if let Err(error) = polled {
+            tracing::warn!(%error, "jobs could not be asked after");
+        },
+        () = hold(&service, &claims, &lapsed) => return,
     }
     // All at once: the store writes together what comes together.
     join_all(claims.iter().map(|claim| let_go(&service, claim))).await;
@@ -86,36 +96,50 @@ async fn poll(service: InferenceService, claims: Vec<Claim>) {
 
 /// Takes one chunk a step further, as long as it is this worker's.
 async fn step(service: InferenceService, claim: Claim) {
-    let mut failed = false;
-    {
-        let mut stepping = std::pin::pin!(service.step_chunk(&claim));
-        let every = service.renew_every();
-        let mut renewals = interval_at(Instant::now() + every, every);
-        loop {
-            tokio::select! {
-                biased;
-                stepped = &mut stepping => {
-                    if let Err(error) = stepped {
-                        tracing::warn!(batch = %claim.chunk.key.batch, %error, "a chunk could not be taken further");
-                        failed = true;
-                    }
-                    break;
+    let lapsed = AtomicBool::new(false);
+    let stepped = tokio::select! {
+        biased;
+        stepped = service.step_chunk(&claim, &lapsed) => stepped,
+        () = hold(&service, std::slice::from_ref(&claim), &lapsed) => return,
+    };
+    if let Err(error) = stepped {
+        tracing::warn!(batch = %claim.chunk.key.batch, %error, "a chunk could not be taken further");
+        if let Err(error) = service.rest_chunk(&claim).await {
+            tracing::warn!(%error, "a chunk could not be left alone");
+        }
+    }
+    let_go(&service, &claim).await;
+}
+
+/// Renews claims beside the work on them. Returns when one is somebody else's, and when they could not be renewed for as
+/// long as they hold: somebody else may work on them then, and what both do is paid twice. Where calls are out that are
+/// paid, they are not given up: `lapsed` says that no other is to begin.
+async fn hold(service: &InferenceService, claims: &[Claim], lapsed: &AtomicBool) {
+    let (every, holds) = service.renewals();
+    let mut held_until = Instant::now() + holds;
+    let mut renewals = interval_at(Instant::now() + every, every);
+    renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        renewals.tick().await;
+        let asked = Instant::now();
+        // A process that was stopped for long asks first: often nobody else was there.
+        match timeout_at(held_until.max(asked + ANSWERS), service.renew(claims)).await {
+            Ok(Ok(true)) => held_until = asked + holds,
+            Ok(Ok(false)) => {
+                tracing::warn!("another worker has taken over what this one worked on");
+                return;
+            }
+            Ok(Err(error)) if Instant::now() < held_until => tracing::warn!(%error, "claims could not be renewed"),
+            Ok(Err(_)) | Err(_) => {
+                tracing::warn!("claims could not be renewed for as long as they hold: no more is begun");
+                lapsed.store(true, Ordering::Relaxed);
+                if !claims.iter().all(Claim::is_of_calls) {
+                    return;
                 }
-                _ = renewals.tick() => match service.renew(&claim).await {
-                    Ok(true) => {}
-                    Ok(false) => {
-                        tracing::warn!(batch = %claim.chunk.key.batch, "another worker has taken over a chunk");
-                        return;
-                    }
-                    Err(error) => tracing::warn!(%error, "a claim could not be renewed"),
-                },
+                held_until = asked + holds;
             }
         }
     }
-    if failed && let Err(error) = service.rest_chunk(&claim).await {
-        tracing::warn!(%error, "a chunk could not be left alone");
-    }
-    let_go(&service, &claim).await;
 }
 
 async fn let_go(service: &InferenceService, claim: &Claim) {

@@ -45,6 +45,8 @@ pub(crate) use self::database::{Backend, Durable, reach};
 pub(crate) use self::postgres::{Answers, Blocking, Chore as PostgresChore, Desk, Postgres, Session, Value, Writes};
 #[cfg(feature = "redis")]
 pub use self::redis::RedisServer;
+#[cfg(feature = "batch")]
+pub(crate) use self::sqlite::is_unreadable;
 #[cfg(feature = "sqlite")]
 pub(crate) use self::sqlite::{Chore, Sqlite, error_of};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]

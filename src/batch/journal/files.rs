@@ -79,6 +79,16 @@ pub(crate) struct Output {
 }
 
 impl Output {
+    /// The same if the disk takes so many bytes more, which it gets back at once: what is bought then can be written.
+    pub(crate) fn with_room(mut self, bytes: usize) -> io::Result<Self> {
+        self.rows.file.flush()?;
+        let (file, end) = (self.rows.file.get_mut(), self.rows.end);
+        let taken = file.write_all(&vec![0; bytes]).and_then(|()| file.sync_data());
+        file.set_len(end)?;
+        file.seek(SeekFrom::Start(end))?;
+        taken.map(|()| self)
+    }
+
     pub(crate) fn append(&mut self, row: &[u8]) -> io::Result<Place> {
         Ok(Place { file: self.file.clone(), span: self.rows.append(row)? })
     }
@@ -195,6 +205,18 @@ impl Journal {
     /// Where an owner of a chunk writes its rows. Blocks.
     pub(crate) fn output(&self, key: &ChunkKey, fence: i64) -> io::Result<Output> {
         self.open_output(key.batch, format!("{}-{}-{fence}.out.jsonl", key.round, key.no).into())
+    }
+
+    /// The same in another file, where one cannot be written any further. Blocks.
+    pub(crate) fn output_anew(&self, key: &ChunkKey, fence: i64) -> io::Result<Output> {
+        let mut number = 1;
+        loop {
+            let file = format!("{}-{}-{fence}-{number}.out.jsonl", key.round, key.no);
+            if !self.0.spool.path(key.batch, &file).exists() {
+                return self.open_output(key.batch, file.into());
+            }
+            number += 1;
+        }
     }
 
     fn open_output(&self, batch: BatchId, file: Box<str>) -> io::Result<Output> {

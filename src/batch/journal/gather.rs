@@ -113,7 +113,7 @@ impl Journal {
              FROM batch WHERE state = 'gathering' ORDER BY created, id"
         );
         self.read(move |sql| {
-            sql.query(&select, &[], |row| {
+            sql.query_readable(&select, &[], |row| {
                 let batch = batch_of(row)?;
                 let lines = batch.total;
                 Ok((batch, lines, row.is(10)?))

@@ -11,6 +11,9 @@ use super::{
 };
 use crate::store::Durable;
 
+/// How long a chunk is left alone whose row cannot be read: a newer version, or a person, may mend it.
+const UNREADABLE: Duration = Duration::from_secs(600);
+
 /// One chunk, by the first three values.
 pub(super) const ONE: &str = "batch = ?1 AND round = ?2 AND no = ?3";
 
@@ -39,7 +42,7 @@ pub(super) struct Step<'a> {
 pub(super) fn step(sql: &Sql<'_>, step: &Step<'_>) -> sql::Result<bool> {
     let Step { key, fence, from, to, change, late, now } = *step;
     #[expect(clippy::cast_possible_truncation, reason = "a percentage")]
-    let progress = change.percent.map(|percent| (percent * 1_000.0).round() as i64);
+    let progress = change.percent.map(|percent| (percent.clamp(0.0, 100.0) * 1_000.0).round() as i64);
     let update = format!(
         "UPDATE chunk SET was = state, state = ?5, since = CASE WHEN state = ?5 THEN since ELSE ?6 END,
              moved = CASE WHEN state = ?5 AND coalesce(?9, remote_status, '') = coalesce(remote_status, '')
@@ -47,7 +50,7 @@ pub(super) fn step(sql: &Sql<'_>, step: &Step<'_>) -> sql::Result<bool> {
              intent_at = coalesce(?7, intent_at), remote_id = coalesce(?8, remote_id),
              remote_status = coalesce(?9, remote_status), progress = coalesce(?10, progress),
              output_file = coalesce(?11, output_file), error_file = coalesce(?12, error_file),
-             error = coalesce(?13, error), next_at = coalesce(?14, next_at), late = late + ?15
+             error = CASE WHEN ?8 IS NULL THEN coalesce(?13, error) ELSE ?13 END, next_at = coalesce(?14, next_at), late = late + ?15
          WHERE {ONE} AND fence = ?4 AND state IN ({})",
         ChunkState::list(from)
     );
@@ -135,9 +138,25 @@ fn claim(
         sql.lock_free()
     );
     let most = u64::try_from(most).unwrap_or(u64::MAX);
+    let mut unreadable = Vec::new();
     let claims = sql.query(&select, &[now.into(), clock.into(), most.into()], |row| {
-        Ok(Claim { chunk: chunk_of(row)?, fence: row.int(CHUNK_COLUMNS)? + 1 })
+        let read = || Ok(Claim { chunk: chunk_of(row)?, fence: row.int(CHUNK_COLUMNS)?.saturating_add(1) });
+        let claim = row.readable(read())?;
+        if claim.is_none()
+            && let (Ok(batch), Ok(round), Ok(no)) = (row.text(0), row.int(1), row.int(2))
+        {
+            unreadable.push((batch, round, no));
+        }
+        Ok(claim)
     })?;
+    let claims: Vec<Claim> = claims.into_iter().flatten().collect();
+    // Else they would come first in every turn.
+    let later = now.checked_add(UNREADABLE);
+    let rows: Vec<Vec<Param<'_>>> = unreadable
+        .iter()
+        .map(|(batch, round, no)| vec![(&**batch).into(), (*round).into(), (*no).into(), later.into()])
+        .collect();
+    sql.execute_many(&format!("UPDATE chunk SET next_at = ?4 WHERE {ONE}"), &rows)?;
     let until = until(clock, lease);
     let rows: Vec<Vec<Param<'_>>> = claims
         .iter()
@@ -256,6 +275,16 @@ impl Journal {
                 note(sql, &key, now)?;
             }
             Ok(changed > 0)
+        })
+        .await
+    }
+
+    /// Whether lines of a chunk wait.
+    pub(crate) async fn has_lines(&self, key: ChunkKey) -> Result<bool> {
+        self.read(move |sql| {
+            let select = "SELECT 1 FROM line
+                 WHERE batch = ?1 AND round = ?2 AND chunk = ?3 AND chunk IS NOT NULL AND state = 0 LIMIT 1";
+            Ok(sql.one(select, &key_params(&key), |_| Ok(()))?.is_some())
         })
         .await
     }

@@ -84,11 +84,11 @@ impl Journal {
         let orphans = self
             .read(|sql| {
                 let select = "SELECT id FROM planning WHERE owner NOT IN (SELECT id FROM process)";
-                sql.query(select, &[], |row| row.word(0, |id| id.parse().ok()))
+                sql.query_readable(select, &[], |row| row.word(0, |id| id.parse().ok()))
             })
             .await?;
         let process = self.process();
-        let mut swept = 0;
+        let (mut swept, mut failed) = (0, None);
         let all = mine.iter().map(|id| (*id, true)).chain(orphans.into_iter().map(|id| (id, false)));
         for (id, is_mine) in all {
             // First nobody's: what has become a batch meanwhile stays, and nobody can make one of it any more.
@@ -101,11 +101,14 @@ impl Journal {
                 })
                 .await?;
             if is_left {
-                self.erase(id).await?;
-                swept += 1;
+                // One whose folder cannot be deleted holds up no other.
+                match self.erase(id).await {
+                    Ok(()) => swept += 1,
+                    Err(error) => failed = Some(error),
+                }
             }
         }
-        Ok(swept)
+        failed.map_or(Ok(swept), Err)
     }
 
     /// Deletes the lines and the folder of a plan, and then its row.
@@ -272,7 +275,7 @@ pub(super) fn insert(
     Ok(inserted > 0)
 }
 
-/// Adds the chunks of a round, to be looked at from now on.
+/// Adds the chunks of a round.
 pub(super) fn insert_chunks(
     sql: &Sql<'_>,
     batch: BatchId,
@@ -297,7 +300,7 @@ pub(super) fn insert_chunks(
                 chunk.lines.into(),
                 chunk.bytes.into(),
                 chunk.tokens.into(),
-                now.into(),
+                now.checked_add(chunk.rest).unwrap_or(now).into(),
             ]
         })
         .collect();

@@ -5,7 +5,7 @@ use super::{
     lease::{ONE, key_params},
     lines::{LINE, line_of, usage_of},
     sql::{self, Row, Sql},
-    states::SUBMITTED,
+    states::{OPEN, SUBMITTED},
 };
 use crate::types::{RouteId, Tenant};
 
@@ -99,7 +99,7 @@ impl Journal {
     /// Batches that go on and gather no more, oldest first.
     pub(crate) async fn open_batches(&self) -> Result<Vec<BatchRow>> {
         let select = format!("SELECT {BATCH} FROM batch WHERE state IN ('running', 'cancelling') ORDER BY created, id");
-        self.read(move |sql| sql.query(&select, &[], batch_of)).await
+        self.read(move |sql| sql.query_readable(&select, &[], batch_of)).await
     }
 
     /// Sums over the lines of a batch: one row, however many they are.
@@ -137,12 +137,25 @@ impl Journal {
         self.select(id, "l.idx >= ?2 AND l.state = 2 ORDER BY l.idx", from, most).await
     }
 
-    /// Lines that wait and repeat no other, in the order in which they were asked, from that one on.
+    /// Lines that wait, repeat no other and are not being answered one by one, in the order in which they were asked, from
+    /// that one on.
     pub(crate) async fn waiting(&self, id: BatchId, from: u64, most: usize) -> Result<Vec<LineRow>> {
-        self.select(id, "l.idx >= ?2 AND l.state = 0 AND l.copy_of IS NULL ORDER BY l.idx", from, most).await
+        let which = format!(
+            "l.idx >= ?2 AND l.state = 0 AND l.copy_of IS NULL
+             AND NOT EXISTS (SELECT 1 FROM chunk c WHERE c.batch = l.batch AND c.round = l.round AND c.no = l.chunk
+                                 AND c.way <> 'batch' AND c.{OPEN})
+             ORDER BY l.idx"
+        );
+        self.select(id, which, from, most).await
     }
 
-    async fn select(&self, id: BatchId, which: &'static str, from: u64, most: usize) -> Result<Vec<LineRow>> {
+    async fn select(
+        &self,
+        id: BatchId,
+        which: impl std::fmt::Display + Send + 'static,
+        from: u64,
+        most: usize,
+    ) -> Result<Vec<LineRow>> {
         self.read(move |sql| {
             let select = format!("{LINE} WHERE l.batch = ?1 AND {which} LIMIT ?3");
             sql.query(&select, &[id.as_str().into(), from.into(), bound(most).into()], line_of)

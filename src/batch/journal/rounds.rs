@@ -22,7 +22,7 @@ impl Journal {
                     OR NOT EXISTS (SELECT 1 FROM chunk c WHERE c.batch = b.id AND c.{OPEN}))
              ORDER BY created, id"
         );
-        self.read(move |sql| sql.query(&select, &[], |row| Ok((batch_of(row)?, row.number(10)?)))).await
+        self.read(move |sql| sql.query_readable(&select, &[], |row| Ok((batch_of(row)?, row.number(10)?)))).await
     }
 
     /// Begins the round after `round`, with new chunks and with lines in them that wait; lines of chunks that are still

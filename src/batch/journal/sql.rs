@@ -11,7 +11,7 @@ use rusqlite::{
 use super::postgres;
 #[cfg(feature = "postgres")]
 use crate::store::Blocking;
-use crate::store::{StoreError, StoreErrorKind, error_of};
+use crate::store::{StoreError, StoreErrorKind, error_of, is_unreadable};
 
 pub(super) type Result<T> = std::result::Result<T, SqlError>;
 
@@ -46,6 +46,18 @@ impl SqlError {
             Self::Unreadable(column) => {
                 StoreError::new(StoreErrorKind::Corrupt, name, format!("column {column} has a word that is not known"))
             }
+        }
+    }
+}
+
+impl SqlError {
+    /// Whether a row has what nobody can read; others may be well.
+    fn is_of_a_row(&self) -> bool {
+        match self {
+            Self::Unreadable(_) => true,
+            Self::Sqlite(error) => is_unreadable(error),
+            #[cfg(feature = "postgres")]
+            Self::Store(_) => false,
         }
     }
 }
@@ -233,6 +245,17 @@ impl Sql<'_> {
         }
     }
 
+    /// The rows that can be read. One that cannot is told of and left out: it is one batch's, and holds up no other.
+    pub(super) fn query_readable<T>(
+        &self,
+        sql: &str,
+        params: &[Param<'_>],
+        mut read: impl FnMut(&Row<'_>) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        let found = self.query(sql, params, |row| row.readable(read(row)))?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
     /// The first row.
     pub(super) fn one<T>(
         &self,
@@ -307,6 +330,19 @@ pub(super) enum Row<'a> {
 }
 
 impl Row<'_> {
+    /// What was read of it; nothing where it cannot be read. Its first column says whose it is.
+    pub(super) fn readable<T>(&self, read: Result<T>) -> Result<Option<T>> {
+        match read {
+            Ok(read) => Ok(Some(read)),
+            Err(error) if error.is_of_a_row() => {
+                let batch = self.maybe_text(0).ok().flatten().unwrap_or_default();
+                tracing::error!(batch = &*batch, ?error, "a row of the journal cannot be read and is left alone");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     pub(super) fn maybe_int(&self, column: usize) -> Result<Option<i64>> {
         match self {
             Self::Sqlite(row) => Ok(row.get(column)?),

@@ -1,9 +1,6 @@
 //! A batch that is to be: what the caller says of it, what it would cost, and its submission.
 
-use std::{
-    pin::Pin,
-    time::{Duration, SystemTime},
-};
+use std::{pin::Pin, time::Duration};
 
 use futures_core::Stream;
 use futures_util::StreamExt;
@@ -179,17 +176,21 @@ where
             content,
             total: plan.lines,
             created,
-            deadline: self.deadline.map(|time| later(created, time)),
+            // One beyond all time is none.
+            deadline: self.deadline.and_then(|time| created.checked_add(time)),
             policy: serde_json::to_string(&self.policy).unwrap_or_default().into(),
         };
         match planning.finish(draft, chunks).await.map_err(of_store)? {
             Planned::New => {
                 tracing::info!(batch = %id, lines = plan.lines, to_send = plan.sent(), "a batch was submitted");
                 let ticket = BatchTicket::new(self.service.clone(), id);
-                if plan.cached > 0 {
-                    state.record_hits(id).await?;
-                }
                 state.batches()?.moved();
+                // It stands: whatever else fails, the caller is not to submit it again.
+                if plan.cached > 0
+                    && let Err(error) = state.record_hits(id).await
+                {
+                    tracing::warn!(batch = %id, %error, "what the cache saves a batch could not be recorded");
+                }
                 Ok(ticket)
             }
             Planned::Same(id) => Ok(BatchTicket::new(self.service.clone(), id)),
@@ -210,8 +211,4 @@ where
         let route = plan.chunks.first().map_or_else(|| RouteId::new("", ""), |chunk| chunk.route.clone());
         Err(Error::of_too_dear(TooDear::new(most, vec![(route, cost)])))
     }
-}
-
-fn later(from: SystemTime, by: Duration) -> SystemTime {
-    from.checked_add(by).unwrap_or(from)
 }

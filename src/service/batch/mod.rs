@@ -2,8 +2,8 @@
 //!
 //! In the order of the files: `builder` (what the caller says of it), `planner` (each line validated, ranked, looked up in
 //! the cache, put into a chunk), `submit` (a chunk becomes a job), `settle` (its rows become answers and records), `singly`
-//! (lines that are answered one by one), `stuck` (jobs that do not move), `rounds` (what becomes of the rest), `ticket` and `results` (what the caller
-//! reads).
+//! (lines that are answered one by one), `stuck` (jobs that do not move), `rounds` (what becomes of the rest), `rests` (what
+//! fails is tried later), `ticket` and `results` (what the caller reads).
 
 mod builder;
 mod defer;
@@ -11,6 +11,7 @@ mod money;
 mod options;
 mod placer;
 mod planner;
+mod rests;
 mod results;
 mod rounds;
 mod row;
@@ -24,11 +25,12 @@ mod ticket;
 pub(crate) mod work;
 
 use std::{
+    collections::HashMap,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use futures_util::stream;
@@ -47,10 +49,10 @@ pub(super) use self::{
     defer::Gather,
     set_up::{BatchSetup, set_up},
 };
-use self::{defer::Gathering, money::Paid};
+use self::{defer::Gathering, money::Paid, rests::Rests};
 use super::{Error, ErrorKind, InferenceService, TenantService, state::State};
 use crate::{
-    batch::{BatchError, BatchId, BatchLine, BatchSubmitter, Journal, JournalError},
+    batch::{BatchError, BatchId, BatchLine, BatchSubmitter, ChunkKey, Journal, JournalError},
     types::{Tenant, UpstreamId},
 };
 
@@ -71,6 +73,11 @@ pub(super) struct Batches {
     paid: Paid,
     /// Held by whoever looks whether another job may be out.
     admission: tokio::sync::Mutex<()>,
+    /// Batches and chunks that could not be taken further.
+    failing: Rests<BatchId>,
+    failing_chunks: Rests<ChunkKey>,
+    /// Since when jobs are found nowhere.
+    unseen: Mutex<HashMap<ChunkKey, SystemTime>>,
 }
 
 impl Batches {
@@ -89,7 +96,19 @@ impl Batches {
             gathering: Gathering::default(),
             paid: Paid::default(),
             admission: tokio::sync::Mutex::default(),
+            failing: Rests::default(),
+            failing_chunks: Rests::default(),
+            unseen: Mutex::default(),
         }
+    }
+
+    /// Since when the job of a chunk is found nowhere, if `now` it is not.
+    fn unseen_since(&self, chunk: ChunkKey, now: SystemTime) -> SystemTime {
+        *locked(&self.unseen).entry(chunk).or_insert(now)
+    }
+
+    fn was_seen(&self, chunk: &ChunkKey) {
+        locked(&self.unseen).remove(chunk);
     }
 
     pub(super) fn submitter(&self, upstream: &UpstreamId) -> Option<&Arc<dyn BatchSubmitter>> {
@@ -215,6 +234,10 @@ impl State {
             Error::new(ErrorKind::NoBatches, message)
         })
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn no_batch(which: &str) -> Error {

@@ -9,11 +9,12 @@ use super::{
     Batches, of_store,
     placer::Placer,
     row,
-    submit::{of_spool, passed},
+    submit::{is_damaged, of_spool, passed},
 };
 use crate::{
     batch::{
-        BatchId, BatchRecord as Batch, BatchState, ChunkState, LineErrorKind, LineRow, LineState, Outcome, Place, Way,
+        BatchId, BatchRecord as Batch, BatchState, ChunkRow, ChunkState, LineErrorKind, LineRow, LineState, Outcome,
+        Place, Way,
     },
     cost::{CostRecord, CostSink, Ending},
     events::NewJob,
@@ -25,6 +26,10 @@ use crate::{
 
 /// Lines that are looked at together.
 const PAGE: usize = 1_000;
+/// How long lines rest before they are answered one by one for the first time, the second, and any other.
+const AGAIN: [Duration; 3] = [Duration::ZERO, Duration::from_secs(60), Duration::from_secs(600)];
+/// A batch that failed so often in a row is told of: for a minute or so.
+const TELL_AFTER: u32 = 5;
 /// The queue of events, and the kind of this one.
 const EVENTS: &str = "together-events";
 const COMPLETED: &str = "batch-completed";
@@ -45,7 +50,34 @@ impl State {
     pub(crate) async fn next_rounds(self: &Arc<Self>) -> Result<(), Error> {
         let batches = self.batches()?;
         for (batch, waiting) in batches.journal.rounds_over().await.map_err(of_store)? {
-            held_up(&batch, self.next_round(batches, &batch, waiting).await)?;
+            if !batches.failing.rests(&batch.id) {
+                let went = self.next_round(batches, &batch, waiting).await;
+                self.went(batches, batch.id, went)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What fails about one batch holds up no other: it is told of, and tried again later.
+    pub(super) fn went(
+        self: &Arc<Self>,
+        batches: &Batches,
+        batch: BatchId,
+        went: Result<(), Error>,
+    ) -> Result<(), Error> {
+        let error = match went {
+            Ok(()) => {
+                batches.failing.went_well(&batch);
+                return Ok(());
+            }
+            Err(error) if error.kind() == ErrorKind::ShuttingDown => return Err(error),
+            Err(error) => error,
+        };
+        let (times, rest) = batches.failing.failed(batch);
+        tracing::warn!(%batch, %error, times, ?rest, "a batch could not be taken further; it is tried again");
+        if times == TELL_AFTER {
+            let title = || format!("batch {batch} cannot be taken further and waits: {error}");
+            self.tell_batch(AlertKind::BatchStuck, batch.as_str(), title);
         }
         Ok(())
     }
@@ -61,19 +93,18 @@ impl State {
             self.give_up(batches, batch, kind).await?;
             return self.finish_batch(batches, batch).await;
         }
+        let chunks = batches.journal.chunks(batch.id).await.map_err(of_store)?;
         let always = match pressure {
-            Pressure::None if batch.round == 0 && self.is_fresh(batches, batch).await? => None,
+            // Nothing of it was tried yet: it was gathered line by line.
+            Pressure::None if batch.round == 0 && chunks.is_empty() => None,
             Pressure::None => (waiting <= batches.options.singly_below).then_some(Way::Realtime),
             _ => Some(Way::Rescue),
         };
-        self.place_again(batches, batch, always).await?;
-        batches.moved();
+        let rest = if pressure == Pressure::None { rest_after(&chunks) } else { Duration::ZERO };
+        if self.place_again(batches, batch, always, rest).await? {
+            batches.moved();
+        }
         Ok(())
-    }
-
-    /// Whether nothing of it was tried yet: it was gathered line by line.
-    async fn is_fresh(&self, batches: &Batches, batch: &Batch) -> Result<bool, Error> {
-        Ok(batches.journal.chunks(batch.id).await.map_err(of_store)?.is_empty())
     }
 
     /// How pressing the deadline is for so many lines.
@@ -86,13 +117,15 @@ impl State {
         if left <= drain.saturating_add(buffer(batch.created, deadline)) { Pressure::Near } else { Pressure::None }
     }
 
-    /// Places what waits once more; lines that were tried often enough fail with the last word on them.
+    /// Places what waits once more, but for what is answered one by one already; lines that were tried often enough fail
+    /// with the last word on them. Whether there was anything to place.
     pub(super) async fn place_again(
         self: &Arc<Self>,
         batches: &Batches,
         batch: &Batch,
         always: Option<Way>,
-    ) -> Result<(), Error> {
+        rest: Duration,
+    ) -> Result<bool, Error> {
         let mut placer = Placer::new(self, batches, batch.id, always);
         let (mut at_chunks, mut ended, mut from) = (Vec::new(), Vec::new(), 0);
         loop {
@@ -104,18 +137,22 @@ impl State {
             ended.extend(tired.iter().map(|line| last_word(line, LineErrorKind::Missing)));
             self.place_page(batches, batch, &mut placer, again, (&mut at_chunks, &mut ended)).await?;
         }
+        let has_moved = !ended.is_empty() || !at_chunks.is_empty();
         if !ended.is_empty() {
             batches.journal.end_lines(batch.id, ended).await.map_err(of_store)?;
         }
         if !at_chunks.is_empty() {
-            let chunks = placer.chunks;
+            let mut chunks = placer.chunks;
+            for chunk in chunks.iter_mut().filter(|chunk| chunk.way != Way::Batch) {
+                chunk.rest = rest;
+            }
             batches
                 .journal
                 .next_round(batch.id, batch.round, chunks, &at_chunks, self.clock.now())
                 .await
                 .map_err(of_store)?;
         }
-        Ok(())
+        Ok(has_moved)
     }
 
     async fn place_page(
@@ -129,7 +166,15 @@ impl State {
         let requests = batches.journal.requests(batch.id).map_err(of_spool)?;
         let mut ranked = Vec::with_capacity(lines.len());
         for line in lines {
-            let request = self.request_at(&requests, line.request).map_err(of_spool)?;
+            let request = match self.request_at(&requests, line.request) {
+                Ok(request) => request,
+                Err(error) if is_damaged(&error) => {
+                    tracing::error!(batch = %batch.id, line = line.index, %error, "a request is damaged on the disk");
+                    ended.push(failed(line.index, LineErrorKind::Unreadable));
+                    continue;
+                }
+                Err(error) => return Err(of_spool(error)),
+            };
             match self.plan_for(Arc::new(request), true).await {
                 Ok(plan) => {
                     let key = plan.request.caching().is_ok().then(|| self.key(&plan));
@@ -160,11 +205,12 @@ impl State {
 
     /// Ends every line that waits.
     async fn give_up(&self, batches: &Batches, batch: &Batch, kind: LineErrorKind) -> Result<(), Error> {
+        let mut from = 0;
         loop {
-            let page = batches.journal.waiting(batch.id, 0, PAGE).await.map_err(of_store)?;
-            if page.is_empty() {
-                return Ok(());
-            }
+            // Not from the first line again: those that have ended stand there.
+            let page = batches.journal.waiting(batch.id, from, PAGE).await.map_err(of_store)?;
+            let Some(last) = page.last() else { return Ok(()) };
+            from = last.index + 1;
             let ended = page.iter().map(|line| match kind {
                 LineErrorKind::Cancelled => Outcome::new(line.index, LineState::Cancelled),
                 kind => failed(line.index, kind),
@@ -249,13 +295,19 @@ impl State {
     pub(crate) async fn rescue_late(self: &Arc<Self>) -> Result<(), Error> {
         let batches = self.batches()?;
         for batch in batches.journal.open_batches().await.map_err(of_store)? {
-            if batch.deadline.is_none() || batch.state != BatchState::Running {
-                continue;
+            let is_of_time = batch.deadline.is_some() && batch.state == BatchState::Running;
+            if is_of_time && !batches.failing.rests(&batch.id) {
+                let went = self.rescue_if_late(batches, &batch).await;
+                self.went(batches, batch.id, went)?;
             }
-            let waiting = batches.journal.counts(batch.id).await.map_err(of_store)?.waiting;
-            if waiting > 0 && self.pressure(batches, &batch, waiting) != Pressure::None {
-                held_up(&batch, self.rescue(batches, &batch).await)?;
-            }
+        }
+        Ok(())
+    }
+
+    async fn rescue_if_late(self: &Arc<Self>, batches: &Batches, batch: &Batch) -> Result<(), Error> {
+        let waiting = batches.journal.counts(batch.id).await.map_err(of_store)?.waiting;
+        if waiting > 0 && self.pressure(batches, batch, waiting) != Pressure::None {
+            self.rescue(batches, batch).await?;
         }
         Ok(())
     }
@@ -285,22 +337,21 @@ impl State {
         if may_wait || has_been_rescued {
             return Ok(());
         }
-        tracing::warn!(batch = %batch.id, "the deadline is near: what waits is answered one by one");
-        self.place_again(batches, batch, Some(Way::Rescue)).await?;
-        batches.moved();
+        if self.place_again(batches, batch, Some(Way::Rescue), Duration::ZERO).await? {
+            tracing::warn!(batch = %batch.id, "the deadline is near: what waits is answered one by one");
+            batches.moved();
+        }
         Ok(())
     }
 }
 
-/// A batch that cannot go on, since its files are damaged or gone, holds up no other.
-fn held_up(batch: &Batch, went: Result<(), Error>) -> Result<(), Error> {
-    match went {
-        Err(error) if error.kind() != ErrorKind::ShuttingDown => {
-            tracing::error!(batch = %batch.id, %error, "a batch cannot go on");
-            Ok(())
-        }
-        went => went,
-    }
+/// How long lines rest that were answered one by one in vain: an outage must not use up their tries at once.
+fn rest_after(chunks: &[ChunkRow]) -> Duration {
+    let mut rounds: Vec<u16> =
+        chunks.iter().filter(|chunk| chunk.way != Way::Batch).map(|chunk| chunk.key.round).collect();
+    rounds.sort_unstable();
+    rounds.dedup();
+    AGAIN.get(rounds.len()).or(AGAIN.last()).copied().unwrap_or_default()
 }
 
 /// What is kept back of a window for what goes wrong: a tenth, a minute at least and ten at most.

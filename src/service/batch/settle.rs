@@ -15,7 +15,7 @@ use futures_util::StreamExt;
 
 use super::{
     Batches, of_store, row,
-    submit::{of_spool, passed},
+    submit::{is_damaged, of_spool, passed},
 };
 use crate::{
     batch::{
@@ -126,15 +126,17 @@ impl State {
         let (mut is_over, mut doubled, mut charged) = (false, 0, HashSet::new());
         while !is_over {
             let mut block = Vec::with_capacity(BLOCK);
-            while block.len() < BLOCK {
-                match rows.next().await {
-                    Some(Ok(Row::End { .. })) => {
+            while block.len() < BLOCK && !is_over {
+                let cut = || Err(BatchError::NotReady { id: job.id.clone() });
+                match rows.next().await.unwrap_or_else(cut) {
+                    Ok(Row::End { .. }) => is_over = true,
+                    Ok(row) => block.push(row),
+                    // What was read is kept and paid; only the rest goes again.
+                    Err(error) if self.is_given_up(claim) => {
+                        self.tell_of_given_up(claim, &error);
                         is_over = true;
-                        break;
                     }
-                    Some(Ok(row)) => block.push(row),
-                    Some(Err(error)) => return self.not_readable(claim, &error).await,
-                    None => return self.not_readable(claim, &BatchError::NotReady { id: job.id.clone() }).await,
+                    Err(error) => return self.not_readable(claim, &error).await,
                 }
             }
             let working = tokio::task::spawn_blocking(move || book.take(block).map(|brought| (book, brought)));
@@ -198,7 +200,8 @@ impl State {
         let answered = outcomes.iter().filter(|outcome| outcome.state == LineState::Done).count();
         let (from, to) = (vec![ChunkState::Ended], ChunkState::Settled);
         let how = Settling { from, to, outcomes, tried: true, late };
-        if journal.settle(key, fence, how, now).await.map_err(of_store)? {
+        let is_settled = journal.settle(key, fence, how, now).await.map_err(of_store)?;
+        if is_settled {
             journal.remove_inputs(key).await.map_err(of_store)?;
             tracing::info!(batch = %key.batch, round = key.round, answered, "a job was settled");
         }
@@ -231,12 +234,9 @@ impl State {
 
     /// Rows that cannot be read now are read later; after a day they are taken for lost, and their lines go again.
     async fn not_readable(self: &Arc<Self>, claim: &Claim, error: &BatchError) -> Result<(), Error> {
-        if passed(claim.chunk.since, self.clock.now()) >= UNREADABLE {
-            tracing::error!(batch = %claim.chunk.key.batch, %error, "the rows of a job are given up");
-            let job = claim.chunk.remote_id.as_deref().unwrap_or_default();
-            let title =
-                || format!("the rows of batch job {job} cannot be read for a day; its lines are sent again: {error}");
-            self.tell_batch(AlertKind::BatchFailed, job, title);
+        if self.is_given_up(claim) {
+            self.tell_of_given_up(claim, error);
+            self.release_lines(&claim.chunk, &HashSet::new()).await?;
             return self.close_chunk(self.batches()?, claim, (Vec::new(), 0)).await;
         }
         tracing::warn!(batch = %claim.chunk.key.batch, %error, "the rows of a job cannot be read yet");
@@ -246,6 +246,18 @@ impl State {
         let journal = &self.batches()?.journal;
         journal.step(claim.chunk.key, claim.fence, &from, ChunkState::Ended, change, now).await.map_err(of_store)?;
         Ok(())
+    }
+
+    /// Whether rows of a chunk were asked for in vain for long enough.
+    fn is_given_up(&self, claim: &Claim) -> bool {
+        passed(claim.chunk.since, self.clock.now()) >= UNREADABLE
+    }
+
+    fn tell_of_given_up(self: &Arc<Self>, claim: &Claim, error: &BatchError) {
+        tracing::error!(batch = %claim.chunk.key.batch, %error, "rows of a job are given up");
+        let job = claim.chunk.remote_id.as_deref().unwrap_or_default();
+        let title = || format!("rows of batch job {job} cannot be read for a day; their lines are sent again: {error}");
+        self.tell_batch(AlertKind::BatchFailed, job, title);
     }
 
     /// Records of rows whose lines were answered elsewhere meanwhile: both are billed.
@@ -265,7 +277,10 @@ impl State {
         let mut records = Vec::new();
         for (index, custom_id, body) in late {
             let Some(line) = rows.iter().find(|row| row.index == index) else { continue };
-            let request = self.request_at(&requests, line.request).map_err(of_spool)?;
+            let request = match self.request_at(&requests, line.request) {
+                Err(error) if is_damaged(&error) => InferenceRequest::chat(""),
+                request => request.map_err(of_spool)?,
+            };
             let (record, _) = self.record_of(chunk, job.as_str(), &custom_id, &request, index, &body);
             records.push((record, request, index));
         }
@@ -378,7 +393,11 @@ impl Book {
             return Ok(());
         };
         let state = Arc::clone(&self.state);
-        let request = state.request_at(&self.requests, line.request)?;
+        // An answer is paid, and there, also where nobody knows any more what was asked.
+        let (request, is_known) = match state.request_at(&self.requests, line.request) {
+            Err(error) if is_damaged(&error) => (InferenceRequest::chat(""), false),
+            request => (request?, true),
+        };
         let (record, answer) = state.record_of(&self.chunk, &self.remote, &custom_id, &request, index, body);
         let cost = record.cost.known().map(Usd::nanos);
         let usage = record.usage;
@@ -394,7 +413,7 @@ impl Book {
             outcome.state = LineState::Failed;
             outcome.failure =
                 Some((LineErrorKind::Invalid.as_str().into(), "length".into(), "the answer was cut".into()));
-        } else if let Some(entry) = self.entry(&request, answer) {
+        } else if is_known && let Some(entry) = self.entry(&request, answer) {
             brought.entries.push(entry);
         }
         // Success beats an error that came before it.

@@ -13,7 +13,10 @@ use std::{
 use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
 
-use super::{Batches, of_store, row, submit::of_spool};
+use super::{
+    Batches, of_store, row,
+    submit::{is_damaged, of_spool},
+};
 use crate::{
     batch::{
         Change, ChunkState, Claim, LineError, LineErrorKind, LineRef, LineState, Outcome, Output, RequestsFile,
@@ -27,9 +30,30 @@ use crate::{
 /// How long a line may take, with all its attempts.
 const PATIENCE: Duration = Duration::from_secs(300);
 
+/// How long a chunk is worked on at a time: there are others, and some are late.
+const TURN: Duration = Duration::from_secs(60);
+/// How long answers rest in memory that the disk does not take.
+const FULL: Duration = Duration::from_secs(5);
+/// What the disk must take before lines are asked that are paid.
+const ROOM: usize = 1 << 20;
+
+/// A line that was asked, and what came of it.
+type Asked = (LineRef, Result<InferenceResponse, Error>);
+
+/// Answers of a chunk on their way to the disk and into the journal.
+struct Desk<'a> {
+    claim: &'a Claim,
+    output: Output,
+    /// Not on the disk yet.
+    unwritten: Vec<(Vec<u8>, Outcome)>,
+    /// On the disk, and not in the journal yet.
+    written: Vec<Outcome>,
+}
+
 impl State {
-    /// Answers the lines of a chunk that wait, each written down as it comes.
-    pub(crate) async fn answer_singly(self: &Arc<Self>, claim: &Claim) -> Result<(), Error> {
+    /// Answers the lines of a chunk that wait, each written down as it comes, for a while: what is left is for another
+    /// turn. Where `lapsed` says that somebody else may have the chunk, no other line is begun.
+    pub(crate) async fn answer_singly(self: &Arc<Self>, claim: &Claim, lapsed: &AtomicBool) -> Result<(), Error> {
         let batches = self.batches()?;
         let (key, now) = (claim.chunk.key, self.clock.now());
         let (from, change) = ([ChunkState::Planned, ChunkState::Running], Change::default());
@@ -39,40 +63,58 @@ impl State {
         }
         let lines = journal.lines_of(key).await.map_err(of_store)?;
         let requests = journal.requests(key.batch).map_err(of_spool)?;
-        let mut output = journal.output(&key, claim.fence).map_err(of_spool)?;
+        let output = journal.output(&key, claim.fence).and_then(|output| output.with_room(ROOM)).map_err(of_spool)?;
+        let mut desk = Desk { claim, output, unwritten: Vec::new(), written: Vec::new() };
         let begun = Instant::now();
-        let count = lines.len();
-        let (stop, mut stopped) = (AtomicBool::new(false), None);
-        // What was begun is ended, also where no other line is to begin.
-        let answers = stream::iter(lines).map(async |line| {
-            if stop.load(Ordering::Relaxed) { None } else { Some(self.answer_line(&requests, line).await) }
-        });
+        let (stop, mut stopped, mut is_done, mut count) = (AtomicBool::new(false), None, true, 0);
+        let may_begin = || !stop.load(Ordering::Relaxed) && !lapsed.load(Ordering::Relaxed) && begun.elapsed() < TURN;
+        // What was begun is ended, also where no other line is to begin: it is paid.
+        let answers = stream::iter(lines)
+            .map(async |line| if may_begin() { Some(self.answer_line(&requests, line).await) } else { None });
         let mut answers = std::pin::pin!(answers.buffer_unordered(batches.options.calls.max(1)).ready_chunks(64));
-        while let Some(answered) = answers.next().await {
-            let mut outcomes = Vec::new();
-            for (line, answer) in answered.into_iter().flatten() {
+        while let Some(asked) = answers.next().await {
+            is_done &= asked.iter().all(Option::is_some);
+            for (line, answer) in asked.into_iter().flatten() {
                 match answer {
                     // Not the line's fault: it waits until somebody has seen to that.
                     Err(error) if stops_all(error.kind()) => {
                         stop.store(true, Ordering::Relaxed);
                         stopped = Some(error);
                     }
-                    answer => outcomes.push(outcome(&mut output, &line, answer, claim.chunk.way)?),
+                    answer => {
+                        count += 1;
+                        desk.take(line, answer);
+                    }
                 }
             }
-            output.sync().map_err(of_spool)?;
-            if !journal.settle_lines(key, claim.fence, outcomes).await.map_err(of_store)? {
-                return Ok(());
+            match desk.write(batches).await {
+                Ok(true) => batches.moved(),
+                Ok(false) => return Ok(()),
+                Err(error) => {
+                    stop.store(true, Ordering::Relaxed);
+                    stopped = Some(error);
+                }
             }
-            batches.moved();
-            if self.is_cancelling(claim).await? {
-                return self.drop_chunk(claim).await;
+            match self.is_cancelling(claim).await {
+                Ok(false) => {}
+                Ok(true) => {
+                    stop.store(true, Ordering::Relaxed);
+                    is_done = false;
+                }
+                Err(error) => {
+                    stop.store(true, Ordering::Relaxed);
+                    stopped = Some(error);
+                }
             }
         }
+        self.write_in_the_end(batches, &mut desk).await?;
         if let Some(error) = stopped {
             return Err(error);
         }
         batches.learn_rate(count, begun.elapsed());
+        if !is_done {
+            return self.let_rest(claim, ChunkState::Running, (Duration::ZERO, None)).await;
+        }
         let (from, to) = (vec![ChunkState::Running], ChunkState::Settled);
         let how = Settling { from, to, outcomes: Vec::new(), tried: false, late: 0 };
         journal.settle(key, claim.fence, how, self.clock.now()).await.map_err(of_store)?;
@@ -80,13 +122,24 @@ impl State {
         Ok(())
     }
 
-    async fn answer_line(
-        self: &Arc<Self>,
-        requests: &RequestsFile,
-        line: LineRef,
-    ) -> (LineRef, Result<InferenceResponse, Error>) {
+    /// What is paid is kept in memory until disk and journal take it, or the service ends.
+    async fn write_in_the_end(self: &Arc<Self>, batches: &Batches, desk: &mut Desk<'_>) -> Result<(), Error> {
+        while let Err(error) = desk.write(batches).await {
+            if self.closed.load(Ordering::Acquire) {
+                return Err(error);
+            }
+            tracing::warn!(batch = %desk.claim.chunk.key.batch, %error, "paid answers wait until they can be written");
+            tokio::time::sleep(FULL).await;
+        }
+        Ok(())
+    }
+
+    async fn answer_line(self: &Arc<Self>, requests: &RequestsFile, line: LineRef) -> Asked {
         let request = match self.request_at(requests, line.request) {
             Ok(request) => request.deadline(PATIENCE),
+            Err(error) if is_damaged(&error) => {
+                return (line, Err(Error::new(ErrorKind::InvalidRequest, "the request is damaged on the disk")));
+            }
             Err(error) => return (line, Err(of_spool(error))),
         };
         let answer = match self.begin() {
@@ -94,6 +147,44 @@ impl State {
             Err(error) => Err(error),
         };
         (line, answer)
+    }
+}
+
+impl Desk<'_> {
+    /// Takes what came of a line.
+    fn take(&mut self, line: LineRef, answer: Result<InferenceResponse, Error>) {
+        self.unwritten.push(outcome(&line, answer, self.claim.chunk.way));
+    }
+
+    /// Has the disk take what came, and then the journal; what was not taken stays. `false`: the chunk is somebody else's.
+    async fn write(&mut self, batches: &Batches) -> Result<bool, Error> {
+        let (key, fence, journal) = (self.claim.chunk.key, self.claim.fence, &batches.journal);
+        if !self.unwritten.is_empty() {
+            match self.write_rows() {
+                Ok(written) => self.written.extend(written),
+                Err(error) => {
+                    // Nobody knows where the next row would stand in that file.
+                    self.output = journal.output_anew(&key, fence).map_err(of_spool)?;
+                    return Err(of_spool(error));
+                }
+            }
+            self.unwritten.clear();
+        }
+        if self.written.is_empty() {
+            return Ok(true);
+        }
+        let is_ours = journal.settle_lines(key, fence, self.written.clone()).await.map_err(of_store)?;
+        self.written.clear();
+        Ok(is_ours)
+    }
+
+    fn write_rows(&mut self) -> io::Result<Vec<Outcome>> {
+        let mut written = Vec::with_capacity(self.unwritten.len());
+        for (row, outcome) in &self.unwritten {
+            written.push(Outcome { answer: Some(self.output.append(row)?), ..outcome.clone() });
+        }
+        self.output.sync()?;
+        Ok(written)
     }
 }
 
@@ -128,39 +219,39 @@ const fn stops_all(kind: ErrorKind) -> bool {
     )
 }
 
-/// What became of a line.
-fn outcome(
-    output: &mut Output,
-    line: &LineRef,
-    answer: Result<InferenceResponse, Error>,
-    way: Way,
-) -> Result<Outcome, Error> {
+/// What became of a line, and the row that says so.
+fn outcome(line: &LineRef, answer: Result<InferenceResponse, Error>, way: Way) -> (Vec<u8>, Outcome) {
     let answer = match answer {
         Ok(answer) => answer,
-        Err(error) => return failed(output, line, &error),
+        Err(error) => return failed(line, &error),
     };
-    let bytes = row::of_answer(&answer.answer).map_err(|error| of_spool(io::Error::other(error)))?;
-    let place = output.append(&bytes).map_err(of_spool)?;
-    Ok(Outcome {
-        answer: Some(place),
+    let outcome = Outcome {
         usage: if answer.source.is_upstream() { answer.answer.usage } else { crate::types::Usage::ZERO },
         cost: answer.cost.known().map(Usd::nanos),
         cached: answer.source.is_cached(),
         singly: true,
         rescued: way == Way::Rescue,
         ..Outcome::new(line.index, LineState::Done)
-    })
+    };
+    match row::of_answer(&answer.answer) {
+        Ok(row) => (row, outcome),
+        Err(_) => {
+            let error = LineError::new(LineErrorKind::Unreadable, "", "the answer cannot be written");
+            let failure = Some((error.kind.as_str().into(), "".into(), "".into()));
+            (row::of_error(&error), Outcome { state: LineState::Failed, failure, ..outcome })
+        }
+    }
 }
 
-fn failed(output: &mut Output, line: &LineRef, error: &Error) -> Result<Outcome, Error> {
+fn failed(line: &LineRef, error: &Error) -> (Vec<u8>, Outcome) {
     let (kind, state) = if error.is_retryable() {
         (LineErrorKind::Transient, LineState::Waiting)
     } else {
         (LineErrorKind::Invalid, LineState::Failed)
     };
     let code = error.kind().as_str();
-    let place = output.append(&row::of_error(&LineError::new(kind, code, error.to_string()))).map_err(of_spool)?;
+    let row = row::of_error(&LineError::new(kind, code, error.to_string()));
     let failure = Some((kind.as_str().into(), code.into(), "".into()));
     let cost = error.cost().known().map(Usd::nanos);
-    Ok(Outcome { answer: Some(place), failure, cost, ..Outcome::new(line.index, state) })
+    (row, Outcome { failure, cost, ..Outcome::new(line.index, state) })
 }

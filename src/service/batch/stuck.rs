@@ -84,7 +84,8 @@ impl State {
         let said = Phase::from(chunk.remote_status.as_deref().unwrap_or_default());
         let phase = status.map_or(&said, |status| &status.phase);
         // When it was looked at before, or a little earlier.
-        let before = chunk.next_at.checked_sub(batches.options.poll * 2).unwrap_or(SystemTime::UNIX_EPOCH);
+        let before =
+            chunk.next_at.checked_sub(batches.options.poll.saturating_mul(2)).unwrap_or(SystemTime::UNIX_EPOCH);
         let has_moved = status.is_some_and(|status| has_moved(chunk, &said, status));
         for odd in Odd::ALL {
             let about = odd.about(id);

@@ -14,7 +14,9 @@ use super::{
     work::{FULL, next_poll},
 };
 use crate::{
-    batch::{BatchError, Change, Chunk, ChunkBody, ChunkKey, ChunkState, Claim, GRACE, LineRef, RequestsFile, Span},
+    batch::{
+        BatchError, Change, Chunk, ChunkBody, ChunkKey, ChunkState, Claim, GRACE, LineRef, RequestsFile, Span, Way,
+    },
     client,
     inference::{InferenceRequest, Input},
     notify::AlertKind,
@@ -60,6 +62,7 @@ impl State {
                 return self.let_rest(claim, ChunkState::Planned, (POOR, Some(why))).await;
             }
         }
+        let len = std::fs::metadata(batches.journal.input_path(&key)).map_err(of_spool)?.len();
         // One at a time: else many would find the same place free.
         let turn = batches.admission.lock().await;
         if tried.is_none() && !self.has_room(claim).await? {
@@ -85,7 +88,7 @@ impl State {
         if passed(now, begun) >= SLOW || tried.is_some_and(is_over) {
             return self.let_rest(claim, ChunkState::Submitting, (Duration::ZERO, None)).await;
         }
-        let job = submitter.submit(&Self::chunk_of(batches, claim, tried)).await;
+        let job = submitter.submit(&Self::chunk_of(batches, claim, tried, len)).await;
         let now = self.clock.now();
         match job {
             Ok(id) => {
@@ -123,10 +126,38 @@ impl State {
         }
     }
 
-    fn chunk_of(batches: &Batches, claim: &Claim, tried: Option<SystemTime>) -> Chunk {
+    /// Lets go of a chunk that is not to be submitted any more: if an earlier try has made a job of it, that is stopped,
+    /// and what it has done by then is read and paid.
+    pub(super) async fn abandon_chunk(self: &Arc<Self>, claim: &Claim) -> Result<(), Error> {
+        let (batches, chunk) = (self.batches()?, &claim.chunk);
+        let Some(tried) = chunk.intent_at.filter(|_| chunk.state == ChunkState::Submitting) else {
+            return self.drop_chunk(claim).await;
+        };
+        let Some(submitter) = batches.submitter(chunk.route.upstream()) else { return self.drop_chunk(claim).await };
+        // It is known by its name: its lines may be gone.
+        let found = submitter.left_behind(&Self::chunk_of(batches, claim, Some(tried), 0)).await;
+        let now = self.clock.now();
+        match found {
+            Ok(None) => self.drop_chunk(claim).await,
+            Ok(Some(id)) => {
+                let change = Change { remote_id: Some(id.as_str().into()), next_at: Some(now), ..Change::default() };
+                let (from, to) = ([ChunkState::Submitting], ChunkState::Running);
+                batches.journal.step(chunk.key, claim.fence, &from, to, change, now).await.map_err(of_store)?;
+                batches.journal.hurry(chunk.key, now).await.map_err(of_store)?;
+                batches.moved();
+                Ok(())
+            }
+            Err(BatchError::Unresolved { after }) => self.let_rest(claim, ChunkState::Submitting, (after, None)).await,
+            Err(error) => {
+                tracing::warn!(batch = %chunk.key.batch, %error, "whether a job is out cannot be known yet");
+                self.let_rest(claim, ChunkState::Submitting, (REST, None)).await
+            }
+        }
+    }
+
+    fn chunk_of(batches: &Batches, claim: &Claim, tried: Option<SystemTime>, len: u64) -> Chunk {
         let chunk = &claim.chunk;
         let path = batches.journal.input_path(&chunk.key);
-        let len = std::fs::metadata(&path).map(|metadata| metadata.len()).unwrap_or_default();
         let body = ChunkBody::File { path, offset: 0, len };
         let made = Chunk::new(name_of(&chunk.key), chunk.route.model().clone(), chunk.lines, body)
             .endpoint(chunk.endpoint.clone());
@@ -170,7 +201,12 @@ impl State {
         requests: &RequestsFile,
     ) -> io::Result<()> {
         for line in lines {
-            let request = self.request_at(requests, line.request)?;
+            let request = match self.request_at(requests, line.request) {
+                Ok(request) => request,
+                // It has no row in the job, and the next round says why.
+                Err(error) if is_damaged(&error) => continue,
+                Err(error) => return Err(error),
+            };
             let body = self.body_of(&request, route).map_err(io::Error::other)?;
             let custom_id = key.batch.custom_id(key.round, line.index);
             write!(file, r#"{{"custom_id":"{custom_id}","body":"#)?;
@@ -203,11 +239,18 @@ impl State {
         Ok(())
     }
 
-    /// Drops a chunk of which no job can be.
-    pub(super) async fn drop_chunk(&self, claim: &Claim) -> Result<(), Error> {
+    /// Drops a chunk of which no job can be, with what it has set aside.
+    pub(super) async fn drop_chunk(self: &Arc<Self>, claim: &Claim) -> Result<(), Error> {
+        if claim.chunk.way == Way::Batch {
+            self.release_lines(&claim.chunk, &HashSet::new()).await?;
+        }
         let (from, now) = ([ChunkState::Planned, ChunkState::Running, ChunkState::Submitting], self.clock.now());
-        let (journal, key) = (&self.batches()?.journal, claim.chunk.key);
-        journal.step(key, claim.fence, &from, ChunkState::Dropped, Change::default(), now).await.map_err(of_store)?;
+        let (batches, key) = (self.batches()?, claim.chunk.key);
+        let (fence, change) = (claim.fence, Change::default());
+        if batches.journal.step(key, fence, &from, ChunkState::Dropped, change, now).await.map_err(of_store)? {
+            batches.journal.remove_inputs(key).await.map_err(of_store)?;
+            batches.moved();
+        }
         Ok(())
     }
 
@@ -219,7 +262,9 @@ impl State {
         let from = [ChunkState::Planned, ChunkState::Submitting, ChunkState::Ended];
         let change = Change { error: Some(why.into()), ..Change::default() };
         let (key, fence) = (chunk.key, claim.fence);
-        batches.journal.step(key, fence, &from, ChunkState::Refused, change, now).await.map_err(of_store)?;
+        if batches.journal.step(key, fence, &from, ChunkState::Refused, change, now).await.map_err(of_store)? {
+            batches.journal.remove_inputs(key).await.map_err(of_store)?;
+        }
         batches.paid.forget(key);
         batches.moved();
         Ok(())
@@ -242,6 +287,11 @@ fn name_of(key: &ChunkKey) -> String {
 
 pub(super) fn passed(since: SystemTime, now: SystemTime) -> Duration {
     now.duration_since(since).unwrap_or_default()
+}
+
+/// Whether a row of the spool will never be read again, and others may.
+pub(super) fn is_damaged(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }
 
 /// The error of a spool that cannot be read or written.

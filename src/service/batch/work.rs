@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -26,7 +29,7 @@ const MOST: usize = 1_024;
 pub(super) const FULL: Duration = Duration::from_secs(5);
 /// Claims are renewed no more often than this.
 const FAST: Duration = Duration::from_millis(100);
-/// A job that no list shows for so long is lost.
+/// A job that is found nowhere for so long is lost.
 const LOST: Duration = Duration::from_secs(600);
 /// A job that runs for so long is asked after half as often.
 const LONG: Duration = Duration::from_secs(600);
@@ -52,8 +55,10 @@ impl InferenceService {
     pub(crate) async fn beat(&self) -> Result<(), Error> {
         let journal = &self.state.batches()?.journal;
         journal.beat(self.state.clock.now()).await.map_err(of_store)?;
-        // What a process had begun to plan that has ended is nobody's.
-        journal.sweep().await.map(drop).map_err(of_store)?;
+        // What a process had begun to plan that has ended is nobody's. Where it cannot be deleted it harms no batch.
+        if let Err(error) = journal.sweep().await {
+            tracing::warn!(%error, "plans that were given up could not be deleted");
+        }
         self.forget_old().await;
         Ok(())
     }
@@ -84,14 +89,15 @@ impl InferenceService {
         batches.journal.claim_due(due, most, batches.options.lease, now).await.map_err(of_store)
     }
 
-    /// How often a claim is renewed: it holds for three times as long.
-    pub(crate) fn renew_every(&self) -> Duration {
-        self.state.batches.as_ref().map_or(Duration::MAX, |batches| (batches.options.lease / 3).max(FAST))
+    /// How often a claim is renewed, and for how long it holds: three times as long.
+    pub(crate) fn renewals(&self) -> (Duration, Duration) {
+        let lease = self.state.batches.as_ref().map_or(LONG, |batches| batches.options.lease);
+        ((lease / 3).max(FAST), lease)
     }
 
-    /// Keeps a chunk for this worker; `false` where another one has it.
-    pub(crate) async fn renew(&self, claim: &Claim) -> Result<bool, Error> {
-        let held = [(claim.chunk.key, claim.fence)];
+    /// Keeps chunks for this worker; `false` where another one has one of them.
+    pub(crate) async fn renew(&self, claims: &[Claim]) -> Result<bool, Error> {
+        let held: Vec<_> = claims.iter().map(|claim| (claim.chunk.key, claim.fence)).collect();
         let (batches, now) = (self.state.batches()?, self.state.clock.now());
         let lost = batches.journal.renew(&held, batches.options.lease, now).await.map_err(of_store)?;
         Ok(lost.is_empty())
@@ -102,26 +108,44 @@ impl InferenceService {
         self.state.batches()?.journal.release(*key, fence).await.map_err(of_store)
     }
 
-    /// Leaves a chunk alone for a while that could not be taken further.
+    /// Leaves a chunk alone for a while that could not be taken further, longer each time.
     pub(crate) async fn rest_chunk(&self, claim: &Claim) -> Result<(), Error> {
-        let chunk = self.state.batches()?.journal.chunk(claim.chunk.key).await.map_err(of_store)?;
+        let batches = self.state.batches()?;
+        let chunk = batches.journal.chunk(claim.chunk.key).await.map_err(of_store)?;
         match chunk {
-            Some(chunk) if !chunk.state.is_final() => self.state.let_rest(claim, chunk.state, (FULL, None)).await,
+            Some(chunk) if !chunk.state.is_final() => {
+                let (_, rest) = batches.failing_chunks.failed(chunk.key);
+                self.state.let_rest(claim, chunk.state, (rest, None)).await
+            }
             _ => Ok(()),
         }
     }
 
     /// Takes a chunk one step further.
-    pub(crate) async fn step_chunk(&self, claim: &Claim) -> Result<(), Error> {
+    pub(crate) async fn step_chunk(&self, claim: &Claim, lapsed: &AtomicBool) -> Result<(), Error> {
+        self.step(claim, lapsed).await?;
+        self.state.batches()?.failing_chunks.went_well(&claim.chunk.key);
+        Ok(())
+    }
+
+    async fn step(&self, claim: &Claim, lapsed: &AtomicBool) -> Result<(), Error> {
         let state = &self.state;
-        let batch = state.batches()?.journal.find(claim.chunk.key.batch).await.map_err(of_store)?;
-        let is_stopped = batch.as_ref().is_some_and(|batch| batch.state == BatchState::Cancelling);
+        let journal = &state.batches()?.journal;
+        let batch = journal.find(claim.chunk.key.batch).await.map_err(of_store)?;
+        let is_over =
+            batch.as_ref().is_none_or(|batch| matches!(batch.state, BatchState::Cancelling | BatchState::Finished));
         match (claim.chunk.state, claim.chunk.way) {
-            (ChunkState::Planned, _) | (ChunkState::Running, Way::Realtime | Way::Rescue) if is_stopped => {
+            (ChunkState::Planned, _) | (ChunkState::Running, Way::Realtime | Way::Rescue) if is_over => {
                 state.drop_chunk(claim).await
             }
             (ChunkState::Planned | ChunkState::Running, Way::Realtime | Way::Rescue) => {
-                state.answer_singly(claim).await
+                state.answer_singly(claim, lapsed).await
+            }
+            // Its lines went another way, or nobody wants them any more.
+            (ChunkState::Planned | ChunkState::Submitting, Way::Batch)
+                if is_over || !journal.has_lines(claim.chunk.key).await.map_err(of_store)? =>
+            {
+                state.abandon_chunk(claim).await
             }
             // It is for a rescue, which the next turn begins.
             (ChunkState::Planned, Way::Batch) if state.is_pressed(batch.as_ref()).await? => {
@@ -206,15 +230,14 @@ impl State {
         let Some(submitter) = batches.submitter(upstream) else { return Ok(()) };
         let ids: Vec<RemoteId> =
             claims.iter().filter_map(|claim| claim.chunk.remote_id.as_deref()).map(RemoteId::from).collect();
-        let statuses = match submitter.status(&ids).await {
-            Ok(statuses) => statuses,
+        let (statuses, was_told) = match submitter.status(&ids).await {
+            Ok(statuses) => (statuses, true),
             Err(error) => {
                 tracing::warn!(%error, "the provider does not say how its jobs stand");
-                Vec::new()
+                (Vec::new(), false)
             }
         };
         let by_id: HashMap<&str, &RemoteStatus> = statuses.iter().map(|status| (status.id.as_str(), status)).collect();
-        let was_told = !statuses.is_empty() || ids.is_empty();
         let heard = claims.iter().map(|claim| {
             let status = claim.chunk.remote_id.as_deref().and_then(|id| by_id.get(id)).copied();
             self.hear(batches, claim, status, (submitter, was_told))
@@ -236,6 +259,9 @@ impl State {
         let (chunk, now) = (&claim.chunk, self.clock.now());
         self.tell_if_stuck(batches, chunk, status, now);
         let stopped;
+        if status.is_some() {
+            batches.was_seen(&chunk.key);
+        }
         if status.is_some_and(RemoteStatus::is_unheard) {
             return self.let_rest(claim, chunk.state, (batches.options.poll, None)).await;
         }
@@ -246,7 +272,7 @@ impl State {
             }
             Some(status) => status,
             None => {
-                let is_lost = was_told && passed(chunk.since, now) > LOST;
+                let is_lost = was_told && passed(batches.unseen_since(chunk.key, now), now) > LOST;
                 let change = Change {
                     next_at: Some(if is_lost {
                         now
@@ -320,7 +346,7 @@ fn status_of(chunk: &ChunkRow) -> Option<RemoteStatus> {
 
 /// When a job is asked after next: all jobs of all batches at the same moments, so that one list call tells of them.
 pub(super) fn next_poll(runs: Duration, now: SystemTime, every: Duration) -> SystemTime {
-    let every = if runs >= LONG { every * 2 } else { every };
+    let every = if runs >= LONG { every.saturating_mul(2) } else { every };
     let every = u64::try_from(every.as_millis()).unwrap_or(u64::MAX).max(1);
     let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let millis = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);

@@ -15,6 +15,8 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 pub(crate) use self::open::error_of;
+#[cfg(feature = "batch")]
+pub(crate) use self::open::is_unreadable;
 pub(crate) use self::writer::Chore;
 use self::{
     open::open_to_read,

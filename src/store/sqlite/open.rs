@@ -186,9 +186,21 @@ pub(crate) fn error_of(name: &str, error: rusqlite::Error) -> StoreError {
         Some(ErrorCode::DatabaseCorrupt) => StoreErrorKind::Corrupt,
         Some(ErrorCode::NotADatabase) => StoreErrorKind::Foreign,
         Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => StoreErrorKind::Unreachable,
+        None if is_unreadable(&error) => StoreErrorKind::Corrupt,
         _ => StoreErrorKind::Other,
     };
     StoreError::caused(kind, name, error)
+}
+
+/// Whether a column holds what it should not.
+pub(crate) const fn is_unreadable(error: &rusqlite::Error) -> bool {
+    matches!(
+        error,
+        rusqlite::Error::FromSqlConversionFailure(..)
+            | rusqlite::Error::IntegralValueOutOfRange(..)
+            | rusqlite::Error::InvalidColumnType(..)
+            | rusqlite::Error::Utf8Error(..)
+    )
 }
 
 #[cfg(test)]

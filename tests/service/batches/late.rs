@@ -122,7 +122,9 @@ async fn shop(fates: Vec<(Call, Fate)>, lag: Duration, (takes, step): (Duration,
     let (alerts, fates) = (Alerts::default(), Arc::new(Mutex::new(fates)));
     let taken = alerts.clone();
     let options = BatchOptions::default().chunk_lines(3).singly_below(0);
-    let shop = Shop::through(Together::new(), |sim| Way { sim, fates }, step, options, |builder| builder.notifier(taken)).await;
+    let shop =
+        Shop::through(Together::new(), |sim| Way { sim, fates }, step, options, |builder| builder.notifier(taken))
+            .await;
     shop.sim.batch_list_lag(lag);
     shop.sim.batch_time(takes);
     (shop, alerts)

@@ -3,12 +3,14 @@
 //! Time is paused, and does not go on by itself: that would be whenever a task waits for the store's thread. A driver lets
 //! a second pass when the store has done all that it was asked for.
 
+mod broken;
 mod cache;
 mod cost;
 mod crash;
 mod deadline;
 mod deferred;
 mod files;
+mod full;
 mod hostile;
 mod late;
 mod limits;

@@ -1,0 +1,250 @@
+//! What is broken about one batch holds up no other, and costs nothing twice.
+
+use std::{fs, future::IntoFuture};
+
+use together_inference::{
+    InferenceRequest, Usd,
+    batch::LineErrorKind,
+    cost::Budget,
+    service::{BatchOptions, BatchTicket, ErrorKind},
+    testing::Fault,
+    usd,
+};
+
+use super::{MODEL, Shop, check, lines};
+use crate::world::{secs, used};
+
+fn jobs_alone() -> BatchOptions {
+    BatchOptions::default().singly_below(0)
+}
+
+/// Lines that are answered without a job.
+fn raw(word: &str) -> Vec<InferenceRequest> {
+    (0..3).map(|number| InferenceRequest::raw_prompt(format!("{word} {number}")).model(MODEL)).collect()
+}
+
+impl Shop {
+    fn requests_of(&self, ticket: &BatchTicket) -> std::path::PathBuf {
+        self.folder.0.join("inference.db.batches").join(ticket.id().as_str()).join("requests.jsonl")
+    }
+
+    fn tables(&self) -> rusqlite::Connection {
+        rusqlite::Connection::open(self.folder.0.join("inference.db")).unwrap()
+    }
+
+    fn count(&self, select: &str) -> i64 {
+        self.tables().query_row(select, [], |row| row.get(0)).unwrap()
+    }
+
+    async fn wait_for_jobs(&self, jobs: usize) {
+        while self.sim.batches().len() < jobs {
+            tokio::time::sleep(secs(1)).await;
+        }
+    }
+
+    /// Whether a batch ends within so many seconds.
+    async fn ends(&self, ticket: &BatchTicket, within: u64) -> bool {
+        let ended = tokio::time::timeout(secs(within), ticket.clone().into_future()).await;
+        ended.is_ok_and(|report| report.unwrap().is_complete())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_whose_requests_cannot_be_read_holds_up_no_other() {
+    let shop = Shop::new().await;
+    shop.sim.refuse_batches(MODEL);
+    let broken = shop.submit(lines(3)).await;
+    shop.wait_for_jobs(1).await;
+    let (path, aside) = (shop.requests_of(&broken), shop.folder.0.join("aside"));
+    fs::rename(&path, &aside).unwrap();
+    // Its job is refused: it comes to a round that cannot be placed.
+    tokio::time::sleep(secs(600)).await;
+    let other = shop.submit(raw("one")).await;
+    assert!(shop.ends(&other, 600).await, "another batch waits for the broken one");
+    assert!(!shop.ends(&broken, 60).await);
+    fs::rename(&aside, &path).unwrap();
+    assert!(shop.ends(&broken, 3_600).await, "nothing of it was lost");
+    shop.judge().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_that_cannot_be_read_is_an_error_of_its_batch_alone() {
+    for garbage in [
+        "UPDATE chunk SET state = 'melted' WHERE batch = ?1",
+        "UPDATE chunk SET lines = -7 WHERE batch = ?1",
+        "UPDATE chunk SET progress = 10000000000000 WHERE batch = ?1",
+        "UPDATE batch SET state = 'cancelling', round = -1 WHERE id = ?1",
+        "UPDATE batch SET policy = 'x', id = 'no id' || id WHERE id = ?1",
+        "INSERT INTO planning VALUES (?1 || 'no id', -1)",
+    ] {
+        let shop = Shop::new().await;
+        let mut broken = Vec::new();
+        // As many as steps are taken at a time.
+        for number in 0..9 {
+            broken.push(shop.submit(raw(&format!("broken {number}"))).await);
+        }
+        let tables = shop.tables();
+        tables.busy_timeout(secs(5)).unwrap();
+        for ticket in &broken {
+            tables.execute(garbage, [ticket.id().as_str()]).unwrap();
+        }
+        let other = shop.submit(raw("good")).await;
+        assert!(shop.ends(&other, 600).await, "{garbage}: another batch waits for the broken ones");
+        let told = broken[0].status().await;
+        if garbage.starts_with("UPDATE chunk") && told.is_err() {
+            assert_eq!(told.unwrap_err().kind(), ErrorKind::Store, "{garbage}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chunk_whose_lines_went_another_way_is_never_submitted() {
+    let shop = Shop::at_pace(secs(5), BatchOptions::default(), |builder| builder).await;
+    shop.sim.fail_next_at("POST /v1/files", 1_000_000, Fault::status(503));
+    let ticket = shop.service.batch(lines(20)).deadline(secs(3_600)).submit().await.unwrap();
+    let report = ticket.await.unwrap();
+    check(&report);
+    assert_eq!((report.succeeded, report.rescued), (20, 20), "{report}");
+    shop.sim.heal();
+    tokio::time::sleep(secs(3_600)).await;
+    assert_eq!(shop.sim.batches().len(), 0, "a job was made that nobody needs");
+    let open = "SELECT count(*) FROM chunk WHERE state NOT IN ('settled', 'refused', 'rescued', 'dropped')";
+    assert_eq!(shop.count(open), 0, "a chunk is looked at for ever");
+    shop.judge().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_of_a_batch_is_open_that_is_over() {
+    let shop = Shop::at_pace(secs(1), BatchOptions::default(), |builder| builder).await;
+    let report = shop.service.batch(lines(5)).deadline(secs(60)).submit().await.unwrap().await.unwrap();
+    assert_eq!(report.rescued, 5, "{report}");
+    tokio::time::sleep(secs(120)).await;
+    let open = "SELECT count(*) FROM chunk WHERE state NOT IN ('settled', 'refused', 'rescued', 'dropped')";
+    assert_eq!(shop.count(open), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_that_are_read_more_than_once_are_charged_once() {
+    let shop = Shop::with(jobs_alone(), |builder| builder.budget(Budget::total(usd!("100")).hard())).await;
+    shop.sim.error_file_late(secs(600));
+    shop.sim.on_batch_row("line 000003.").times(1).fails();
+    // More than are worked on at once.
+    let report = shop.submit(lines(300)).await.await.unwrap();
+    assert!(report.is_complete(), "{report}");
+    assert_eq!(used(&shop.service).await, (report.cost, Usd::ZERO), "{report}");
+    assert_eq!(shop.service.costs().known, report.cost);
+    shop.judge().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_read_of_a_job_is_kept_when_the_rest_is_given_up() {
+    let shop = Shop::at_pace(secs(60), jobs_alone(), |builder| builder).await;
+    shop.sim.error_file_late(secs(48 * 3_600));
+    shop.sim.on_batch_row("line 000003.").times(1).fails();
+    let report = shop.submit(lines(10)).await.await.unwrap();
+    check(&report);
+    assert!(report.is_complete(), "{report}");
+    assert_eq!(report.jobs.iter().map(|job| job.lines).collect::<Vec<_>>(), [10, 1], "{report}");
+    shop.judge().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_is_not_found_once_is_not_lost() {
+    let shop = Shop::at_pace(secs(5), BatchOptions::default(), |builder| builder).await;
+    shop.sim.batch_time(secs(3_600));
+    shop.sim.batch_list_lag(secs(100_000));
+    let (one, other) = (shop.submit(lines(3)).await, shop.submit(lines(4).split_off(3)).await);
+    shop.wait_for_jobs(2).await;
+    tokio::time::sleep(secs(1_200)).await;
+    shop.sim.fail_next_at("GET /v1/batches/*", 1, Fault::status(404));
+    for ticket in [one, other] {
+        let report = ticket.await.unwrap();
+        assert!(report.is_complete(), "{report}");
+    }
+    shop.judge().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_nobody_finds_any_more_is_given_up_and_not_waited_for_for_ever() {
+    let shop = Shop::at_pace(secs(5), BatchOptions::default(), |builder| builder).await;
+    shop.sim.batch_time(secs(3_600));
+    shop.sim.batch_list_lag(secs(100_000));
+    let ticket = shop.submit(lines(3)).await;
+    shop.wait_for_jobs(1).await;
+    shop.sim.fail_next_at("GET /v1/batches/*", 1_000_000, Fault::status(404));
+    let report = tokio::time::timeout(secs(2_000), ticket.into_future()).await.expect("it waits for ever").unwrap();
+    assert_eq!(report.failed.len(), 3, "{report}");
+    assert!(report.failed.iter().all(|failure| failure.error.kind == LineErrorKind::JobFailed), "{report}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_submission_that_failed_at_first_is_no_error_of_the_job() {
+    let shop = Shop::new().await;
+    shop.sim.fail_next_at("POST /v1/files", 20, Fault::status(503));
+    let report = shop.submit(lines(3)).await.await.unwrap();
+    assert!(report.is_complete(), "{report}");
+    assert_eq!(report.jobs[0].error, None, "{report}");
+    shop.judge().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_beyond_all_time_is_none() {
+    let shop = Shop::new().await;
+    let ticket = shop.service.batch(lines(3)).deadline(std::time::Duration::MAX).submit().await.unwrap();
+    let report = ticket.await.unwrap();
+    assert!(report.is_complete(), "{report}");
+    assert_eq!((report.rescued, report.jobs.len()), (0, 1), "{report}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_damaged_fails_its_line_alone() {
+    for way in ["job", "one by one"] {
+        let shop = Shop::with(jobs_alone(), |builder| builder).await;
+        // So that nobody has begun before the damage is done.
+        shop.sim.fail_next_at("POST /v1/files", 10, Fault::status(503));
+        let ticket = shop.submit(if way == "job" { lines(3) } else { raw("a canary") }).await;
+        let path = shop.requests_of(&ticket);
+        let mut bytes = fs::read(&path).unwrap();
+        let end = bytes.iter().position(|byte| *byte == b'\n').unwrap();
+        bytes[..end].fill(b'x');
+        fs::write(&path, bytes).unwrap();
+        let report = ticket.await.unwrap();
+        check(&report);
+        assert_eq!((report.succeeded, report.failed.len()), (2, 1), "{way}: {report}");
+        assert_eq!(report.failed[0].index, 0, "{way}: {report}");
+        shop.judge().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_minutes_costs_no_line_that_is_answered_one_by_one_its_answer() {
+    let shop = Shop::new().await;
+    shop.sim.fail_next(1_000_000, Fault::status(503));
+    let ticket = shop.submit(raw("one")).await;
+    tokio::time::sleep(secs(300)).await;
+    shop.sim.heal();
+    let report = ticket.await.unwrap();
+    assert!(report.is_complete(), "{report}");
+    shop.judge().await;
+}
+
+/// Another program has the file for minutes, longer than a claim holds.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_pauses_for_minutes_loses_nothing_and_pays_nothing_twice() {
+    let shop = Shop::at_pace(secs(30), jobs_alone(), |builder| builder).await;
+    shop.sim.batch_time(secs(180));
+    shop.sim.on_batch_row("line 000003.").times(1).fails();
+    let ticket = shop.submit(lines(20)).await;
+    shop.wait_for_jobs(1).await;
+    let tables = shop.tables();
+    tables.busy_timeout(secs(60)).unwrap();
+    tables.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    // Its job ends meanwhile, and nobody can write that down.
+    tokio::time::sleep(secs(240)).await;
+    tables.execute_batch("ROLLBACK").unwrap();
+    let report = ticket.await.unwrap();
+    check(&report);
+    assert!(report.is_complete(), "{report}");
+    assert_eq!(report.jobs.iter().map(|job| job.lines).collect::<Vec<_>>(), [20, 1], "{report}");
+    shop.judge().await;
+}
