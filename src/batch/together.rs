@@ -123,7 +123,7 @@ impl TogetherBatches {
 
 /// Whether a job ended without all of its answers.
 fn is_lost(job: &BatchJob) -> bool {
-    job.status.is_final() && Phase::from(job.status.as_str()) != Phase::Completed
+    job.status.is_final() && Phase::from(&job.status) != Phase::Completed
 }
 
 #[async_trait]
@@ -256,7 +256,7 @@ fn status_of(job: BatchJob) -> RemoteStatus {
         output_file: boxed(job.output_file_id),
         error_file: boxed(job.error_file_id),
         error: boxed(job.error),
-        ..RemoteStatus::new(RemoteId::from(job.id), Phase::from(job.status.as_str()))
+        ..RemoteStatus::new(RemoteId::from(job.id), Phase::from(&job.status))
     }
 }
 

@@ -5,7 +5,7 @@ use std::{fmt, path::PathBuf, sync::Arc, time::SystemTime};
 use bytes::Bytes;
 
 use super::BatchError;
-use crate::types::ModelId;
+use crate::{client::BatchStatus, types::ModelId};
 
 /// Request lines that become one job: of one model, so that a refused model fails nothing else.
 ///
@@ -182,9 +182,7 @@ impl Phase {
     pub const fn is_final(&self) -> bool {
         matches!(self, Self::Completed | Self::Failed | Self::Expired | Self::Cancelled)
     }
-}
 
-impl Phase {
     /// The word for it, as Together says it.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -201,19 +199,27 @@ impl Phase {
     }
 }
 
-impl From<&str> for Phase {
-    /// Reads a provider's word in either case. Together has been seen to say `CANCELING` too.
-    fn from(word: &str) -> Self {
-        match &*word.to_ascii_lowercase() {
-            "validating" => Self::Validating,
-            "in_progress" | "finalizing" => Self::InProgress,
-            "completed" => Self::Completed,
-            "failed" => Self::Failed,
-            "expired" => Self::Expired,
-            "canceling" | "cancelling" => Self::Cancelling,
-            "cancelled" | "canceled" => Self::Cancelled,
-            _ => Self::Other(word.into()),
+impl From<&BatchStatus> for Phase {
+    /// `OpenAI` says `finalizing` too, of a job that still runs.
+    fn from(status: &BatchStatus) -> Self {
+        match status {
+            BatchStatus::Validating => Self::Validating,
+            BatchStatus::InProgress => Self::InProgress,
+            BatchStatus::Completed => Self::Completed,
+            BatchStatus::Failed => Self::Failed,
+            BatchStatus::Expired => Self::Expired,
+            BatchStatus::Cancelling => Self::Cancelling,
+            BatchStatus::Cancelled => Self::Cancelled,
+            BatchStatus::Other(word) if word.as_str().eq_ignore_ascii_case("finalizing") => Self::InProgress,
+            BatchStatus::Other(word) => Self::Other(word.as_str().into()),
         }
+    }
+}
+
+impl From<&str> for Phase {
+    /// Reads a provider's word in either case and every spelling that was seen.
+    fn from(word: &str) -> Self {
+        Self::from(&BatchStatus::from(word))
     }
 }
 
@@ -394,7 +400,9 @@ mod tests {
             ("CANCELLED", Phase::Cancelled, true),
             ("PAUSED", Phase::Other("PAUSED".into()), false),
         ] {
-            let read = Phase::from(word);
+            let (read, status) = (Phase::from(word), BatchStatus::from(word));
+            assert_eq!((read.as_str(), read.is_final()), (status.as_str(), status.is_final()), "both say the same");
+            assert_eq!(Phase::from("finalizing"), Phase::InProgress);
             assert_eq!((read.is_final(), read), (ended, phase));
         }
     }

@@ -275,7 +275,7 @@ pub(super) fn insert(
     Ok(inserted > 0)
 }
 
-/// Adds the chunks of a round, to be looked at from now on.
+/// Adds the chunks of a round.
 pub(super) fn insert_chunks(
     sql: &Sql<'_>,
     batch: BatchId,
@@ -300,7 +300,7 @@ pub(super) fn insert_chunks(
                 chunk.lines.into(),
                 chunk.bytes.into(),
                 chunk.tokens.into(),
-                now.into(),
+                now.checked_add(chunk.rest).unwrap_or(now).into(),
             ]
         })
         .collect();

@@ -40,7 +40,8 @@ fn draft(number: u128, total: u64) -> Draft {
 
 fn chunk(no: u32, lines: u64) -> NewChunk {
     let endpoint = "/v1/chat/completions".into();
-    NewChunk { no, route: route(), endpoint, way: Way::Batch, lines, bytes: 10 * lines, tokens: 100 * lines }
+    let (bytes, tokens, rest) = (10 * lines, 100 * lines, Duration::ZERO);
+    NewChunk { no, route: route(), endpoint, way: Way::Batch, lines, bytes, tokens, rest }
 }
 
 fn key(number: u128, round: u16, no: u32) -> ChunkKey {

@@ -1,6 +1,6 @@
 //! What the journal is told and tells.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::{
     batch::BatchId,
@@ -144,6 +144,8 @@ pub(crate) struct NewChunk {
     pub(crate) bytes: u64,
     /// An estimate of its tokens.
     pub(crate) tokens: u64,
+    /// For how long it is left alone at first.
+    pub(crate) rest: Duration,
 }
 
 /// Where a chunk stands. The last four are for good.

@@ -9,7 +9,11 @@ use std::{
     time::Duration,
 };
 
-use super::{of_store, settle::line_request, submit::of_spool};
+use super::{
+    of_store,
+    settle::line_request,
+    submit::{is_damaged, of_spool},
+};
 use crate::{
     batch::{ChunkRow, LineRef},
     cost::{BudgetError, Charge, Held},
@@ -96,8 +100,11 @@ impl State {
             let requests = state.batches().map_err(io::Error::other)?.journal.requests(chunk.key.batch)?;
             let mut holds = Vec::new();
             for line in lines {
-                let request = state.request_at(&requests, line.request)?;
-                holds.extend(state.hold_of(&chunk, &request, line.index));
+                match state.request_at(&requests, line.request) {
+                    // It is not sent.
+                    Err(error) if is_damaged(&error) => {}
+                    request => holds.extend(state.hold_of(&chunk, &request?, line.index)),
+                }
             }
             Ok(holds)
         });

@@ -1,6 +1,9 @@
 //! Which chunk a line goes into: one model each, no larger than the provider takes.
 
-use std::collections::{HashMap, hash_map::Entry};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    time::Duration,
+};
 
 use super::{Batches, of_store};
 use crate::{
@@ -121,7 +124,8 @@ impl<'a> Placer<'a> {
                 let at = self.chunks.len();
                 entry.insert_entry(at);
                 let (no, endpoint) = (u32::try_from(at).unwrap_or(u32::MAX), CHAT.into());
-                self.chunks.push(NewChunk { no, route: route.clone(), endpoint, way, lines: 0, bytes: 0, tokens: 0 });
+                let (to, rest) = (route.clone(), Duration::ZERO);
+                self.chunks.push(NewChunk { no, route: to, endpoint, way, lines: 0, bytes: 0, tokens: 0, rest });
                 let off = self.state.prices.get(route).map(|stamp| stamp.batch_percent_off);
                 self.plans.push(ChunkPlan {
                     route: route.clone(),

@@ -9,11 +9,12 @@ use super::{
     Batches, of_store,
     placer::Placer,
     row,
-    submit::{of_spool, passed},
+    submit::{is_damaged, of_spool, passed},
 };
 use crate::{
     batch::{
-        BatchId, BatchRecord as Batch, BatchState, ChunkState, LineErrorKind, LineRow, LineState, Outcome, Place, Way,
+        BatchId, BatchRecord as Batch, BatchState, ChunkRow, ChunkState, LineErrorKind, LineRow, LineState, Outcome,
+        Place, Way,
     },
     cost::{CostRecord, CostSink, Ending},
     events::NewJob,
@@ -25,6 +26,8 @@ use crate::{
 
 /// Lines that are looked at together.
 const PAGE: usize = 1_000;
+/// How long lines rest before they are answered one by one for the first time, the second, and any other.
+const AGAIN: [Duration; 3] = [Duration::ZERO, Duration::from_secs(60), Duration::from_secs(600)];
 /// A batch that failed so often in a row is told of: for a minute or so.
 const TELL_AFTER: u32 = 5;
 /// The queue of events, and the kind of this one.
@@ -90,20 +93,18 @@ impl State {
             self.give_up(batches, batch, kind).await?;
             return self.finish_batch(batches, batch).await;
         }
+        let chunks = batches.journal.chunks(batch.id).await.map_err(of_store)?;
         let always = match pressure {
-            Pressure::None if batch.round == 0 && self.is_fresh(batches, batch).await? => None,
+            // Nothing of it was tried yet: it was gathered line by line.
+            Pressure::None if batch.round == 0 && chunks.is_empty() => None,
             Pressure::None => (waiting <= batches.options.singly_below).then_some(Way::Realtime),
             _ => Some(Way::Rescue),
         };
-        if self.place_again(batches, batch, always).await? {
+        let rest = if pressure == Pressure::None { rest_after(&chunks) } else { Duration::ZERO };
+        if self.place_again(batches, batch, always, rest).await? {
             batches.moved();
         }
         Ok(())
-    }
-
-    /// Whether nothing of it was tried yet: it was gathered line by line.
-    async fn is_fresh(&self, batches: &Batches, batch: &Batch) -> Result<bool, Error> {
-        Ok(batches.journal.chunks(batch.id).await.map_err(of_store)?.is_empty())
     }
 
     /// How pressing the deadline is for so many lines.
@@ -123,6 +124,7 @@ impl State {
         batches: &Batches,
         batch: &Batch,
         always: Option<Way>,
+        rest: Duration,
     ) -> Result<bool, Error> {
         let mut placer = Placer::new(self, batches, batch.id, always);
         let (mut at_chunks, mut ended, mut from) = (Vec::new(), Vec::new(), 0);
@@ -140,7 +142,10 @@ impl State {
             batches.journal.end_lines(batch.id, ended).await.map_err(of_store)?;
         }
         if !at_chunks.is_empty() {
-            let chunks = placer.chunks;
+            let mut chunks = placer.chunks;
+            for chunk in chunks.iter_mut().filter(|chunk| chunk.way != Way::Batch) {
+                chunk.rest = rest;
+            }
             batches
                 .journal
                 .next_round(batch.id, batch.round, chunks, &at_chunks, self.clock.now())
@@ -161,7 +166,15 @@ impl State {
         let requests = batches.journal.requests(batch.id).map_err(of_spool)?;
         let mut ranked = Vec::with_capacity(lines.len());
         for line in lines {
-            let request = self.request_at(&requests, line.request).map_err(of_spool)?;
+            let request = match self.request_at(&requests, line.request) {
+                Ok(request) => request,
+                Err(error) if is_damaged(&error) => {
+                    tracing::error!(batch = %batch.id, line = line.index, %error, "a request is damaged on the disk");
+                    ended.push(failed(line.index, LineErrorKind::Unreadable));
+                    continue;
+                }
+                Err(error) => return Err(of_spool(error)),
+            };
             match self.plan_for(Arc::new(request), true).await {
                 Ok(plan) => {
                     let key = plan.request.caching().is_ok().then(|| self.key(&plan));
@@ -324,12 +337,21 @@ impl State {
         if may_wait || has_been_rescued {
             return Ok(());
         }
-        if self.place_again(batches, batch, Some(Way::Rescue)).await? {
+        if self.place_again(batches, batch, Some(Way::Rescue), Duration::ZERO).await? {
             tracing::warn!(batch = %batch.id, "the deadline is near: what waits is answered one by one");
             batches.moved();
         }
         Ok(())
     }
+}
+
+/// How long lines rest that were answered one by one in vain: an outage must not use up their tries at once.
+fn rest_after(chunks: &[ChunkRow]) -> Duration {
+    let mut rounds: Vec<u16> =
+        chunks.iter().filter(|chunk| chunk.way != Way::Batch).map(|chunk| chunk.key.round).collect();
+    rounds.sort_unstable();
+    rounds.dedup();
+    AGAIN.get(rounds.len()).or(AGAIN.last()).copied().unwrap_or_default()
 }
 
 /// What is kept back of a window for what goes wrong: a tenth, a minute at least and ten at most.

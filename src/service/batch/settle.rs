@@ -15,7 +15,7 @@ use futures_util::StreamExt;
 
 use super::{
     Batches, of_store, row,
-    submit::{of_spool, passed},
+    submit::{is_damaged, of_spool, passed},
 };
 use crate::{
     batch::{
@@ -276,7 +276,10 @@ impl State {
         let mut records = Vec::new();
         for (index, custom_id, body) in late {
             let Some(line) = rows.iter().find(|row| row.index == index) else { continue };
-            let request = self.request_at(&requests, line.request).map_err(of_spool)?;
+            let request = match self.request_at(&requests, line.request) {
+                Err(error) if is_damaged(&error) => InferenceRequest::chat(""),
+                request => request.map_err(of_spool)?,
+            };
             let (record, _) = self.record_of(chunk, job.as_str(), &custom_id, &request, index, &body);
             records.push((record, request, index));
         }
@@ -422,7 +425,11 @@ impl Book {
             return Ok(());
         };
         let state = Arc::clone(&self.state);
-        let request = state.request_at(&self.requests, line.request)?;
+        // An answer is paid, and there, also where nobody knows any more what was asked.
+        let (request, is_known) = match state.request_at(&self.requests, line.request) {
+            Err(error) if is_damaged(&error) => (InferenceRequest::chat(""), false),
+            request => (request?, true),
+        };
         let (record, answer) = state.record_of(&self.chunk, &self.remote, &custom_id, &request, index, body);
         let cost = record.cost.known().map(Usd::nanos);
         let usage = record.usage;
@@ -438,7 +445,7 @@ impl Book {
             outcome.state = LineState::Failed;
             outcome.failure =
                 Some((LineErrorKind::Invalid.as_str().into(), "length".into(), "the answer was cut".into()));
-        } else if let Some(entry) = self.entry(&request, answer) {
+        } else if is_known && let Some(entry) = self.entry(&request, answer) {
             brought.entries.push(entry);
         }
         // Success beats an error that came before it.

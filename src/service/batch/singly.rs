@@ -13,7 +13,10 @@ use std::{
 use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
 
-use super::{Batches, of_store, row, submit::of_spool};
+use super::{
+    Batches, of_store, row,
+    submit::{is_damaged, of_spool},
+};
 use crate::{
     batch::{
         Change, ChunkState, Claim, LineError, LineErrorKind, LineRef, LineState, Outcome, Output, RequestsFile,
@@ -134,6 +137,9 @@ impl State {
     async fn answer_line(self: &Arc<Self>, requests: &RequestsFile, line: LineRef) -> Asked {
         let request = match self.request_at(requests, line.request) {
             Ok(request) => request.deadline(PATIENCE),
+            Err(error) if is_damaged(&error) => {
+                return (line, Err(Error::new(ErrorKind::InvalidRequest, "the request is damaged on the disk")));
+            }
             Err(error) => return (line, Err(of_spool(error))),
         };
         let answer = match self.begin() {

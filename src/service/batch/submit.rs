@@ -186,7 +186,12 @@ impl State {
         requests: &RequestsFile,
     ) -> io::Result<()> {
         for line in lines {
-            let request = self.request_at(requests, line.request)?;
+            let request = match self.request_at(requests, line.request) {
+                Ok(request) => request,
+                // It has no row in the job, and the next round says why.
+                Err(error) if is_damaged(&error) => continue,
+                Err(error) => return Err(error),
+            };
             let body = self.body_of(&request, route).map_err(io::Error::other)?;
             let custom_id = key.batch.custom_id(key.round, line.index);
             write!(file, r#"{{"custom_id":"{custom_id}","body":"#)?;
@@ -258,6 +263,11 @@ fn name_of(key: &ChunkKey) -> String {
 
 pub(super) fn passed(since: SystemTime, now: SystemTime) -> Duration {
     now.duration_since(since).unwrap_or_default()
+}
+
+/// Whether a row of the spool will never be read again, and others may.
+pub(super) fn is_damaged(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }
 
 /// The error of a spool that cannot be read or written.

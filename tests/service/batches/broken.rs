@@ -195,3 +195,56 @@ async fn a_deadline_beyond_all_time_is_none() {
     assert!(report.is_complete(), "{report}");
     assert_eq!((report.rescued, report.jobs.len()), (0, 1), "{report}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_damaged_fails_its_line_alone() {
+    for way in ["job", "one by one"] {
+        let shop = Shop::with(jobs_alone(), |builder| builder).await;
+        // So that nobody has begun before the damage is done.
+        shop.sim.fail_next_at("POST /v1/files", 10, Fault::status(503));
+        let ticket = shop.submit(if way == "job" { lines(3) } else { raw("a canary") }).await;
+        let path = shop.requests_of(&ticket);
+        let mut bytes = fs::read(&path).unwrap();
+        let end = bytes.iter().position(|byte| *byte == b'\n').unwrap();
+        bytes[..end].fill(b'x');
+        fs::write(&path, bytes).unwrap();
+        let report = ticket.await.unwrap();
+        check(&report);
+        assert_eq!((report.succeeded, report.failed.len()), (2, 1), "{way}: {report}");
+        assert_eq!(report.failed[0].index, 0, "{way}: {report}");
+        shop.judge().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_minutes_costs_no_line_that_is_answered_one_by_one_its_answer() {
+    let shop = Shop::new().await;
+    shop.sim.fail_next(1_000_000, Fault::status(503));
+    let ticket = shop.submit(raw("one")).await;
+    tokio::time::sleep(secs(300)).await;
+    shop.sim.heal();
+    let report = ticket.await.unwrap();
+    assert!(report.is_complete(), "{report}");
+    shop.judge().await;
+}
+
+/// Another program has the file for minutes, longer than a claim holds.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_pauses_for_minutes_loses_nothing_and_pays_nothing_twice() {
+    let shop = Shop::at_pace(secs(30), jobs_alone(), |builder| builder).await;
+    shop.sim.batch_time(secs(180));
+    shop.sim.on_batch_row("line 000003.").times(1).fails();
+    let ticket = shop.submit(lines(20)).await;
+    shop.wait_for_jobs(1).await;
+    let tables = shop.tables();
+    tables.busy_timeout(secs(60)).unwrap();
+    tables.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    // Its job ends meanwhile, and nobody can write that down.
+    tokio::time::sleep(secs(240)).await;
+    tables.execute_batch("ROLLBACK").unwrap();
+    let report = ticket.await.unwrap();
+    check(&report);
+    assert!(report.is_complete(), "{report}");
+    assert_eq!(report.jobs.iter().map(|job| job.lines).collect::<Vec<_>>(), [20, 1], "{report}");
+    shop.judge().await;
+}

@@ -10,6 +10,7 @@ mod crash;
 mod deadline;
 mod deferred;
 mod files;
+mod full;
 mod limits;
 mod names;
 mod rounds;

@@ -70,6 +70,13 @@ async fn what_a_step_learns_is_kept_and_what_it_does_not_name_stays() {
         assert_eq!(journal.enqueued_tokens(&RouteId::new("together", "other")).await.unwrap(), 0);
         let job = Change { remote_id: Some("job".into()), next_at: Some(at(30)), ..Change::default() };
         step(ChunkState::Submitting, ChunkState::Running, job).await;
+        let odd = Change { percent: Some(1e30), ..Change::default() };
+        step(ChunkState::Running, ChunkState::Running, odd).await;
+        assert_eq!(
+            journal.chunk(chunk).await.unwrap().unwrap().percent,
+            Some(100.0),
+            "no provider's number is too large"
+        );
         let polled = Change { percent: Some(71.75), remote_status: Some("IN_PROGRESS".into()), ..Change::default() };
         step(ChunkState::Running, ChunkState::Running, polled).await;
         assert!(journal.hurry(chunk, at(7)).await.unwrap());

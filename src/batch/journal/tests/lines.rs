@@ -189,3 +189,27 @@ async fn what_a_table_has_no_room_for_is_cut_or_replaced() {
         assert_eq!(failures[0].failure.as_ref().unwrap().2.chars().count(), 500);
     }
 }
+
+#[tokio::test]
+async fn lines_that_are_answered_one_by_one_are_placed_nowhere_else_meanwhile() {
+    for home in Home::each().await {
+        let journal = home.journal().await;
+        let fence = claimed(&journal, 1, 4).await;
+        assert!(journal.settle(key(1, 0, 0), fence, settling(vec![done(0, 0)]), at(1)).await.unwrap());
+        let singly = NewChunk { way: Way::Realtime, rest: Duration::from_secs(60), ..chunk(0, 2) };
+        let more = vec![singly, chunk(1, 1)];
+        assert!(journal.next_round(id(1), 0, more, &[(1, 0), (2, 0), (3, 1)], at(2)).await.unwrap());
+        assert_eq!(indexes(&journal.waiting(id(1), 0, 10).await.unwrap()), [3]);
+        let due = |now: u64| {
+            let journal = journal.clone();
+            async move {
+                journal.claim(10, at(now)).await.unwrap().iter().map(|claim| claim.chunk.key.no).collect::<Vec<_>>()
+            }
+        };
+        assert_eq!(due(61).await, [1], "it rests at first");
+        let claims = journal.claim(10, at(62)).await.unwrap();
+        let ended = Settling { outcomes: vec![failed(1)], tried: false, ..settling(Vec::new()) };
+        assert!(journal.settle(key(1, 1, 0), claims[0].fence, ended, at(63)).await.unwrap());
+        assert_eq!(indexes(&journal.waiting(id(1), 0, 10).await.unwrap()), [2, 3], "it is over");
+    }
+}
