@@ -356,16 +356,16 @@ async fn amounts_are_shown_once(on: &On<'_>) -> Result<(), Failure> {
     let wanted = [Some((Usd::ZERO, cents(60))), None, Some((cents(60), cents(90)))];
     on.promise.same("what was shown and is spent", shown, wanted.to_vec())?;
     // Who was answered has time to tell; who told says so, whether or not the store knows of it.
-    let line = || on.line_of("marked", LIMIT).alerts([10, 20, 100]);
+    let line = on.line_of("marked", LIMIT).alerts([10, 20, 100]);
+    let marks = line.marks().map(Some).chain([None]);
+    let told: Vec<_> = marks.map(|mark| Told::new(line.account.clone(), NOW, mark)).collect();
     for (n, actual) in [(3, 60), (4, 60), (5, 10)] {
-        let hold = on.reserve_in(n, cents(actual), vec![line()]).await?;
+        let hold = on.reserve_in(n, cents(actual), vec![line.clone()]).await?;
         let balances = on.settle(&hold, cents(actual)).await?;
         on.promise.same("told again", balances.first().map(|balance| balance.untold), Some(None))?;
-        let marks = line().marks().map(Some).chain([None]);
-        let told: Vec<_> = marks.map(|mark| Told::new(line().account, NOW, mark)).collect();
         on.promise.done("told", on.store.told(&told)).await?;
     }
-    on.line_has(&line(), cents(130), Usd::ZERO).await
+    on.line_has(&line, cents(130), Usd::ZERO).await
 }
 
 /// Attempts in an account, one after another: what each sets aside, and spends where it has room. Answers with whether each
