@@ -100,23 +100,35 @@ async fn a_job_that_cannot_be_undone_alone_takes_its_group_with_it() {
     let file = File::new();
     let sqlite = file.open().await;
     let (go, gate) = mpsc::channel::<()>();
-    let plug = sqlite.write(Durable::Now, move |_| gate.recv().map_err(|_| rusqlite::Error::InvalidQuery), || {});
-    let good = sqlite.write(Durable::Now, |connection| add(connection, "good"), || {});
-    let bad = sqlite.write(
+    let (begun, begins) = oneshot::channel();
+    let plug = sqlite.write(
         Durable::Now,
-        |connection| {
-            add(connection, "bad")?;
-            connection.execute_batch("RELEASE job")?;
-            Err::<(), _>(rusqlite::Error::InvalidQuery)
+        move |_| {
+            begun.send(()).unwrap();
+            gate.recv().map_err(|_| rusqlite::Error::InvalidQuery)
         },
         || {},
     );
-    let go = async {
-        // Both wait behind the plug by now.
-        tokio::task::yield_now().await;
-        go.send(()).unwrap();
+    let both = async {
+        begins.await.unwrap();
+        let good = sqlite.write(Durable::Now, |connection| add(connection, "good"), || {});
+        let bad = sqlite.write(
+            Durable::Now,
+            |connection| {
+                add(connection, "bad")?;
+                connection.execute_batch("RELEASE job")?;
+                Err::<(), _>(rusqlite::Error::InvalidQuery)
+            },
+            || {},
+        );
+        let go = async {
+            // Both wait behind the plug by now.
+            tokio::task::yield_now().await;
+            go.send(()).unwrap();
+        };
+        tokio::join!(good, bad, go)
     };
-    let (plugged, good, bad, ()) = tokio::join!(plug, good, bad, go);
+    let (plugged, (good, bad, ())) = tokio::join!(plug, both);
     plugged.unwrap();
     assert!(good.is_err() && bad.is_err(), "{good:?} {bad:?}");
     let written = sqlite.read(|connection| Ok::<_, StoreError>(count(connection))).await.unwrap();
