@@ -40,7 +40,7 @@ impl Transport for Listing {
     }
 }
 
-/// 20,000 jobs, ten megabytes: read for those of unknown status, for one of the batches' own, and kept whole.
+/// 20,000 jobs, ten megabytes: read for those of unknown status, and for one of the batches' own.
 pub fn jobs(runtime: &Runtime) {
     let client = TogetherClient::builder().api_key("bench").transport(Listing).build().expect("a client");
     let bytes: usize = (0..JOBS).map(|number| row(number).len()).sum();
@@ -51,10 +51,10 @@ pub fn jobs(runtime: &Runtime) {
         let held = change.bytes_allocated as i64 + change.bytes_reallocated as i64 - change.bytes_deallocated as i64;
         most.fetch_max(held.max(0) as u64, Ordering::Relaxed);
     };
-    let report = |what: &str| {
+    let report = |what: &str, bound: u64| {
         let most = most.swap(0, Ordering::Relaxed);
-        let verdict = if most <= MOST { "" } else { "  MISSED" };
-        println!("  {what:<42} {:>8.1} KiB at most (bound {} MiB){verdict}", most as f64 / 1024.0, MOST >> 20);
+        let verdict = if most <= bound { "" } else { "  MISSED" };
+        println!("  {what:<42} {:>8.1} KiB at most (bound {} KiB){verdict}", most as f64 / 1024.0, bound >> 10);
     };
     let is_unknown = |job: &BatchJob| {
         live();
@@ -62,16 +62,11 @@ pub fn jobs(runtime: &Runtime) {
     };
     let paused = runtime.block_on(client.batches().list_where(is_unknown)).expect("a list");
     assert_eq!(paused.len(), PAUSED, "a status that is not known is kept");
-    report("those of unknown status");
+    report("those of unknown status", MOST);
 
     let id = RemoteId::from(format!("{:036}", 11_111));
     let told = runtime.block_on(TogetherBatches::new(client.clone()).status(&[id])).expect("a status");
     assert_eq!(told.len(), 1);
     live();
-    report("how one of them stands, afterwards");
-
-    let all = runtime.block_on(client.batches().list()).expect("a list");
-    assert_eq!(all.iter().filter(|job| job.status.as_str() == "PAUSED").count(), PAUSED);
-    live();
-    report("all of them, kept");
+    report("how one of them stands, afterwards", MOST);
 }

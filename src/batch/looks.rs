@@ -2,14 +2,17 @@
 
 use std::{
     collections::HashMap,
-    sync::Arc,
+    sync::{Arc, PoisonError},
     time::{Duration, SystemTime},
 };
 
 use tokio::sync::Mutex;
 
 use super::{BatchError, Phase, RemoteId};
-use crate::{client::TogetherClient, types::Clock};
+use crate::{
+    client::{BatchJob, TogetherClient},
+    types::Clock,
+};
 
 /// For how long a look serves others. It must be shorter than the grace of a try.
 const FRESH: Duration = Duration::from_secs(30);
@@ -56,18 +59,16 @@ impl Looks {
             return Ok(Arc::clone(look));
         }
         *last = None;
-        let mut jobs: HashMap<Box<str>, Vec<Listed>> = HashMap::new();
-        // A job without a file is nobody's: it is not kept.
-        for job in client.batches().list_where(|job| job.input_file_id.is_some()).await? {
-            let (has_ended, phase) = (job.status.is_final(), Phase::from(job.status.as_str()));
-            let listed = Listed {
-                id: RemoteId::from(job.id),
-                has_ended,
-                is_lost: has_ended && phase != Phase::Completed,
-                created: job.created_at.unwrap_or(SystemTime::UNIX_EPOCH),
-            };
-            jobs.entry(job.input_file_id.unwrap_or_default().into()).or_default().push(listed);
-        }
+        let jobs = std::sync::Mutex::new(HashMap::new());
+        // Taken down while it is read: an account may have ten thousands.
+        client
+            .batches()
+            .list_where(|job| {
+                note(&mut jobs.lock().unwrap_or_else(PoisonError::into_inner), job);
+                false
+            })
+            .await?;
+        let mut jobs = jobs.into_inner().unwrap_or_else(PoisonError::into_inner);
         // One that still brings answers before one that ended without, and of those the oldest.
         for jobs in jobs.values_mut() {
             jobs.sort_by(|a, b| (a.is_lost, a.created, a.id.as_str()).cmp(&(b.is_lost, b.created, b.id.as_str())));
@@ -76,4 +77,20 @@ impl Looks {
         *last = Some(Arc::clone(&look));
         Ok(look)
     }
+}
+
+/// Takes a job down, once: a list that broke off is read again. One without a file is nobody's.
+fn note(jobs: &mut HashMap<Box<str>, Vec<Listed>>, job: &BatchJob) {
+    let Some(file) = &job.input_file_id else { return };
+    let same = jobs.entry(file.as_str().into()).or_default();
+    if same.iter().any(|other| other.id.as_str() == job.id) {
+        return;
+    }
+    let (has_ended, phase) = (job.status.is_final(), Phase::from(job.status.as_str()));
+    same.push(Listed {
+        id: RemoteId::from(&*job.id),
+        has_ended,
+        is_lost: has_ended && phase != Phase::Completed,
+        created: job.created_at.unwrap_or(SystemTime::UNIX_EPOCH),
+    });
 }

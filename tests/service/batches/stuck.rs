@@ -77,7 +77,14 @@ async fn a_job_that_moves_is_not_told_of_however_slow_it_is() {
     let alerts = Alerts::default();
     let shop = shop(secs(300), alerts.clone()).await;
     shop.sim.batch_time(secs(20 * HOUR));
-    let report = shop.submit(lines(40)).await.await.unwrap();
+    let id = shop.submit(lines(40)).await.id();
+    tokio::time::sleep(secs(5 * HOUR)).await;
+    // Nor is one that nobody looked at for hours.
+    shop.service.shutdown(secs(30)).await;
+    tokio::time::sleep(secs(5 * HOUR)).await;
+    let notifier = alerts.clone();
+    let other = shop.another_with(BatchOptions::default(), |builder| builder.notifier(notifier));
+    let report = other.find_batch(id).await.unwrap().await.unwrap();
     assert!(report.is_complete(), "{report}");
     assert_eq!(told(&shop, &alerts.taken()), []);
 }
