@@ -83,7 +83,7 @@ impl State {
                     }
                     answer => {
                         count += 1;
-                        desk.take(line, answer);
+                        desk.take(&line, answer);
                     }
                 }
             }
@@ -152,8 +152,8 @@ impl State {
 
 impl Desk<'_> {
     /// Takes what came of a line.
-    fn take(&mut self, line: LineRef, answer: Result<InferenceResponse, Error>) {
-        self.unwritten.push(outcome(&line, answer, self.claim.chunk.way));
+    fn take(&mut self, line: &LineRef, answer: Result<InferenceResponse, Error>) {
+        self.unwritten.push(outcome(line, answer, self.claim.chunk.way));
     }
 
     /// Has the disk take what came, and then the journal; what was not taken stays. `false`: the chunk is somebody else's.
@@ -253,5 +253,5 @@ fn failed(line: &LineRef, error: &Error) -> (Vec<u8>, Outcome) {
     let row = row::of_error(&LineError::new(kind, code, error.to_string()));
     let failure = Some((kind.as_str().into(), code.into(), "".into()));
     let cost = error.cost().known().map(Usd::nanos);
-    (row, Outcome { failure, cost, ..Outcome::new(line.index, state) })
+    (row, Outcome { cost, failure, ..Outcome::new(line.index, state) })
 }

@@ -92,9 +92,8 @@ async fn a_row_that_cannot_be_read_is_an_error_of_its_batch_alone() {
         }
         let other = shop.submit(raw("good")).await;
         assert!(shop.ends(&other, 600).await, "{garbage}: another batch waits for the broken ones");
-        let told = broken[0].status().await;
-        if garbage.starts_with("UPDATE chunk") && told.is_err() {
-            assert_eq!(told.unwrap_err().kind(), ErrorKind::Store, "{garbage}");
+        if let Err(told) = broken[0].status().await {
+            assert!(matches!(told.kind(), ErrorKind::Store | ErrorKind::NoBatch), "{garbage}: {told}");
         }
     }
 }
@@ -254,9 +253,11 @@ async fn a_store_that_pauses_for_minutes_loses_nothing_and_pays_nothing_twice() 
 
 #[tokio::test(start_paused = true)]
 async fn a_batch_of_many_slow_calls_leaves_others_their_turn() {
-    let shop = Shop::at_pace(secs(5), BatchOptions::default().chunk_lines(10), |builder| builder).await;
-    shop.sim.latency_of(MODEL, secs(100));
-    // More chunks than steps are taken at a time, each of five minutes.
+    let mut options = BatchOptions::default().chunk_lines(10);
+    options.calls = 1;
+    let shop = Shop::at_pace(secs(5), options, |builder| builder).await;
+    shop.sim.latency_of(MODEL, secs(50));
+    // More chunks than steps are taken at a time, each of eight minutes.
     let slow: Vec<_> = (0..100).map(|number| raw("slow")[0].clone().session(number.to_string())).collect();
     let slow = shop.submit(slow).await;
     tokio::time::sleep(secs(20)).await;
