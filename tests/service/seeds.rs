@@ -11,7 +11,7 @@ use together_inference::{
     limit::Limits,
     service::{Error, ErrorKind},
     testing::{Fault, Together},
-    types::{Clock, ManualClock, Rng, SeededRng},
+    types::{Clock, ManualClock, Rng, SeededRng, SystemClock},
     usd,
 };
 use tokio::{task::JoinHandle, time::Instant};
@@ -134,7 +134,9 @@ impl Run {
     pub(crate) fn new(seed: u64, kept: Kept) -> Self {
         let (sim, costs) = (Together::builder().seed(seed).build(), MemoryCosts::new(100_000));
         sim.on("").reply_with(|request| said_by(request["model"].as_str().unwrap()));
-        let clock = Arc::new(ManualClock::new(SystemTime::UNIX_EPOCH + secs(SPRING)));
+        // A ledger outside deletes what is old, by a clock of its own.
+        let begins = if kept.is_outside { SystemClock.now() } else { SystemTime::UNIX_EPOCH + secs(SPRING) };
+        let clock = Arc::new(ManualClock::new(begins));
         let builder = InferenceService::builder(sim.client())
             .cost_sink(costs.clone())
             .budget(Budget::total(usd!("1000000")).soft())
@@ -182,10 +184,27 @@ impl Run {
         }
         let end = Instant::now() + time;
         while Instant::now() < end {
-            self.kept.is_quiet().await;
+            self.is_quiet().await;
             tokio::time::advance((end - Instant::now()).min((time / 8).max(ms(100)))).await;
         }
-        self.kept.is_quiet().await;
+        self.is_quiet().await;
+    }
+
+    /// Waits until nothing happens any more unless time goes on.
+    async fn is_quiet(&self) {
+        let World { sim, service, .. } = &self.world;
+        let seen = || {
+            let routes = service.health().routes;
+            let of_routes = routes.iter().map(|it| (it.dispatched, it.answered, it.failed, it.cancelled, it.in_flight));
+            (service.costs(), sim.calls(), of_routes.collect::<Vec<_>>())
+        };
+        loop {
+            let before = seen();
+            self.kept.is_quiet().await;
+            if seen() == before {
+                return;
+            }
+        }
     }
 
     fn call(&mut self) {
@@ -218,7 +237,7 @@ impl Run {
     /// What holds at every moment; the records so far.
     pub(crate) async fn check(&self) -> Vec<CostRecord> {
         if self.kept.is_outside {
-            self.kept.is_quiet().await;
+            self.is_quiet().await;
         }
         let health = self.world.service.health();
         assert!(health.is_ready());
