@@ -209,6 +209,16 @@ impl Shop {
         *self.pace.lock().unwrap() = pace.into();
     }
 
+    /// Waits until so many jobs are out; from then on time passes at this pace. Before, it may not pass faster than a lease
+    /// holds: a create that takes longer is another's to repeat.
+    pub(crate) async fn hurry_after(&self, jobs: usize, pace: impl Into<Pace>) {
+        while self.sim.batches().len() < jobs {
+            tokio::time::sleep(secs(5)).await;
+        }
+        tokio::time::sleep(secs(30)).await;
+        self.set_pace(pace);
+    }
+
     /// Another service on the same store and simulator.
     pub(crate) fn another(&self, options: BatchOptions) -> InferenceService {
         self.another_with(options, |builder| builder)

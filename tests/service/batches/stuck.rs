@@ -26,8 +26,8 @@ fn told(shop: &Shop, alerts: &[Alert]) -> Vec<(u64, String)> {
         .collect()
 }
 
-async fn shop(pace: Duration, alerts: Alerts) -> Shop {
-    let shop = Shop::at_pace(pace, BatchOptions::default(), |builder| builder.notifier(alerts)).await;
+async fn shop(alerts: Alerts) -> Shop {
+    let shop = Shop::at_pace(secs(5), BatchOptions::default(), |builder| builder.notifier(alerts)).await;
     shop.sim.batch_window(Duration::MAX);
     shop
 }
@@ -35,9 +35,10 @@ async fn shop(pace: Duration, alerts: Alerts) -> Shop {
 #[tokio::test(start_paused = true)]
 async fn a_job_that_hangs_for_three_days_is_told_of_at_its_marks_and_never_sent_again() {
     let alerts = Alerts::default();
-    let shop = shop(secs(300), alerts.clone()).await;
+    let shop = shop(alerts.clone()).await;
     shop.sim.stick_batches(0.6);
     let ticket = shop.submit(lines(50)).await;
+    shop.hurry_after(1, secs(300)).await;
     tokio::time::sleep(secs(HOUR)).await;
     let sent = (shop.asked("POST", "/v1/files"), shop.asked("POST", "/v1/batches"));
     tokio::time::sleep(secs(73 * HOUR)).await;
@@ -62,9 +63,11 @@ async fn a_job_that_hangs_for_three_days_is_told_of_at_its_marks_and_never_sent_
 #[tokio::test(start_paused = true)]
 async fn a_job_whose_lines_are_not_read_is_told_of_after_half_an_hour() {
     let alerts = Alerts::default();
-    let shop = shop(secs(60), alerts.clone()).await;
+    let shop = shop(alerts.clone()).await;
     shop.sim.batch_validation(secs(3 * HOUR));
-    let report = shop.submit(lines(5)).await.await.unwrap();
+    let ticket = shop.submit(lines(5)).await;
+    shop.hurry_after(1, secs(60)).await;
+    let report = ticket.await.unwrap();
     assert!(report.is_complete(), "{report}");
     let told = told(&shop, &alerts.taken());
     assert_eq!(told.len(), 1, "{told:?}");
@@ -75,9 +78,10 @@ async fn a_job_whose_lines_are_not_read_is_told_of_after_half_an_hour() {
 #[tokio::test(start_paused = true)]
 async fn a_job_that_moves_is_not_told_of_however_slow_it_is() {
     let alerts = Alerts::default();
-    let shop = shop(secs(300), alerts.clone()).await;
+    let shop = shop(alerts.clone()).await;
     shop.sim.batch_time(secs(20 * HOUR));
     let id = shop.submit(lines(40)).await.id();
+    shop.hurry_after(1, secs(300)).await;
     tokio::time::sleep(secs(5 * HOUR)).await;
     // Nor is one that nobody looked at for hours.
     shop.service.shutdown(secs(30)).await;
@@ -93,9 +97,10 @@ async fn a_job_that_moves_is_not_told_of_however_slow_it_is() {
 #[tokio::test(start_paused = true)]
 async fn another_process_does_not_tell_again_what_was_told() {
     let (alerts, later) = (Alerts::default(), Alerts::default());
-    let shop = shop(secs(600), alerts.clone()).await;
+    let shop = shop(alerts.clone()).await;
     shop.sim.stick_batches(0.6);
     let id = shop.submit(lines(20)).await.id();
+    shop.hurry_after(1, secs(600)).await;
     tokio::time::sleep(secs(25 * HOUR)).await;
     shop.service.shutdown(secs(30)).await;
     let notifier = later.clone();
@@ -113,10 +118,11 @@ async fn what_nobody_heard_is_told_when_somebody_can_and_then_no_more() {
     let notifier = Flaky::default();
     notifier.ill.store(true, Ordering::SeqCst);
     let heard = notifier.clone();
-    let shop = Shop::at_pace(secs(180), BatchOptions::default(), |builder| builder.notifier(heard)).await;
+    let shop = Shop::at_pace(secs(5), BatchOptions::default(), |builder| builder.notifier(heard)).await;
     shop.sim.batch_window(Duration::MAX);
     shop.sim.stick_batches(0.6);
     let ticket = shop.submit(lines(20)).await;
+    shop.hurry_after(1, secs(180)).await;
     tokio::time::sleep(secs(4 * HOUR)).await;
     notifier.ill.store(false, Ordering::SeqCst);
     tokio::time::sleep(secs(4 * HOUR)).await;
