@@ -2,13 +2,13 @@
 
 use futures_util::future::join_all;
 
-use super::{Job, KILL, Site, ended};
+use super::{Job, KILL, SMALL, Site, ended};
 
 const PROCESSES: usize = 8;
 
 #[tokio::test]
 async fn eight_processes_that_begin_at_once_make_one_job_of_each_chunk() {
-    let job = Job { lines: 32, chunk: 4, jobs: 50, look: 20 };
+    let job = Job { lines: 32, ..SMALL };
     for site in Site::each().await {
         let children: Vec<_> = (0..PROCESSES).map(|_| site.start(job, (KILL, "nowhere"))).collect();
         for (child, (ended_well, said)) in join_all(children.into_iter().map(ended)).await.into_iter().enumerate() {

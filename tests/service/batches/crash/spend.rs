@@ -1,11 +1,11 @@
 //! What a batch costs whose process is killed again and again on its way.
 
-use super::{Job, Site};
+use super::{Job, SMALL, Site};
 
 #[tokio::test]
 async fn killed_at_a_tenth_at_half_and_near_the_end_it_costs_one_pass() {
     // Two jobs at a time, so that there is a way.
-    let job = Job { lines: 40, chunk: 4, jobs: 2, look: 20 };
+    let job = Job { lines: 40, jobs: 2, ..SMALL };
     for site in Site::each().await {
         let undisturbed = site.another().await;
         let (ended_well, said) = undisturbed.run(job, "nowhere").await;

@@ -12,7 +12,7 @@ use super::{Job, SMALL, STOP, Site, ended};
 use crate::world::ms;
 
 /// One chunk, and nothing else going on when the process stops.
-const JOB: Job = Job { lines: 4, look: 1_000, ..SMALL };
+const JOB: Job = Job { lines: 4, look: 1_000, lease: 2, ..SMALL };
 
 /// The sums that any write about a batch changes.
 async fn written(site: &Site) -> Vec<i64> {
