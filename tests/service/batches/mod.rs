@@ -109,6 +109,9 @@ pub(crate) struct Shop {
     _driver: Driver,
 }
 
+/// The most time that passes at once while no job runs: it is shorter than a lease, and than what a submission may take.
+const BRIEF: Duration = secs(10);
+
 /// How much time passes at once.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
@@ -119,7 +122,7 @@ pub(crate) struct Pace {
 
 impl From<Duration> for Pace {
     fn from(step: Duration) -> Self {
-        Self { busy: step, idle: step }
+        Self { busy: step.min(secs(1)), idle: step }
     }
 }
 
@@ -144,7 +147,9 @@ impl Driver {
                     settle().await;
                 }
                 let pace = *pace.lock().unwrap();
-                tokio::time::advance(if sim.in_flight() > 0 { pace.busy } else { pace.idle }).await;
+                let waits = sim.batches().iter().any(|job| matches!(&*job.status, "VALIDATING" | "IN_PROGRESS"));
+                let idle = if waits { pace.idle } else { pace.idle.min(BRIEF) };
+                tokio::time::advance(if sim.in_flight() > 0 { pace.busy } else { idle }).await;
             }
         });
         Self { task, _held: held }
