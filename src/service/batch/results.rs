@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, io, pin::Pin, sync::Arc};
 
-use super::{Batches, of_store, row, submit::of_spool};
+use super::{Batches, no_batch, of_store, row, submit::of_spool};
 use crate::{
     batch::{BatchAnswer, BatchId, BatchRow, LineError, LineErrorKind, LineRow, LineSource, LineState, Place},
     service::{Error, InferenceService, state::State},
@@ -35,7 +35,8 @@ impl BatchRows {
     /// # Errors
     ///
     /// [`ErrorKind::Store`](crate::service::ErrorKind::Store) where it cannot be read,
-    /// [`ErrorKind::NoWorker`](crate::service::ErrorKind::NoWorker) where nobody works on the batch.
+    /// [`ErrorKind::NoWorker`](crate::service::ErrorKind::NoWorker) where nobody works on the batch,
+    /// [`ErrorKind::NoBatch`](crate::service::ErrorKind::NoBatch) where it was discarded.
     ///
     /// # Cancellation
     ///
@@ -50,7 +51,7 @@ impl BatchRows {
             // Before it is looked: what ends in between wakes us.
             let moved = batches.moved.subscribe();
             let batch = batches.journal.find(self.id).await.map_err(of_store)?;
-            let Some(batch) = batch else { return Ok(None) };
+            let batch = batch.ok_or_else(|| no_batch(&self.id.to_string()))?;
             self.read(&state, batches).await?;
             if self.page.is_empty() {
                 if batch.finished.is_some() {
