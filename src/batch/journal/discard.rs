@@ -1,8 +1,12 @@
-//! Forgetting batches that are over.
+//! Forgetting batches that are over: first what was asked, later everything.
 
-use std::time::SystemTime;
+use std::{fs, time::SystemTime};
 
-use super::{BatchId, Journal, Result, locked, states::OPEN};
+use super::{
+    BatchId, Journal, Result, locked,
+    spool::{REQUESTS, there},
+    states::OPEN,
+};
 use crate::store::Durable;
 
 /// Batches that are forgotten in one turn: a writer is not held up for long.
@@ -35,6 +39,30 @@ impl Journal {
         locked(&self.0.gathering).remove(&batch);
         self.erase(batch).await?;
         Ok(true)
+    }
+
+    /// Deletes the requests of batches that are over, some at a time: once nothing of them is under way nobody reads them
+    /// again.
+    pub(crate) async fn forget_requests(&self) -> Result<()> {
+        let over = self
+            .read(|sql| {
+                let select = format!(
+                    "SELECT id FROM batch WHERE finished IS NOT NULL AND asked = 1 AND state = 'finished'
+                     AND NOT EXISTS (SELECT 1 FROM chunk WHERE batch = id AND {OPEN}) ORDER BY finished LIMIT ?1"
+                );
+                sql.query(&select, &[AT_ONCE.into()], |row| row.word(0, |id| id.parse().ok()))
+            })
+            .await?;
+        let places = ("batch: requests are about to be forgotten", "batch: requests are forgotten");
+        for id in over {
+            let id: BatchId = id;
+            self.with_files(move |spool| there(fs::remove_file(spool.path(id, REQUESTS)))).await?;
+            self.write(places, Durable::Soon, move |sql| {
+                sql.execute("UPDATE batch SET asked = 0 WHERE id = ?1", &[id.as_str().into()]).map(drop)
+            })
+            .await?;
+        }
+        Ok(())
     }
 
     /// Deletes batches that were over before this, some at a time; how many.

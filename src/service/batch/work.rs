@@ -63,9 +63,13 @@ impl InferenceService {
         Ok(())
     }
 
-    /// Forgets batches whose retention is over. Where that fails it harms no other, and is tried again.
+    /// Forgets what was asked in batches that are over, and all of those whose retention is over. Where that fails it harms
+    /// no other, and is tried again.
     async fn forget_old(&self) {
         let Some(batches) = &self.state.batches else { return };
+        if let Err(error) = batches.journal.forget_requests().await {
+            tracing::warn!(%error, "the requests of batches that are over could not be deleted");
+        }
         let Some(before) = self.state.clock.now().checked_sub(batches.options.retention) else { return };
         match batches.journal.discard_before(before).await {
             Ok(0) => {}

@@ -28,6 +28,10 @@ async fn prompts_and_answers_are_in_files_of_their_owner_alone_and_nowhere_else(
         assert!(is_spool || !(says(b"canary") || says(b"bird")), "{} holds a text", path.display());
         assert!(!path.to_string_lossy().ends_with(".in.jsonl"), "what was uploaded is still there: {}", path.display());
     }
+    tokio::time::sleep(secs(60)).await;
+    let kept = files(&shop.folder.0);
+    assert!(!kept.iter().any(|path| path.ends_with("requests.jsonl")), "nobody reads it again: {kept:?}");
+    assert_eq!(rows(&ticket).await[0].result.as_ref().unwrap().text(), "the bird sings");
     ticket.discard().await.unwrap();
     assert!(!files(&shop.folder.0).iter().any(|path| path.to_string_lossy().contains(".jsonl")));
 }

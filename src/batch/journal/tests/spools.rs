@@ -109,7 +109,13 @@ async fn a_batch_is_forgotten_once_nothing_of_it_is_under_way() {
         assert!(journal.finish(id(1), at(5)).await.unwrap());
         assert_eq!(journal.discard_before(at(9)).await.unwrap(), 0, "a job is out whose bill is not read");
         assert!(!journal.discard(id(1)).await.unwrap());
+        journal.forget_requests().await.unwrap();
+        assert!(journal.requests(id(1)).is_ok(), "its rows may be of lines whose requests are to be read");
         assert!(journal.settle(key(1, 0, 0), fence, settling(vec![]), at(6)).await.unwrap());
+        for _ in 0..2 {
+            journal.forget_requests().await.unwrap();
+            assert_eq!(journal.requests(id(1)).unwrap_err().kind(), io::ErrorKind::NotFound);
+        }
         assert_eq!(journal.discard_before(at(5)).await.unwrap(), 0, "it was over at 5, not before");
         assert_eq!(journal.discard_before(at(6)).await.unwrap(), 1);
         assert!(!home.spool().join(id(1).as_str()).exists());

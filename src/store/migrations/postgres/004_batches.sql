@@ -22,6 +22,8 @@ CREATE TABLE batch (
     deadline   BIGINT,
     finished   BIGINT,
     policy     TEXT NOT NULL,
+    -- Whether its requests are still in its folder.
+    asked      BIGINT NOT NULL DEFAULT 1,
     -- The last number in the order of arrival; then sums over its lines, kept with them.
     arrived    BIGINT NOT NULL DEFAULT 0,
     done       BIGINT NOT NULL DEFAULT 0,

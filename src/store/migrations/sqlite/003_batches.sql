@@ -22,6 +22,8 @@ CREATE TABLE batch (
     deadline   INTEGER,
     finished   INTEGER,
     policy     TEXT NOT NULL,
+    -- Whether its requests are still in its folder.
+    asked      INTEGER NOT NULL DEFAULT 1,
     -- The last number in the order of arrival; then sums over its lines, kept with them.
     arrived    INTEGER NOT NULL DEFAULT 0,
     done       INTEGER NOT NULL DEFAULT 0,
