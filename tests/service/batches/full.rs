@@ -29,9 +29,9 @@ const WAY: &str = "TOGETHER_FULL_TEST_WAY";
 
 /// All answers together have more than a file may; a file may have more than what must be free.
 const LINES: usize = 40;
-const ANSWER: usize = 100_000;
-/// In blocks of 512 bytes, or of 1,024 in some shells.
-const BOUND: u32 = 3_072;
+const ANSWER: usize = 300_000;
+/// In blocks of 512 bytes, or of 1,024 in some shells: more than the log of the database has before it begins anew.
+const BOUND: u32 = 10_240;
 /// Less than the requests of a batch.
 const TIGHT: u32 = 700;
 
@@ -41,7 +41,7 @@ fn lines(way: &str) -> Vec<InferenceRequest> {
     let line = |number| {
         let text = format!("line {number:06}. {padding}");
         let asked = if way == "job" { InferenceRequest::chat(text) } else { InferenceRequest::raw_prompt(text) };
-        asked.model(MODEL).temperature(1.0).max_tokens(30_000)
+        asked.model(MODEL).temperature(1.0).max_tokens(90_000)
     };
     (0..LINES).map(line).collect()
 }
