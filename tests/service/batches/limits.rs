@@ -73,6 +73,7 @@ async fn lists(jobs: u64, lost: u32) -> usize {
     shop.sim.batch_time(secs(900));
     shop.sim.lose_reply("POST /v1/batches", lost);
     let mut waiting = Box::pin(shop.submit(super::lines(jobs as usize)).await.into_future());
+    let begun = Instant::now();
     let (mut times, mut seen) = (Vec::new(), 0);
     let report = loop {
         tokio::select! {
@@ -86,6 +87,8 @@ async fn lists(jobs: u64, lost: u32) -> usize {
     };
     assert!(report.is_complete(), "{report}");
     assert_eq!(shop.sim.batches().len() as u64, jobs, "one job a chunk");
+    let most = begun.elapsed().as_secs() as usize / 30 + 2;
+    assert!(lost > 0 || seen <= most, "{seen} lists in {:?}", begun.elapsed());
     shop.judge().await;
     // Time goes on by five seconds, so that the moment of a call is known no better.
     most_lists(&times, secs(25))

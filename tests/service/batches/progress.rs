@@ -84,7 +84,7 @@ async fn readers_that_read_nothing_cost_the_worker_nothing() {
         }
         let report = ticket.clone().into_future().await.unwrap();
         check(&report);
-        ends.push((begun.elapsed(), shop.asked("POST", "/v1/")));
+        ends.push((begun.elapsed(), shop.asked("POST", "/v1/"), shop.sim.requests().len()));
         for progress in &mut slow {
             // The latest alone: nothing is kept for who does not read.
             let mut left = Vec::new();
@@ -95,8 +95,9 @@ async fn readers_that_read_nothing_cost_the_worker_nothing() {
             assert_eq!((left[0].phase, left[0].eta), (BatchPhase::Finished, None));
         }
     }
-    let [(alone, sent), (beside, sent_beside)] = ends[..] else { panic!("{ends:?}") };
+    let [(alone, sent, asked), (beside, sent_beside, asked_beside)] = ends[..] else { panic!("{ends:?}") };
     assert_eq!(sent, sent_beside);
+    assert!(asked_beside <= asked + 2, "{asked} requests alone, {asked_beside} beside readers");
     // Jobs are asked after every half a minute: it may be one look more.
     assert!(beside.abs_diff(alone) <= secs(60), "{alone:?} alone, {beside:?} beside readers");
 }
