@@ -182,7 +182,7 @@ impl RedisBudgets {
         RedisBudgetsBuilder { server: server.into(), name: "default".into(), share: None }
     }
 
-    /// Whether Redis is in reach now.
+    /// Whether Redis is in reach, as far as the last command shows: of a server that is gone, the next one to ask learns.
     #[must_use]
     pub fn is_connected(&self) -> bool {
         self.0.link.is_up()
