@@ -54,13 +54,21 @@ fn main() {
     if batches::serve_if_asked(&runtime) {
         return;
     }
-    let upstream = upstream::start();
-    let client = TogetherClient::builder().base_url(upstream.base_url()).api_key("bench").build().expect("a client");
-    let hand = by_hand::Client::new(&upstream.base_url());
-
     println!("{:<44} {:>9} {:>7} {:>15} {:>9} {:>11}", "", "ratio", "bound", "quartiles", "wall", "allocations");
     let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let runs = |name: &str| wanted.is_empty() || wanted.iter().any(|word| name.contains(word));
+    // Before the others' upstream takes memory.
+    #[cfg(feature = "batch")]
+    if runs("batch plan") {
+        batches::planning(&runtime);
+    }
+    #[cfg(feature = "batch")]
+    if runs("batch settle") {
+        batches::settling(&runtime);
+    }
+    let upstream = upstream::start();
+    let client = TogetherClient::builder().base_url(upstream.base_url()).api_key("bench").build().expect("a client");
+    let hand = by_hand::Client::new(&upstream.base_url());
     if runs("chat") {
         chat(&runtime, &client, &hand);
     }
@@ -127,11 +135,6 @@ fn main() {
     #[cfg(feature = "sqlite")]
     if runs("service with a ledger") {
         ledger::calls(&runtime, &client, &hand);
-    }
-    #[cfg(feature = "batch")]
-    if runs("batch") {
-        batches::planning(&runtime);
-        batches::settling(&runtime);
     }
     #[cfg(feature = "redis")]
     if runs("redis") {

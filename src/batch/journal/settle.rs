@@ -11,6 +11,9 @@ use super::{
 };
 use crate::{store::Durable, types::Usage};
 
+/// Outcomes that are handed to the database together: all at once would take more memory than all the rest.
+const PAGE: usize = 1_000;
+
 /// What is added to a batch's sums.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tally {
@@ -125,23 +128,28 @@ impl Tries {
 pub(super) fn apply(sql: &Sql<'_>, batch: BatchId, outcomes: &[Outcome], tries: Tries) -> sql::Result<()> {
     let mut tally = begin(sql, batch)?;
     let mut waiting = waiting(sql, batch, outcomes)?;
-    let (mut rows, mut ended) = (Vec::with_capacity(outcomes.len()), HashMap::new());
+    let mut ended = HashMap::new();
     let id = batch.as_str();
-    for outcome in outcomes {
-        let is_over = outcome.state != LineState::Waiting;
-        let before = if is_over { waiting.remove(&outcome.index) } else { waiting.get(&outcome.index).copied() };
-        let Some(before) = before else { continue };
-        let attempts = before.saturating_add(tries.of(outcome));
-        let arrived = is_over.then(|| tally.count(outcome, attempts));
-        if is_over {
-            ended.insert(outcome.index, outcome.state);
-        }
-        let mut row = vec![id.into(), outcome.index.into()];
-        row.extend(outcome_params(outcome, attempts, arrived));
-        rows.push(row);
-    }
     let set: Vec<String> = OUTCOME.iter().zip(3..).map(|(name, at)| format!("{name} = ?{at}")).collect();
-    sql.execute_many(&format!("UPDATE line SET {} WHERE batch = ?1 AND idx = ?2", set.join(", ")), &rows)?;
+    let update = format!("UPDATE line SET {} WHERE batch = ?1 AND idx = ?2", set.join(", "));
+    for page in outcomes.chunks(PAGE) {
+        let mut rows = Vec::with_capacity(page.len());
+        for outcome in page {
+            let is_over = outcome.state != LineState::Waiting;
+            let before = if is_over { waiting.remove(&outcome.index) } else { waiting.get(&outcome.index).copied() };
+            let Some(before) = before else { continue };
+            let attempts = before.saturating_add(tries.of(outcome));
+            let arrived = is_over.then(|| tally.count(outcome, attempts));
+            if is_over {
+                ended.insert(outcome.index, outcome.state);
+            }
+            let mut row = Vec::with_capacity(2 + OUTCOME.len());
+            row.extend::<[Param<'_>; 2]>([id.into(), outcome.index.into()]);
+            row.extend(outcome_params(outcome, attempts, arrived));
+            rows.push(row);
+        }
+        sql.execute_many(&update, &rows)?;
+    }
     let (first, last) = (ended.keys().min().copied(), ended.keys().max().copied());
     if let (Some(first), Some(last)) = (first, last) {
         let found = sql.query(

@@ -264,13 +264,15 @@ pub(super) fn parse_completion(raw: &Bytes, asked: &ModelId) -> Result<ChatCompl
         return Err(NO_CHOICES);
     }
     let mut nested_usage = None;
-    let choices: Vec<Choice> = choices
+    let mut choices: Vec<Choice> = choices
         .into_iter()
         .map(|mut choice| {
             nested_usage = nested_usage.or(choice.usage.take().and_then(WireUsage::into_usage));
             choice.into_choice()
         })
         .collect();
+    // They were made where the larger choices of the wire lay, and may be kept in a cache.
+    choices.shrink_to_fit();
     if choices.iter().any(Choice::broke_off) {
         return Err(NoAnswer::BrokeOff);
     }

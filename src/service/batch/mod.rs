@@ -73,6 +73,8 @@ pub(super) struct Batches {
     paid: Paid,
     /// Held by whoever looks whether another job may be out.
     admission: tokio::sync::Mutex<()>,
+    /// Held while the lines of a chunk are written: the first are on their way while others are written.
+    writing: Arc<tokio::sync::Mutex<()>>,
     /// Batches and chunks that could not be taken further.
     failing: Rests<BatchId>,
     failing_chunks: Rests<ChunkKey>,
@@ -96,6 +98,7 @@ impl Batches {
             gathering: Gathering::default(),
             paid: Paid::default(),
             admission: tokio::sync::Mutex::default(),
+            writing: Arc::default(),
             failing: Rests::default(),
             failing_chunks: Rests::default(),
             unseen: Mutex::default(),

@@ -1,15 +1,10 @@
 //! The rows of a job that has ended become answers, cached answers and cost records, each once.
 //!
-//! The order is what a crash makes of it: first the rows go to the disk, then the records to the sinks, then the journal
-//! says that the chunk is settled. A crash in between has them done again: records are known by their attempt, answers
-//! by their line.
+//! The order is what a crash makes of it: block by block the rows are written and the records go to the sinks; then all rows
+//! are on the disk for good; then the journal says that the chunk is settled. A crash in between has them done again:
+//! records are known by their attempt, answers by their line.
 
-use std::{
-    collections::{HashMap, HashSet},
-    io,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, io, sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 
@@ -77,8 +72,8 @@ struct Book {
     lines: Vec<LineRef>,
     requests: RequestsFile,
     output: Output,
-    /// What was found for each line so far.
-    outcomes: HashMap<u64, Outcome>,
+    /// What was found for each of them so far.
+    outcomes: Vec<Option<Outcome>>,
     billed: HashSet<Box<str>>,
     /// Rows that belong to no line of this chunk: another round's, or nobody's.
     alien: u64,
@@ -178,10 +173,10 @@ impl State {
             chunk,
             remote: job.as_str().into(),
             require_stop: policy.require_stop,
-            lines,
             requests,
             output,
-            outcomes: HashMap::new(),
+            outcomes: vec![None; lines.len()],
+            lines,
             billed: HashSet::new(),
             alien: 0,
             malformed: 0,
@@ -377,9 +372,9 @@ impl Book {
         index.map(|(_, index)| index)
     }
 
-    fn line(&self, index: u64) -> Option<&LineRef> {
-        let at = self.lines.binary_search_by_key(&index, |line| line.index).ok()?;
-        self.lines.get(at)
+    /// Where a line stands among those that wait for this chunk.
+    fn place(&self, index: u64) -> Option<usize> {
+        self.lines.binary_search_by_key(&index, |line| line.index).ok()
     }
 
     fn answered(&mut self, brought: &mut Brought, custom_id: Box<str>, body: &bytes::Bytes) -> io::Result<()> {
@@ -388,7 +383,7 @@ impl Book {
             self.alien += 1;
             return Ok(());
         }
-        let Some(line) = self.line(index).cloned() else {
+        let Some((at, line)) = self.place(index).and_then(|at| Some((at, self.lines.get(at)?.clone()))) else {
             brought.late.push((index, custom_id, body.clone()));
             return Ok(());
         };
@@ -404,7 +399,7 @@ impl Book {
         brought.billed.push((record, request.clone(), index));
         let Some(answer) = answer else {
             let error = LineError::new(LineErrorKind::Unreadable, "200", "the answer cannot be read");
-            return self.fail(index, LineState::Waiting, &error);
+            return self.fail(at, LineState::Waiting, &error);
         };
         let was_cut = answer.finish() == Some(&FinishReason::Length);
         let place = self.output.append(&row::of_body(body))?;
@@ -417,7 +412,7 @@ impl Book {
             brought.entries.push(entry);
         }
         // Success beats an error that came before it.
-        self.outcomes.insert(index, outcome);
+        self.note(at, outcome);
         Ok(())
     }
 
@@ -434,8 +429,8 @@ impl Book {
 
     fn failed(&mut self, custom_id: &str, verdict: Option<Verdict>, code: &str, message: &str) -> io::Result<()> {
         let Some(index) = self.index(custom_id) else { return Ok(()) };
-        let Some(line) = self.line(index) else { return Ok(()) };
-        let tried = line.attempts;
+        let Some(at) = self.place(index) else { return Ok(()) };
+        let tried = self.lines.get(at).map_or(0, |line| line.attempts);
         let (kind, state) = match verdict {
             Some(Verdict::Permanent) => (LineErrorKind::Invalid, LineState::Failed),
             Some(Verdict::Unknown) if tried >= UNKNOWN_TRIES => (LineErrorKind::Invalid, LineState::Failed),
@@ -445,34 +440,40 @@ impl Book {
             }
             _ => (LineErrorKind::Transient, LineState::Waiting),
         };
-        self.fail(index, state, &LineError::new(kind, code, message))
+        self.fail(at, state, &LineError::new(kind, code, message))
     }
 
     /// The first word on a line counts, unless an answer comes.
-    fn fail(&mut self, index: u64, state: LineState, error: &LineError) -> io::Result<()> {
-        if self.outcomes.contains_key(&index) {
+    fn fail(&mut self, at: usize, state: LineState, error: &LineError) -> io::Result<()> {
+        let Some(line) = self.lines.get(at).filter(|_| self.outcomes.get(at).is_some_and(Option::is_none)) else {
             self.alien += 1;
             return Ok(());
-        }
+        };
+        let index = line.index;
         let place = self.output.append(&row::of_error(error))?;
         // The message may quote a prompt: it is in the spool alone.
         let failure = Some((error.kind.as_str().into(), error.code.clone(), "".into()));
-        let outcome = Outcome { answer: Some(place), failure, ..Outcome::new(index, state) };
-        self.outcomes.insert(index, outcome);
+        self.note(at, Outcome { answer: Some(place), failure, ..Outcome::new(index, state) });
         Ok(())
+    }
+
+    fn note(&mut self, at: usize, outcome: Outcome) {
+        if let Some(place) = self.outcomes.get_mut(at) {
+            *place = Some(outcome);
+        }
     }
 
     /// Everything is on the disk; what became of each line.
     fn finish(mut self) -> io::Result<Vec<Outcome>> {
-        for line in std::mem::take(&mut self.lines) {
-            if !self.outcomes.contains_key(&line.index) {
-                let error =
-                    LineError::new(LineErrorKind::Missing, "", "the job brought neither an answer nor an error");
-                self.fail(line.index, LineState::Waiting, &error)?;
+        let error = LineError::new(LineErrorKind::Missing, "", "the job brought neither an answer nor an error");
+        for at in 0..self.outcomes.len() {
+            if self.outcomes.get(at).is_some_and(Option::is_none) {
+                self.fail(at, LineState::Waiting, &error)?;
             }
         }
         self.output.sync()?;
-        Ok(self.outcomes.into_values().collect())
+        // Unlike `flatten`, this takes no second room.
+        Ok(self.outcomes.into_iter().filter_map(|outcome| outcome).collect())
     }
 }
 

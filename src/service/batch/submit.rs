@@ -174,6 +174,7 @@ impl State {
         if !is_new && batches.journal.input_path(&key).exists() {
             return Ok(true);
         }
+        let turn = Arc::clone(&batches.writing).lock_owned().await;
         let lines = batches.journal.lines_of(key).await.map_err(of_store)?;
         if lines.is_empty() && is_new {
             self.drop_chunk(claim).await?;
@@ -182,6 +183,7 @@ impl State {
         reach("batch: lines are about to be written");
         let (state, route) = (Arc::clone(self), claim.chunk.route.clone());
         let writing = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
             let journal = &state.batches().map_err(io::Error::other)?.journal;
             let requests = journal.requests(key.batch)?;
             journal.write_input(&key, |file| state.write_lines(file, &key, &route, &lines, &requests))?;
