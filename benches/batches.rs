@@ -228,7 +228,7 @@ fn biggest(folder: &Path) -> PathBuf {
         for entry in fs::read_dir(folder).expect("a folder").flatten() {
             match entry.metadata() {
                 Ok(meta) if meta.is_dir() => folders.push(entry.path()),
-                Ok(meta) if entry.path().extension().is_some_and(|end| end == "jsonl") && meta.len() > found.0 => {
+                Ok(meta) if entry.file_name().to_string_lossy().ends_with(".out.jsonl") && meta.len() > found.0 => {
                     found = (meta.len(), entry.path());
                 }
                 _ => {}

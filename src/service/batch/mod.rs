@@ -75,6 +75,8 @@ pub(super) struct Batches {
     admission: tokio::sync::Mutex<()>,
     /// Held while the lines of a chunk are written: the first are on their way while others are written.
     writing: Arc<tokio::sync::Mutex<()>>,
+    /// Held while the rows of a job are read, unless that takes long: what each line came to is in memory meanwhile.
+    settling: tokio::sync::Mutex<()>,
     /// Batches and chunks that could not be taken further.
     failing: Rests<BatchId>,
     failing_chunks: Rests<ChunkKey>,
@@ -99,6 +101,7 @@ impl Batches {
             paid: Paid::default(),
             admission: tokio::sync::Mutex::default(),
             writing: Arc::default(),
+            settling: tokio::sync::Mutex::default(),
             failing: Rests::default(),
             failing_chunks: Rests::default(),
             unseen: Mutex::default(),

@@ -27,6 +27,8 @@ use crate::{
 
 /// Lines that are looked up together.
 const BLOCK: usize = 256;
+/// Lines that are written together: each commit is waited for.
+const PAGE: usize = 2_048;
 /// Refused lines that the plan names.
 const NAMED: usize = 1_000;
 /// A plan and what it stands on, to be submitted or dropped.
@@ -55,6 +57,8 @@ pub(super) struct Planner<'a> {
     content: blake3::Hasher,
     seen: Seen,
     block: Vec<Ranked>,
+    /// Placed and not written yet.
+    lines: Vec<NewLine>,
     placer: Placer<'a>,
     plan: BatchPlan,
 }
@@ -72,6 +76,7 @@ impl<'a> Planner<'a> {
             content: blake3::Hasher::new(),
             seen: Seen::default(),
             block: Vec::with_capacity(BLOCK),
+            lines: Vec::new(),
             placer: Placer::new(state, batches, id, None),
             plan: BatchPlan::default(),
         })
@@ -96,9 +101,12 @@ impl<'a> Planner<'a> {
                 self.block.push(Ranked { line, plan, key });
             }
             Err(error) if matches!(error.kind(), ErrorKind::ShuttingDown | ErrorKind::NoRuntime) => return Err(error),
-            Err(error) => self.refuse_line(line, &error.to_string()).await?,
+            Err(error) => self.refuse_line(line, &error.to_string())?,
         }
-        if self.block.len() >= BLOCK { self.place_block().await } else { Ok(()) }
+        if self.block.len() >= BLOCK {
+            self.place_block().await?;
+        }
+        if self.lines.len() >= PAGE { self.write_lines().await } else { Ok(()) }
     }
 
     /// The first line decides whose batch it is, unless the handle did.
@@ -112,7 +120,12 @@ impl<'a> Planner<'a> {
         request.stamp(tenant).map_err(|_| two_tenants(index))
     }
 
-    async fn refuse_line(&mut self, mut line: NewLine, why: &str) -> Result<(), Error> {
+    async fn write_lines(&mut self) -> Result<(), Error> {
+        let lines = std::mem::take(&mut self.lines);
+        self.planning.lines(lines).await.map_err(of_store)
+    }
+
+    fn refuse_line(&mut self, mut line: NewLine, why: &str) -> Result<(), Error> {
         let index = line.index;
         self.plan.refused_lines += 1;
         if self.plan.refused.len() < NAMED {
@@ -125,7 +138,8 @@ impl<'a> Planner<'a> {
             failure: Some((error.kind.as_str().into(), "".into(), "".into())),
             ..Outcome::new(index, LineState::Failed)
         });
-        self.planning.lines(vec![line]).await.map_err(of_store)
+        self.lines.push(line);
+        Ok(())
     }
 
     /// Looks a block up in the cache and places what is not there.
@@ -133,7 +147,6 @@ impl<'a> Planner<'a> {
         let block = std::mem::take(&mut self.block);
         let asked: Vec<_> = block.iter().map(|ranked| (&*ranked.plan.request, ranked.key)).collect();
         let answers = self.state.cached_lines(&asked).await;
-        let mut lines = Vec::with_capacity(block.len());
         for (ranked, answer) in block.into_iter().zip(answers) {
             let Ranked { mut line, plan, key } = ranked;
             if let Some(answer) = answer {
@@ -148,14 +161,14 @@ impl<'a> Planner<'a> {
                         line.chunk = Some(placed.chunk);
                     }
                     Err(why) => {
-                        self.refuse_line(line, &why).await?;
+                        self.refuse_line(line, &why)?;
                         continue;
                     }
                 }
             }
-            lines.push(line);
+            self.lines.push(line);
         }
-        self.planning.lines(lines).await.map_err(of_store)
+        Ok(())
     }
 
     fn answered(&mut self, index: u64, answer: &Answer) -> Result<Outcome, Error> {
@@ -180,6 +193,7 @@ impl<'a> Planner<'a> {
     /// The plan of all lines that were added.
     pub(super) async fn finish(mut self) -> Result<Prepared, Error> {
         self.place_block().await?;
+        self.write_lines().await?;
         let Self { id, mut plan, planning, placer, content, tenant, .. } = self;
         let Placer { chunks, plans, .. } = placer;
         plan.eta = chunks.iter().any(|chunk| chunk.way == Way::Batch).then_some(USUAL);

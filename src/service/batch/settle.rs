@@ -7,6 +7,7 @@
 use std::{collections::HashSet, io, sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
+use tokio::time::timeout;
 
 use super::{
     Batches, of_store, row,
@@ -28,6 +29,8 @@ use crate::{
 
 /// Rows that are worked on together.
 const BLOCK: usize = 256;
+/// How long a job waits until the one before it is settled.
+const TURN: Duration = Duration::from_secs(60);
 /// How long files rest that are named and not there yet, or cannot be read now.
 const REST: Duration = Duration::from_secs(60);
 /// For how long rows are asked for that cannot be read.
@@ -111,6 +114,8 @@ impl State {
         let Some(submitter) = batches.submitter(chunk.route.upstream()) else {
             return self.refuse_chunk(claim, "the service has no batches on its upstream").await;
         };
+        // A provider that is slow to send holds up the others' for a while only.
+        let _turn = timeout(TURN, batches.settling.lock()).await;
         reach("batch: rows are about to be read");
         let mut rows = match submitter.results(job).await {
             Ok(rows) => rows,

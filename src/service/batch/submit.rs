@@ -55,7 +55,7 @@ impl State {
         if !self.write_input(batches, claim).await? {
             return Ok(());
         }
-        if tried.is_none() {
+        if tried.is_none() && self.budgets.are_any() {
             let lines = batches.journal.lines_of(key).await.map_err(of_store)?;
             if let Some(why) = self.reserve_lines(&claim.chunk, &lines).await? {
                 tracing::warn!(batch = %key.batch, why, "a chunk waits for a budget");
