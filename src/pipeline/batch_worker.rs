@@ -26,6 +26,8 @@ const BEAT: Duration = Duration::from_secs(10);
 const ANSWERS: Duration = Duration::from_secs(5);
 /// How long a worker rests that the store failed.
 const FAILED: Duration = Duration::from_secs(5);
+/// A person is told when it has failed for so long.
+const TELL: Duration = Duration::from_secs(60);
 /// Steps at a time.
 const STEPS: usize = 8;
 
@@ -34,20 +36,28 @@ pub(super) async fn work(weak: WeakService, look: Duration) {
     let Some(mut moved) = weak.upgrade().and_then(|service| service.batches_moved()) else { return };
     let Some(_at_work) = weak.upgrade().map(|service| service.at_work()) else { return };
     let mut steps = JoinSet::new();
-    let mut beaten: Option<Instant> = None;
+    let (mut beaten, mut failing): (Option<Instant>, Option<Instant>) = (None, None);
     loop {
         let Some(service) = weak.upgrade() else { break };
         // What moves during the turn wakes the next one.
         moved.mark_unchanged();
         let turned = turn(&service, &mut steps, &mut beaten).await;
-        drop(service);
         let rest = match turned {
-            Ok(()) => look,
+            Ok(()) => {
+                if failing.take().is_some() {
+                    service.tell_of_worker(None);
+                }
+                look
+            }
             Err(error) => {
                 tracing::warn!(%error, "the worker of batches could not do its turn");
+                if failing.get_or_insert_with(Instant::now).elapsed() >= TELL {
+                    service.tell_of_worker(Some(&error));
+                }
                 FAILED.max(look)
             }
         };
+        drop(service);
         tokio::select! {
             biased;
             () = weak.stopped() => break,
@@ -104,7 +114,7 @@ async fn step(service: InferenceService, claim: Claim) {
     };
     if let Err(error) = stepped {
         tracing::warn!(batch = %claim.chunk.key.batch, %error, "a chunk could not be taken further");
-        if let Err(error) = service.rest_chunk(&claim).await {
+        if let Err(error) = service.rest_chunk(&claim, &error).await {
             tracing::warn!(%error, "a chunk could not be left alone");
         }
     }

@@ -80,6 +80,8 @@ pub(super) struct Batches {
     /// Batches and chunks that could not be taken further.
     failing: Rests<BatchId>,
     failing_chunks: Rests<ChunkKey>,
+    /// When each provider was last asked after its jobs.
+    listed: Mutex<HashMap<UpstreamId, SystemTime>>,
     /// Since when jobs are found nowhere.
     unseen: Mutex<HashMap<ChunkKey, SystemTime>>,
 }
@@ -104,8 +106,21 @@ impl Batches {
             settling: tokio::sync::Mutex::default(),
             failing: Rests::default(),
             failing_chunks: Rests::default(),
+            listed: Mutex::default(),
             unseen: Mutex::default(),
         }
+    }
+
+    /// Whether it is time for another list of a provider's jobs, which is then counted as asked for.
+    fn may_list(&self, upstream: &UpstreamId, now: SystemTime) -> bool {
+        let mut listed = locked(&self.listed);
+        let since = listed.get(upstream).map(|at| now.duration_since(*at).unwrap_or(Duration::MAX));
+        // A worker is not always there at the moment.
+        let is_time = since.is_none_or(|since| since >= self.options.poll / 10 * 9);
+        if is_time {
+            listed.insert(upstream.clone(), now);
+        }
+        is_time
     }
 
     /// Since when the job of a chunk is found nowhere, if `now` it is not.

@@ -29,7 +29,7 @@ const PAGE: usize = 1_000;
 /// How long lines rest before they are answered one by one for the first time, the second, and any other.
 const AGAIN: [Duration; 3] = [Duration::ZERO, Duration::from_secs(60), Duration::from_secs(600)];
 /// A batch that failed so often in a row is told of: for a minute or so.
-const TELL_AFTER: u32 = 5;
+pub(super) const TELL_AFTER: u32 = 5;
 /// The queue of events, and the kind of this one.
 const EVENTS: &str = "together-events";
 const COMPLETED: &str = "batch-completed";

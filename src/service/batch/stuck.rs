@@ -8,15 +8,18 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::Batches;
+use super::{
+    Batches,
+    submit::{name_of, passed},
+};
 use crate::{
-    batch::{ChunkRow, Phase, RemoteStatus},
+    batch::{ChunkRow, ChunkState, Phase, RemoteStatus},
     notify::AlertKind,
     service::state::State,
 };
 
 const HOUR: Duration = Duration::from_secs(3_600);
-/// For how long lines may be read.
+/// For how long lines may be submitted, and read.
 const READING: Duration = Duration::from_secs(1_800);
 /// For how long a job that runs may stand still.
 const STILL: Duration = HOUR.saturating_mul(2);
@@ -72,6 +75,18 @@ impl Odd {
 }
 
 impl State {
+    /// Has a person told of a chunk that does not become a job: its provider is away, or whether there is a job already
+    /// cannot be found out.
+    pub(super) fn tell_if_unsubmitted(self: &Arc<Self>, chunk: &ChunkRow, now: SystemTime) {
+        if chunk.state != ChunkState::Submitting || passed(chunk.since, now) < READING {
+            return;
+        }
+        let why = chunk.error.as_deref().unwrap_or("whether an earlier try made a job is not known");
+        let batch = chunk.key.batch;
+        let title = || format!("a part of batch {batch} has waited half an hour to become a job: {why}");
+        self.tell_batch(AlertKind::BatchStuck, &name_of(&chunk.key), title);
+    }
+
     /// Has a person told of a job that does not move or does not end. No status: the provider did not say how it stands.
     pub(super) fn tell_if_stuck(
         self: &Arc<Self>,

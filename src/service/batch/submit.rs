@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::{
     Batches, of_store, row,
-    work::{FULL, next_poll},
+    work::{FULL, first_poll},
 };
 use crate::{
     batch::{
@@ -48,6 +48,7 @@ impl State {
     pub(crate) async fn submit_chunk(self: &Arc<Self>, claim: &Claim) -> Result<(), Error> {
         let batches = self.batches()?;
         let (key, now) = (claim.chunk.key, self.clock.now());
+        self.tell_if_unsubmitted(&claim.chunk, now);
         let Some(submitter) = batches.submitter(claim.chunk.route.upstream()) else {
             return self.refuse_chunk(claim, "the service has no batches on its upstream").await;
         };
@@ -93,7 +94,7 @@ impl State {
         match job {
             Ok(id) => {
                 tracing::info!(batch = %key.batch, job = %id, lines = claim.chunk.lines, bytes = claim.chunk.bytes, "a job was submitted");
-                let next_at = Some(next_poll(Duration::ZERO, now, batches.options.poll));
+                let next_at = Some(first_poll(now, batches.options.poll));
                 let change = Change { remote_id: Some(id.as_str().into()), next_at, ..Change::default() };
                 let from = [ChunkState::Submitting];
                 batches
@@ -130,6 +131,7 @@ impl State {
     /// and what it has done by then is read and paid.
     pub(super) async fn abandon_chunk(self: &Arc<Self>, claim: &Claim) -> Result<(), Error> {
         let (batches, chunk) = (self.batches()?, &claim.chunk);
+        self.tell_if_unsubmitted(chunk, self.clock.now());
         let Some(tried) = chunk.intent_at.filter(|_| chunk.state == ChunkState::Submitting) else {
             return self.drop_chunk(claim).await;
         };
@@ -283,7 +285,7 @@ fn blames_model(error: &BatchError) -> bool {
 }
 
 /// What a chunk is called towards the provider.
-fn name_of(key: &ChunkKey) -> String {
+pub(super) fn name_of(key: &ChunkKey) -> String {
     format!("{}-{}-{}", key.batch, key.round, key.no)
 }
 

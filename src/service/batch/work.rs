@@ -12,7 +12,11 @@ use std::{
 use futures_util::future::join_all;
 use tokio::sync::watch;
 
-use super::{Batches, of_batch, of_store, rounds::Pressure, submit::passed};
+use super::{
+    Batches, of_batch, of_store,
+    rounds::{Pressure, TELL_AFTER},
+    submit::{name_of, passed},
+};
 use crate::{
     batch::{
         BatchRecord, BatchState, BatchSubmitter, Change, ChunkKey, ChunkRow, ChunkState, Claim, Due, Phase, RemoteId,
@@ -24,7 +28,9 @@ use crate::{
 };
 
 /// Chunks that a turn claims, at most: one list call tells of all of them.
-const MOST: usize = 1_024;
+const MOST: usize = 10_000;
+/// What is said of the worker itself.
+const WORKER: &str = "worker of batches";
 /// How long a chunk rests that has no place among the jobs that may be out.
 pub(super) const FULL: Duration = Duration::from_secs(5);
 /// Claims are renewed no more often than this.
@@ -112,16 +118,29 @@ impl InferenceService {
         self.state.batches()?.journal.release(*key, fence).await.map_err(of_store)
     }
 
-    /// Leaves a chunk alone for a while that could not be taken further, longer each time.
-    pub(crate) async fn rest_chunk(&self, claim: &Claim) -> Result<(), Error> {
-        let batches = self.state.batches()?;
-        let chunk = batches.journal.chunk(claim.chunk.key).await.map_err(of_store)?;
-        match chunk {
-            Some(chunk) if !chunk.state.is_final() => {
-                let (_, rest) = batches.failing_chunks.failed(chunk.key);
-                self.state.let_rest(claim, chunk.state, (rest, None)).await
-            }
+    /// Leaves a chunk alone for a while that could not be taken further, longer each time. A person is told where it fails
+    /// again and again.
+    pub(crate) async fn rest_chunk(&self, claim: &Claim, error: &Error) -> Result<(), Error> {
+        let (batches, key) = (self.state.batches()?, claim.chunk.key);
+        let (times, rest) = batches.failing_chunks.failed(key);
+        if times == TELL_AFTER {
+            let title = || format!("a part of batch {} cannot be taken further and waits: {error}", key.batch);
+            self.state.tell_batch(AlertKind::BatchStuck, &name_of(&key), title);
+        }
+        match batches.journal.chunk(key).await.map_err(of_store)? {
+            Some(chunk) if !chunk.state.is_final() => self.state.let_rest(claim, chunk.state, (rest, None)).await,
             _ => Ok(()),
+        }
+    }
+
+    /// Has a person told that the worker has done no turn for a while, or that it does again.
+    pub(crate) fn tell_of_worker(&self, failing: Option<&Error>) {
+        match failing {
+            Some(error) => {
+                let title = || format!("the worker of batches cannot work, and no batch moves: {error}");
+                self.state.tell_once(AlertKind::StoreError, WORKER, title);
+            }
+            None => self.state.told.forget(AlertKind::StoreError, WORKER),
         }
     }
 
@@ -230,8 +249,13 @@ impl State {
     }
 
     async fn poll(self: &Arc<Self>, upstream: &UpstreamId, claims: &[&Claim]) -> Result<(), Error> {
-        let batches = self.batches()?;
+        let (batches, now) = (self.batches()?, self.clock.now());
         let Some(submitter) = batches.submitter(upstream) else { return Ok(()) };
+        // Those that came too late for the last list wait for the next one, unless somebody waits for their end.
+        if !claims.iter().any(|claim| claim.chunk.state == ChunkState::Cancelling) && !batches.may_list(upstream, now) {
+            let waiting = claims.iter().map(|claim| self.ask_later(batches, claim, now));
+            return join_all(waiting).await.into_iter().collect();
+        }
         let ids: Vec<RemoteId> =
             claims.iter().filter_map(|claim| claim.chunk.remote_id.as_deref()).map(RemoteId::from).collect();
         let (statuses, was_told) = match submitter.status(&ids).await {
@@ -252,6 +276,15 @@ impl State {
         heard.into_iter().collect()
     }
 
+    /// Leaves a job to the next list.
+    async fn ask_later(&self, batches: &Batches, claim: &Claim, now: SystemTime) -> Result<(), Error> {
+        let chunk = &claim.chunk;
+        let next_at = Some(next_poll(passed(chunk.since, now), now, batches.options.poll));
+        let (from, change) = ([chunk.state], Change { next_at, ..Change::default() });
+        batches.journal.step(chunk.key, claim.fence, &from, chunk.state, change, now).await.map_err(of_store)?;
+        Ok(())
+    }
+
     /// Writes down how a job stands.
     async fn hear(
         self: &Arc<Self>,
@@ -267,7 +300,7 @@ impl State {
             batches.was_seen(&chunk.key);
         }
         if status.is_some_and(RemoteStatus::is_unheard) {
-            return self.let_rest(claim, chunk.state, (batches.options.poll, None)).await;
+            return self.ask_later(batches, claim, now).await;
         }
         let status = match status {
             Some(status) if chunk.state == ChunkState::Cancelling && !status.phase.is_final() => {
@@ -346,6 +379,12 @@ fn status_of(chunk: &ChunkRow) -> Option<RemoteStatus> {
     status.error_file.clone_from(&chunk.error_file);
     status.error.clone_from(&chunk.error);
     Some(status)
+}
+
+/// When a job is first asked after that was submitted now. The next moment is left out where it is near: jobs are asked
+/// after together by then, and this one would need a list of its own.
+pub(super) fn first_poll(now: SystemTime, every: Duration) -> SystemTime {
+    next_poll(Duration::ZERO, now.checked_add(every / 2).unwrap_or(now), every)
 }
 
 /// When a job is asked after next: all jobs of all batches at the same moments, so that one list call tells of them.

@@ -6,6 +6,7 @@ use together_inference::{
     InferenceRequest, TogetherClient, Usd, async_trait,
     batch::{BatchError, BatchSubmitter, Chunk, LineErrorKind, RemoteId, RemoteStatus, Row, TogetherBatches},
     cost::Budget,
+    notify::AlertKind,
     service::{BatchOptions, BatchTicket, ErrorKind},
     testing::Fault,
     usd,
@@ -14,7 +15,10 @@ use together_inference::{
 use futures_core::stream::BoxStream;
 
 use super::{MODEL, Shop, builder, check, line, lines};
-use crate::world::{MID, secs, used};
+use crate::{
+    doubles::Alerts,
+    world::{MID, secs, used},
+};
 
 fn jobs_alone() -> BatchOptions {
     BatchOptions::default().singly_below(0)
@@ -233,7 +237,8 @@ async fn an_outage_of_minutes_costs_no_line_that_is_answered_one_by_one_its_answ
 #[tokio::test(start_paused = true)]
 async fn a_store_that_pauses_for_minutes_loses_nothing_and_pays_nothing_twice() {
     // A minute at a time: every write waits for seconds, of the real ones, before it fails.
-    let shop = Shop::at_pace(secs(60), jobs_alone(), |builder| builder).await;
+    let alerts = Alerts::default();
+    let shop = Shop::at_pace(secs(60), jobs_alone(), |builder| builder.notifier(alerts.clone())).await;
     shop.sim.batch_time(secs(120));
     shop.sim.on_batch_row("line 000003.").times(1).fails();
     let ticket = shop.submit(lines(20)).await;
@@ -243,6 +248,10 @@ async fn a_store_that_pauses_for_minutes_loses_nothing_and_pays_nothing_twice() 
     tables.execute_batch("BEGIN EXCLUSIVE").unwrap();
     // Its job ends meanwhile, and nobody can write that down.
     tokio::time::sleep(secs(180)).await;
+    let told: Vec<_> = alerts.taken().iter().map(|alert| (alert.kind(), alert.title().to_owned())).collect();
+    let is_told =
+        |(kind, title): &(AlertKind, String)| *kind == AlertKind::StoreError && title.contains("no batch moves");
+    assert_eq!(told.iter().filter(|told| is_told(told)).count(), 1, "{told:?}");
     tables.execute_batch("ROLLBACK").unwrap();
     let report = ticket.await.unwrap();
     check(&report);

@@ -76,6 +76,25 @@ async fn a_job_whose_lines_are_not_read_is_told_of_after_half_an_hour() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_part_that_does_not_become_a_job_is_told_of_after_half_an_hour() {
+    let alerts = Alerts::default();
+    let shop = shop(alerts.clone()).await;
+    // Whether the first try made a job cannot be found out in time: each list takes longer than a submission may.
+    shop.sim.lose_reply("POST /v1/batches", 1);
+    shop.sim.late_reply("GET /v1/batches", 200, secs(75));
+    let ticket = shop.submit(lines(5)).await;
+    tokio::time::sleep(secs(2 * HOUR)).await;
+    let titles: Vec<String> = alerts.taken().iter().map(|alert| alert.title().to_owned()).collect();
+    let told = titles.iter().filter(|title| title.contains("has waited half an hour to become a job")).count();
+    assert_eq!(told, 1, "{titles:?}");
+    shop.sim.heal();
+    let report = ticket.await.unwrap();
+    assert!(report.is_complete(), "{report}");
+    assert_eq!(shop.sim.batches().len(), 1);
+    shop.judge().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_job_that_moves_is_not_told_of_however_slow_it_is() {
     let alerts = Alerts::default();
     let shop = shop(alerts.clone()).await;
