@@ -80,7 +80,7 @@ async fn a_part_that_does_not_become_a_job_is_told_of_after_half_an_hour() {
     let alerts = Alerts::default();
     let shop = shop(alerts.clone()).await;
     // Whether the first try made a job cannot be found out in time: each list takes longer than a submission may.
-    shop.sim.lose_reply("POST /v1/batches", 1);
+    shop.sim.lose_request("POST /v1/batches", 1);
     shop.sim.late_reply("GET /v1/batches", 200, secs(75));
     let ticket = shop.submit(lines(5)).await;
     tokio::time::sleep(secs(2 * HOUR)).await;
