@@ -11,6 +11,7 @@ mod money;
 mod options;
 mod placer;
 mod planner;
+mod records;
 mod rests;
 mod results;
 mod rounds;

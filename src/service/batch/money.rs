@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     Batches, of_store,
-    settle::line_request,
+    records::line_request,
     submit::{is_damaged, of_spool},
 };
 use crate::{

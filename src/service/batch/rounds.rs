@@ -277,7 +277,7 @@ impl State {
         let route = plan.asked().clone();
         let bytes = batches.journal.read_answer(id, place).map_err(of_spool)?;
         let Ok(row::Kept::Answer(answer)) = row::read(&bytes, route.model()) else { return Ok(None) };
-        let call = super::settle::line_request(id, line.index);
+        let call = super::records::line_request(id, line.index);
         let mut record = plan.record(call.attempt(u16::MAX - 1), &route, self.clock.now());
         record.request = call;
         record.priority = Priority::Batch;
