@@ -43,7 +43,13 @@ impl Spool {
         let mut builder = DirBuilder::new();
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        builder.recursive(true).create(self.folder(batch))
+        builder.recursive(true);
+        if !self.root.is_dir() {
+            builder.create(&self.root)?;
+            let parent = self.root.parent().filter(|parent| !parent.as_os_str().is_empty());
+            sync_folder(parent.unwrap_or_else(|| Path::new(".")))?;
+        }
+        builder.create(self.folder(batch))
     }
 
     /// Opens a file of a batch to write at its end, made if need be.

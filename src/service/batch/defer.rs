@@ -160,9 +160,10 @@ impl DeferredTicket {
     ///
     /// [`ErrorKind::Store`] where it cannot be read.
     pub async fn poll(&self) -> Result<Option<BatchRow>, Error> {
-        let batches = self.service.state.batches()?;
         match self.row().await? {
-            Some(line) if line.state != LineState::Waiting => batches.row_of(self.batch, line).map(Some),
+            Some(line) if line.state != LineState::Waiting => {
+                Ok(self.service.state.rows_of(self.batch, vec![line]).await?.pop())
+            }
             _ => Ok(None),
         }
     }

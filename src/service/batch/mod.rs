@@ -238,6 +238,19 @@ impl TenantService {
         BatchBuilder::new(self.service().clone(), Some(self.tenant().clone()), stream::iter(requests))
     }
 
+    /// [`InferenceService::find_batch`] for this tenant: batches of others are not found.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub async fn find_batch(&self, id: BatchId) -> Result<BatchTicket, Error> {
+        let found = self.service().state.batches()?.journal.find(id).await.map_err(of_store)?;
+        match found.filter(|row| row.tenant.as_ref() == Some(self.tenant())) {
+            Some(row) => Ok(BatchTicket::new(self.service().clone(), row.id)),
+            None => Err(no_batch(&id.to_string())),
+        }
+    }
+
     /// [`InferenceService::find_batch_named`] for this tenant.
     ///
     /// # Errors

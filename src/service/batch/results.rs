@@ -85,13 +85,7 @@ impl BatchRows {
         };
         let Some(last) = lines.last() else { return Ok(()) };
         let at = if self.in_order { last.index + 1 } else { last.arrived.unwrap_or(self.at) };
-        let (state, id) = (Arc::clone(state), self.id);
-        let reading = tokio::task::spawn_blocking(move || {
-            let batches = state.batches()?;
-            lines.into_iter().map(|line| batches.row_of(id, line)).collect::<Result<VecDeque<_>, Error>>()
-        });
-        let page = reading.await.map_err(|error| of_spool(io::Error::other(error)))??;
-        (self.page, self.at) = (page, at);
+        (self.page, self.at) = (state.rows_of(self.id, lines).await?.into(), at);
         Ok(())
     }
 }
@@ -148,9 +142,21 @@ impl<T: schemars::JsonSchema + serde::de::DeserializeOwned> TypedRows<T> {
     }
 }
 
+impl State {
+    /// Rows with what the spool has of them, read where that holds up nobody.
+    pub(super) async fn rows_of(self: &Arc<Self>, batch: BatchId, lines: Vec<LineRow>) -> Result<Vec<BatchRow>, Error> {
+        let state = Arc::clone(self);
+        let reading = tokio::task::spawn_blocking(move || {
+            let batches = state.batches()?;
+            lines.into_iter().map(|line| batches.row_of(batch, line)).collect()
+        });
+        reading.await.map_err(|error| of_spool(io::Error::other(error)))?
+    }
+}
+
 impl Batches {
     /// A row with what the spool has of it.
-    pub(super) fn row_of(&self, batch: BatchId, line: LineRow) -> Result<BatchRow, Error> {
+    fn row_of(&self, batch: BatchId, line: LineRow) -> Result<BatchRow, Error> {
         let source = match (line.duplicate_of, line.cached, line.singly) {
             (Some(_), ..) => LineSource::Duplicate,
             (None, true, _) => LineSource::Cache,

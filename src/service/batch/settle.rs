@@ -10,7 +10,9 @@ use futures_util::StreamExt;
 use tokio::time::timeout;
 
 use super::{
-    Batches, of_store, row,
+    Batches,
+    builder::Policy,
+    of_store, row,
     submit::{is_damaged, of_spool, passed},
 };
 use crate::{
@@ -169,8 +171,13 @@ impl State {
         let chunk = claim.chunk.clone();
         let lines = batches.journal.lines_of(chunk.key).await.map_err(of_store)?;
         let policy = batches.journal.find(chunk.key.batch).await.map_err(of_store)?.map(|row| row.policy);
-        let policy: super::builder::Policy =
-            policy.and_then(|policy| serde_json::from_str(&policy).ok()).unwrap_or_default();
+        // Damaged, it withholds no answer that is paid.
+        let policy = policy.map_or_else(Policy::default, |policy| {
+            serde_json::from_str(&policy).unwrap_or_else(|error| {
+                tracing::warn!(batch = %chunk.key.batch, error = %row::unreadable("policy", &error), "it is not known what the batch asked for");
+                Policy::default()
+            })
+        });
         let requests = batches.journal.requests(chunk.key.batch).map_err(of_spool)?;
         let output = batches.journal.output(&chunk.key, claim.fence).map_err(of_spool)?;
         Ok(Book {

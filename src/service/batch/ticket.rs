@@ -14,7 +14,7 @@ use super::{Batches, USUAL, of_store, results::BatchRows, submit::passed};
 use crate::{
     batch::{
         BatchId, BatchPhase, BatchProgress, BatchRecord as Batch, BatchReport, BatchState, ChunkRow, ChunkState,
-        Counts, Done, JobSummary, LineError, LineErrorKind, LineFailure, Way,
+        Counts, Done, JobSummary, LineError, LineErrorKind, LineFailure, LineRow, Way,
     },
     service::{Error, ErrorKind, InferenceService, state::State},
     types::Usd,
@@ -202,9 +202,10 @@ impl BatchTicket {
             let page = batches.journal.failures(self.id, from, PAGE).await.map_err(of_store)?;
             let Some(last) = page.last() else { return Ok(failures) };
             from = last.index + 1;
-            for line in page {
-                let (attempts, billed) = (line.attempts, Usd::from_nanos(line.cost.unwrap_or_default()));
-                let row = batches.row_of(self.id, line)?;
+            let billed = |line: &LineRow| (line.attempts, Usd::from_nanos(line.cost.unwrap_or_default()));
+            let tried: Vec<_> = page.iter().map(billed).collect();
+            let rows = self.service.state.rows_of(self.id, page).await?;
+            for (row, (attempts, billed)) in rows.into_iter().zip(tried) {
                 let unknown = || LineError::new(LineErrorKind::Other, "", "no more is known");
                 let error = row.result.err().unwrap_or_else(unknown);
                 failures.push(LineFailure { index: row.index, id: row.id, error, attempts, billed });

@@ -78,6 +78,8 @@ async fn tenants_have_names_of_their_own() {
     let two = other.batch(lines(2)).name("labels").submit().await.unwrap();
     assert_ne!(one.id(), two.id());
     assert_eq!(acme.find_batch_named("labels").await.unwrap().id(), one.id());
+    assert_eq!(acme.find_batch(one.id()).await.unwrap().id(), one.id());
+    assert_eq!(acme.find_batch(two.id()).await.unwrap_err().kind(), ErrorKind::NoBatch);
     let foreign = acme.batch([super::line(0).tenant("other")]).submit().await.unwrap_err();
     assert_eq!(foreign.kind(), ErrorKind::InvalidRequest);
 }
