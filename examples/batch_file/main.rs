@@ -1,7 +1,8 @@
 //! A file of requests in, a file of answers out: as a batch, at the batch price, resumed by the same command.
 //!
 //! `cargo run --features batch --example batch_file -- in.jsonl out.jsonl` runs on the simulator; set `TOGETHER_API_KEY`
-//! for the real API. Lines are the API's own (`custom_id`, `body`), `OpenAI`'s, or `{"prompt": "…"}`.
+//! for the real API, or what `cargo run --example simulator` prints for a simulator that outlives the command. Lines are
+//! the API's own (`custom_id`, `body`), `OpenAI`'s, or `{"prompt": "…"}`.
 //!
 //! Failures are written to `out.errors.jsonl`. Ctrl-C leaves the batch running; the same command finds it again. Ends
 //! with 0 when every line has an answer, 2 when some have none, 3 when it may cost more than `--max-cost`.
@@ -34,6 +35,8 @@ use together_inference::{
 
 use self::options::Options;
 
+/// Where jobs go on when this process has ended.
+const SERVED: &str = "`cargo run --example simulator`, which prints what to set";
 /// Problems of the input that are shown.
 const SHOWN: usize = 20;
 
@@ -69,12 +72,17 @@ async fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
         .batches_with(batching)
         .background(Pipeline::new().poll_every(Duration::from_millis(200)))
         .build()?;
-    let code = submit(options, &service, lines).await;
+    let code = submit(options, &service, lines, simulator.is_some()).await;
     service.shutdown(Duration::from_secs(10)).await;
     code
 }
 
-async fn submit(options: &Options, service: &InferenceService, lines: u64) -> Result<ExitCode, Box<dyn Error>> {
+async fn submit(
+    options: &Options,
+    service: &InferenceService,
+    lines: u64,
+    is_simulated: bool,
+) -> Result<ExitCode, Box<dyn Error>> {
     let mut job = service.batch_stream(stream::iter(requests(options)?)).name(options.name());
     if let Some(deadline) = options.deadline {
         job = job.deadline(deadline);
@@ -100,8 +108,12 @@ async fn submit(options: &Options, service: &InferenceService, lines: u64) -> Re
     tokio::select! {
         done = finish(options, ticket.clone()) => done,
         _ = tokio::signal::ctrl_c() => {
-            println!("\nbatch {} goes on at the provider; the same command comes back to it:", ticket.id());
-            println!("  {}", options.command());
+            if is_simulated {
+                println!("\nthe simulator ends with this process, and with it the job of batch {}; see {SERVED}", ticket.id());
+            } else {
+                println!("\nbatch {} goes on at the provider; the same command comes back to it:", ticket.id());
+                println!("  {}", options.command());
+            }
             Ok(ExitCode::from(130))
         }
     }
