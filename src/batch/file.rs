@@ -157,7 +157,10 @@ mod tests {
 
     #[test]
     fn every_form_of_a_line_is_read() {
-        let openai = r#"{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"m","messages":[{"role":"user","content":"hi"}],"temperature":0}}"#;
+        let openai = concat!(
+            r#"{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"m","#,
+            r#""messages":[{"role":"user","content":"hi"}],"temperature":0}}"#
+        );
         let line = BatchLine::from_json(openai).unwrap();
         assert_eq!(line.request.temperature_of(), Some(0.0));
         assert_eq!(line.request, {

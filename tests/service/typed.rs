@@ -221,7 +221,11 @@ async fn a_typed_stream_gives_what_the_plain_call_gives() {
     for (number, (text, value)) in [
         (r#"Maybe {"name":"X","inhabitants":1}? No.</think>{"name":"Lima","inhabitants":2}"#, found(2)),
         (
-            r#"<|channel|>analysis<|message|>{"name":"X","inhabitants":1}<|end|><|start|>assistant<|channel|>final<|message|>{"name":"Lima","inhabitants":3}"#,
+            concat!(
+                r#"<|channel|>analysis<|message|>{"name":"X","#,
+                r#""inhabitants":1}<|end|><|start|>assistant<|channel|>final<|message|>{"name":"Lima","#,
+                r#""inhabitants":3}"#
+            ),
             found(3),
         ),
         (r#"{"name":"Lima","inhabitants":4,"name":"X"}"#, found(4)),

@@ -120,7 +120,11 @@ mod tests {
     #[test]
     fn rows_are_lines_that_read_back() {
         let model = ModelId::from("m");
-        let body = br#"{"id":"1","model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"a\nb"},"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":2}}"#;
+        let body = concat!(
+            r#"{"id":"1","model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"a\nb"},"#,
+            r#""finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":2}}"#
+        )
+        .as_bytes();
         let row = of_body(body);
         assert_eq!(row.split(|byte| *byte == b'\n').count(), 2);
         let Kept::Answer(answer) = read(&row, &model).unwrap() else { panic!("an answer") };

@@ -174,7 +174,8 @@ impl State {
         // Damaged, it withholds no answer that is paid.
         let policy = policy.map_or_else(Policy::default, |policy| {
             serde_json::from_str(&policy).unwrap_or_else(|error| {
-                tracing::warn!(batch = %chunk.key.batch, error = %row::unreadable("policy", &error), "it is not known what the batch asked for");
+                let error = row::unreadable("policy", &error);
+                tracing::warn!(batch = %chunk.key.batch, %error, "what the batch asked for is not known any more");
                 Policy::default()
             })
         });
