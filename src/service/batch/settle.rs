@@ -77,8 +77,10 @@ struct Book {
     lines: Vec<LineRef>,
     requests: RequestsFile,
     output: Output,
-    /// What was found for each of them so far.
-    outcomes: Vec<Option<Outcome>>,
+    /// What was found so far, in the order of the rows.
+    outcomes: Vec<Outcome>,
+    /// Where that of each line is.
+    noted: Vec<Option<u32>>,
     billed: HashSet<Box<str>>,
     /// Rows that belong to no line of this chunk: another round's, or nobody's.
     alien: u64,
@@ -188,7 +190,8 @@ impl State {
             require_stop: policy.require_stop,
             requests,
             output,
-            outcomes: vec![None; lines.len()],
+            outcomes: Vec::with_capacity(lines.len()),
+            noted: vec![None; lines.len()],
             lines,
             billed: HashSet::new(),
             alien: 0,
@@ -370,7 +373,7 @@ impl Book {
 
     /// The first word on a line counts, unless an answer comes.
     fn fail(&mut self, at: usize, state: LineState, error: &LineError) -> io::Result<()> {
-        let Some(line) = self.lines.get(at).filter(|_| self.outcomes.get(at).is_some_and(Option::is_none)) else {
+        let Some(line) = self.lines.get(at).filter(|_| self.noted.get(at).is_some_and(Option::is_none)) else {
             self.alien += 1;
             return Ok(());
         };
@@ -383,21 +386,24 @@ impl Book {
     }
 
     fn note(&mut self, at: usize, outcome: Outcome) {
-        if let Some(place) = self.outcomes.get_mut(at) {
-            *place = Some(outcome);
+        let Some(noted) = self.noted.get_mut(at) else { return };
+        if let Some(before) = noted.and_then(|before| self.outcomes.get_mut(before as usize)) {
+            *before = outcome;
+        } else {
+            *noted = u32::try_from(self.outcomes.len()).ok();
+            self.outcomes.push(outcome);
         }
     }
 
     /// Everything is on the disk; what became of each line.
-    #[expect(clippy::filter_map_identity, reason = "unlike `flatten` it takes no second room")]
     fn finish(mut self) -> io::Result<Vec<Outcome>> {
         let error = LineError::new(LineErrorKind::Missing, "", "the job brought neither an answer nor an error");
-        for at in 0..self.outcomes.len() {
-            if self.outcomes.get(at).is_some_and(Option::is_none) {
+        for at in 0..self.noted.len() {
+            if self.noted.get(at).is_some_and(Option::is_none) {
                 self.fail(at, LineState::Waiting, &error)?;
             }
         }
         self.output.sync()?;
-        Ok(self.outcomes.into_iter().filter_map(|outcome| outcome).collect())
+        Ok(self.outcomes)
     }
 }
