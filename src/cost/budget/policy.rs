@@ -311,6 +311,18 @@ impl Budgets {
         }
     }
 
+    /// Has what is paid counted, where the store may not know any more that it was set aside. Nothing refuses it.
+    pub(crate) async fn reserve_paid(&self, held: &Held) -> Result<(), BudgetError> {
+        if self.store.keeps_holds() {
+            return Ok(());
+        }
+        let soft = |line: &Line| Line { hard: false, ..line.clone() };
+        let Hold { id, amount, expires, .. } = *held.hold;
+        let lines = held.hold.lines.iter().map(soft).collect();
+        let paid = Held { hold: Arc::new(Hold::new(id, amount, lines, expires)), of: held.of.clone() };
+        self.reserve(&paid).await.map(drop)
+    }
+
     /// Settles without waiting, if the store can.
     pub(crate) fn settle_now(&self, held: &Held, charge: Charge) -> bool {
         let balances = self.store.settle_now(&held.hold, charge);

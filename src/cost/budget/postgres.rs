@@ -105,6 +105,10 @@ impl BudgetStore for PostgresBudgets {
     async fn read(&self, accounts: &[(Account, Period)]) -> Result<Vec<Balance>, BudgetError> {
         self.ask(Question::Read(accounts.to_vec())).await.map(Reply::balances)
     }
+
+    fn keeps_holds(&self) -> bool {
+        true
+    }
 }
 
 /// What is asked of the server.

@@ -257,7 +257,7 @@ impl Inner {
         asked.arg(whole_millis(TELLING));
         for line in &hold.lines {
             let (since, until) = bounds(line.period);
-            asked.arg(prefix(line.period)).arg(since).arg(until).arg(way(line)).arg(line.limit.nanos());
+            asked.arg(prefix(line.period)).arg(since).arg(until).arg(line.limit.nanos());
             asked.arg(line.marks().map(|mark| mark.nanos().to_string()).collect::<Vec<_>>().join(","));
         }
         let answer = self.run(&SETTLE, &asked).await?;
@@ -332,6 +332,10 @@ impl BudgetStore for RedisBudgets {
 
     fn largest_limit(&self) -> Usd {
         LARGEST
+    }
+
+    fn keeps_holds(&self) -> bool {
+        true
     }
 }
 

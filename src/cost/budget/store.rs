@@ -440,6 +440,13 @@ pub trait BudgetStore: Send + Sync + fmt::Debug {
     fn largest_limit(&self) -> Usd {
         Usd::from_nanos(i64::MAX)
     }
+
+    /// Whether what is set aside outlives the process, so that another one can settle it: what is not open any more was
+    /// settled. Unless a store says so, which by default it does not, what a batch has paid is set aside anew by whichever
+    /// process reads it.
+    fn keeps_holds(&self) -> bool {
+        false
+    }
 }
 
 #[deny(clippy::missing_trait_methods)]
@@ -471,6 +478,10 @@ impl<T: BudgetStore + ?Sized> BudgetStore for Arc<T> {
 
     fn largest_limit(&self) -> Usd {
         (**self).largest_limit()
+    }
+
+    fn keeps_holds(&self) -> bool {
+        (**self).keeps_holds()
     }
 }
 

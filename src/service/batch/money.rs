@@ -102,8 +102,8 @@ impl State {
         Ok(None)
     }
 
-    /// Settles what a line of a chunk had set aside. Where nobody remembers that it had, since budgets in memory end with
-    /// their process, what was spent counts all the same.
+    /// Settles what a line of a chunk had set aside, once. Where nobody remembers that it had, since budgets in memory end
+    /// with their process, what was spent counts all the same.
     async fn settle_line(
         &self,
         chunk: &ChunkRow,
@@ -111,13 +111,7 @@ impl State {
         charge: Charge,
     ) -> Result<(), Error> {
         let Some(held) = self.hold_of(chunk, request, index) else { return Ok(()) };
-        match self.budgets.reserve(&held).await {
-            Ok(_) => {}
-            Err(error @ BudgetError::Over(_)) => {
-                tracing::warn!(%error, "a line of a batch that is paid is over budget");
-            }
-            Err(error) => return Err(of_budget(&error)),
-        }
+        self.budgets.reserve_paid(&held).await.map_err(|error| of_budget(&error))?;
         self.settle_held(&held, charge).await
     }
 

@@ -291,6 +291,11 @@ async fn settling_replaces(on: &On<'_>) -> Result<(), Failure> {
     on.reserve_in(5, cents(200), vec![tomorrow.clone()]).await?;
     on.settle(&late, cents(300)).await?;
     on.line_has(&today, cents(300), Usd::ZERO).await?;
+    on.line_has(&tomorrow, Usd::ZERO, cents(200)).await?;
+    // Whoever settles may know of the new window alone.
+    on.reserve_in(6, cents(100), vec![today.clone()]).await?;
+    on.settle(&on.hold(6, cents(100), vec![tomorrow.clone()], LONG), cents(50)).await?;
+    on.line_has(&today, cents(350), Usd::ZERO).await?;
     on.line_has(&tomorrow, Usd::ZERO, cents(200)).await
 }
 

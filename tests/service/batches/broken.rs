@@ -1,13 +1,21 @@
 //! What is broken about one batch holds up no other, and costs nothing twice.
 
-use std::{fs, future::IntoFuture};
+use std::{
+    fs,
+    future::IntoFuture,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+};
 
 use together_inference::{
     InferenceRequest, TogetherClient, Usd, async_trait,
     batch::{BatchError, BatchSubmitter, Chunk, LineErrorKind, RemoteId, RemoteStatus, Row, TogetherBatches},
-    cost::Budget,
+    cost::{Account, Balance, Budget, BudgetError, BudgetStore, Charge, Hold, Period, PostgresBudgets},
     notify::AlertKind,
     service::{BatchOptions, BatchTicket, ErrorKind},
+    store::Store,
     testing::Fault,
     usd,
 };
@@ -17,6 +25,7 @@ use futures_core::stream::BoxStream;
 use super::{MODEL, Shop, builder, check, line, lines};
 use crate::{
     doubles::Alerts,
+    ledger::server::Database,
     world::{MID, secs, used},
 };
 
@@ -138,6 +147,47 @@ async fn rows_that_are_read_more_than_once_are_charged_once() {
     assert!(report.is_complete(), "{report}");
     assert_eq!(used(&shop.service).await, (report.cost, Usd::ZERO), "{report}");
     assert_eq!(shop.service.costs().known, report.cost);
+    shop.judge().await;
+}
+
+/// Budgets on a server whose first answers are lost.
+#[derive(Debug)]
+struct Lossy {
+    store: PostgresBudgets,
+    left: AtomicU32,
+}
+
+#[async_trait]
+impl BudgetStore for Lossy {
+    async fn reserve(&self, hold: &Arc<Hold>) -> Result<(), BudgetError> {
+        self.store.reserve(hold).await
+    }
+
+    async fn settle(&self, hold: &Arc<Hold>, charge: Charge) -> Result<Vec<Balance>, BudgetError> {
+        let settled = self.store.settle(hold, charge).await;
+        let is_lost = self.left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
+        if is_lost { Err(BudgetError::Store("the answer is lost".into())) } else { settled }
+    }
+
+    async fn read(&self, accounts: &[(Account, Period)]) -> Result<Vec<Balance>, BudgetError> {
+        self.store.read(accounts).await
+    }
+
+    fn keeps_holds(&self) -> bool {
+        self.store.keeps_holds()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_shared_budget_was_charged_is_not_charged_again_when_the_answer_is_lost() {
+    let database = Database::new().await;
+    let store = PostgresBudgets::new(&Store::connect(&database.url()).await.unwrap()).unwrap();
+    let lossy = Lossy { store, left: AtomicU32::new(3) };
+    let budget = Budget::total(usd!("100")).hard();
+    let shop = Shop::with(jobs_alone(), |builder| builder.budget(budget).budget_store(lossy)).await;
+    let report = shop.submit(lines(40)).await.await.unwrap();
+    assert!(report.is_complete(), "{report}");
+    assert_eq!(used(&shop.service).await, (report.cost, Usd::ZERO), "{report}");
     shop.judge().await;
 }
 

@@ -6,29 +6,41 @@ local holds, ends = KEYS[1], KEYS[2]
 -- How long what expired can still be settled.
 local LATE = 86400000
 
--- Redis refuses "-0".
-local function minus(amount)
-  return amount == '0' and '0' or '-' .. amount
+local function number(text)
+  return tonumber(text or 0) or 0
+end
+
+-- Takes away what was added, unless the account was forgotten since and made anew: none is ever below nothing.
+local function less(key, field, amount)
+  if amount ~= '0' and number(redis.call('HGET', key, field)) >= number(amount) then
+    redis.call('HINCRBY', key, field, '-' .. amount)
+  end
 end
 
 -- A hold: 'o' for open or 'e' for expired, the amount, and of each line whether it stays spent ('s') or returns ('r'), the
 -- prefix of its fields, and its key with its length before it.
+local function lines(hold)
+  local at = string.match(hold, '^[oe]%d+;()')
+  return function()
+    local way, fields, length, from = string.match(hold, '^([sr])([%d-]*):(%d+):()', at)
+    if not way then return nil end
+    at = from + length
+    return way, fields, string.sub(hold, from, from + length - 1)
+  end
+end
+
 local function expire(id, hold)
   -- First of all: one that fails half-way must not fail every script after it.
   redis.call('HSET', holds, id, 'e' .. string.sub(hold, 2))
   redis.call('ZADD', ends, now + LATE, id)
-  local amount, at = string.match(hold, '^o(%d+);()')
-  while true do
-    local way, fields, length, from = string.match(hold, '^([sr])([%d-]*):(%d+):()', at)
-    if not way then break end
-    local key = string.sub(hold, from, from + length - 1)
-    at = from + length
+  local amount = string.match(hold, '^o(%d+);')
+  for way, fields, key in lines(hold) do
     if redis.call('EXISTS', key) == 1 then
-      redis.call('HINCRBY', key, fields .. 'r', minus(amount))
+      less(key, fields .. 'r', amount)
       if way == 's' then
         redis.call('HINCRBY', key, fields .. 's', amount)
       else
-        redis.call('HINCRBY', key, fields .. 'c', -1)
+        less(key, fields .. 'c', '1')
       end
     end
   end
@@ -42,10 +54,6 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', ends, '-inf', now, 'LIMIT', 0, 1
     redis.call('HDEL', holds, id)
     redis.call('ZREM', ends, id)
   end
-end
-
-local function number(text)
-  return tonumber(text or 0) or 0
 end
 
 -- What counts of an account: spent, set aside, calls, the most that was shown as spent, 1 if it was found used up, and

@@ -20,7 +20,9 @@ for i = 3, #KEYS do
       if is_first then
         redis.call('HSET', KEYS[i], ARGV[at] .. 'u', 1)
         all = with(all, 'u', telling)
-        if ARGV[at + 5] ~= '' then redis.call('PEXPIRE', KEYS[i], ARGV[at + 5]) end
+        if ARGV[at + 5] ~= '' then
+          redis.call('PEXPIRE', KEYS[i], exact(math.max(number(ARGV[at + 5]), redis.call('PTTL', KEYS[i]))))
+        end
       end
       if all ~= untold then note(KEYS[i], all) end
       local is_told = (is_first or again) and '1' or '0'
@@ -41,7 +43,10 @@ for i = 3, #KEYS do
       end
     end
   end
-  if keep ~= '' then redis.call('PEXPIRE', key, keep) end
+  if keep ~= '' then
+    -- Never shorter than what was set aside may stay so.
+    redis.call('PEXPIRE', key, exact(math.max(number(keep), number(ARGV[3]), redis.call('PTTL', key))))
+  end
 end
 redis.call('HSET', holds, ARGV[1], ARGV[4])
 redis.call('ZADD', ends, exact(now + number(ARGV[3])), ARGV[1])
