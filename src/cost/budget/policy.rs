@@ -312,6 +312,7 @@ impl Budgets {
     }
 
     /// Has what is paid counted, where the store may not know any more that it was set aside. Nothing refuses it.
+    #[cfg(feature = "batch")]
     pub(crate) async fn reserve_paid(&self, held: &Held) -> Result<(), BudgetError> {
         if self.store.keeps_holds() {
             return Ok(());
