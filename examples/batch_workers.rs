@@ -2,7 +2,7 @@
 //!
 //! `cargo run --features batch,postgres --example batch_workers` uses the PostgreSQL that `DATABASE_URL` names, as many
 //! machines would (`batch_folder` must be one that all of them see), and a file of SQLite without it. A create that the
-//! killed worker may have sent is waited for: two minutes, in which the provider's list would show its job.
+//! killed worker may have sent is waited for: four and a half minutes, in which the provider's list would show its job.
 #![expect(clippy::print_stdout, reason = "the output is the example")]
 
 use std::{

@@ -27,7 +27,7 @@ mod together;
 mod verdict;
 mod words;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_core::stream::BoxStream;
@@ -55,9 +55,19 @@ pub(crate) use self::{
     verdict::{Verdict, verdict},
 };
 
-/// For how long after a create whose reply was lost its job may be missing from the provider's list: until then nothing
-/// is created again.
-pub(crate) const GRACE: std::time::Duration = std::time::Duration::from_secs(120);
+/// Writing down that a job is about to be created may take so long; after more it is written down anew.
+pub(crate) const WRITING: Duration = Duration::from_secs(30);
+/// How long after the begin of a submission a job may be created. Who was stopped for longer, or whose lines took so long,
+/// may have been overtaken.
+pub(crate) const SENDING: Duration = Duration::from_secs(60);
+/// How late a create may reach the provider whose connection broke.
+const ARRIVING: Duration = Duration::from_secs(60);
+/// How late the provider's list may show a job.
+const LISTING: Duration = Duration::from_secs(120);
+/// For how long after a try was written down its job may be missing from the provider's list, all of it together: until
+/// then nothing is created again.
+pub(crate) const GRACE: Duration =
+    Duration::from_secs(WRITING.as_secs() + SENDING.as_secs() + ARRIVING.as_secs() + LISTING.as_secs());
 
 /// A test may end the process here.
 fn reach(place: &str) {

@@ -11,8 +11,8 @@ use futures_core::stream::BoxStream;
 use futures_util::{StreamExt, stream};
 
 use super::{
-    BatchError, BatchSubmitter, Chunk, ChunkBody, GRACE, Limits, Phase, RemoteId, RemoteStatus, Row, looks::Looks,
-    reach, rows::Rows,
+    BatchError, BatchSubmitter, Chunk, ChunkBody, GRACE, Limits, Phase, RemoteId, RemoteStatus, Row, SENDING,
+    looks::Looks, reach, rows::Rows,
 };
 use crate::{
     client::{BatchJob, CancelledBatch, CreateBatch, ErrorKind, FileContent, FilePurpose, FileUpload, TogetherClient},
@@ -21,9 +21,6 @@ use crate::{
 
 /// Between two looks at the list.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(2);
-/// How long after the begin of a submission a job may be created. Who was stopped for longer, or whose lines took so long,
-/// may have been overtaken: whoever counts the grace from the begin would not find the job in time.
-const LATE: Duration = Duration::from_secs(60);
 /// How many jobs that a list leaves out are asked for at the same time.
 const AT_ONCE: usize = 4;
 
@@ -33,13 +30,15 @@ const AT_ONCE: usize = 4;
 ///
 /// The API has no idempotency keys, and a create whose reply is lost may have made a job. What a job is known by is its
 /// input file, and that is the same however often the same lines are sent: the upload asks by checksum first. So a
-/// chunk that was [tried](Chunk::tried) before is created again only when no job of its file is in the list, two
-/// minutes after that try, twice. Until then its submission is [`Unresolved`](BatchError::Unresolved), as is one that
-/// has taken so long that others may have tried meanwhile.
+/// chunk that was [tried](Chunk::tried) before is created again only when no job of its file is in the list, four and a
+/// half minutes after that try, twice. Until then its submission is [`Unresolved`](BatchError::Unresolved), as is one
+/// that has taken so long that others may have tried meanwhile. That long, because a try may take half a minute to be
+/// written down and a minute to be sent, a request whose connection broke may arrive a minute later, and the list may
+/// show its job two minutes after that.
 ///
 /// This holds if no two chunks have the same lines: give each line a `custom_id` of its own.
 ///
-/// Where a list lags longer than that, two jobs may come of a chunk: [`RemoteStatus::twins`] tells of them.
+/// Where the provider is later than that, two jobs may come of a chunk: [`RemoteStatus::twins`] tells of them.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
@@ -145,7 +144,7 @@ impl BatchSubmitter for TogetherBatches {
             return Ok(found);
         }
         reach("batch: a job is about to be created");
-        if self.clock.now().duration_since(begun).unwrap_or_default() >= LATE {
+        if self.clock.now().duration_since(begun).unwrap_or_default() >= SENDING {
             return Err(BatchError::Unresolved { after: Duration::ZERO });
         }
         let created = self.client.batches().create(&CreateBatch::new(file).endpoint(&*chunk.endpoint)).await?;

@@ -15,7 +15,8 @@ use super::{
 };
 use crate::{
     batch::{
-        BatchError, Change, Chunk, ChunkBody, ChunkKey, ChunkState, Claim, GRACE, LineRef, RequestsFile, Span, Way,
+        BatchError, Change, Chunk, ChunkBody, ChunkKey, ChunkState, Claim, GRACE, LineRef, RequestsFile, Span, WRITING,
+        Way,
     },
     client,
     inference::{InferenceRequest, Input},
@@ -29,8 +30,6 @@ use crate::{
 const REST: Duration = Duration::from_secs(30);
 /// How long one rests whose key is refused or has no credit.
 const LOCKED: Duration = Duration::from_secs(60);
-/// Writing down that a job is about to be created may take so long.
-const SLOW: Duration = Duration::from_secs(30);
 /// How long a chunk rests that a budget has no room for.
 const POOR: Duration = Duration::from_secs(60);
 
@@ -86,7 +85,7 @@ impl State {
         let begun = self.clock.now();
         let is_over = |at| !may_create && passed(at, begun) >= GRACE;
         // What was decided by the time is decided again where writing it down took long.
-        if passed(now, begun) >= SLOW || tried.is_some_and(is_over) {
+        if passed(now, begun) >= WRITING || tried.is_some_and(is_over) {
             return self.let_rest(claim, ChunkState::Submitting, (Duration::ZERO, None)).await;
         }
         let job = submitter.submit(&Self::chunk_of(batches, claim, tried, len)).await;
