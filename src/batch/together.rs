@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    sync::Arc,
+    sync::{Arc, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -160,11 +160,19 @@ impl BatchSubmitter for TogetherBatches {
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
-        let keep = |job: &BatchJob| !job.status.is_final() || wanted.contains(&*job.id);
+        // Of other jobs no more than their files: an account may have ten thousands.
+        let others = std::sync::Mutex::new(HashMap::new());
+        let keep = |job: &BatchJob| {
+            let is_wanted = wanted.contains(&*job.id);
+            if let Some(file) = job.input_file_id.as_deref().filter(|_| !is_wanted) {
+                others.lock().unwrap_or_else(PoisonError::into_inner).insert(Box::from(&*job.id), Box::from(file));
+            }
+            is_wanted
+        };
         reach("batch: jobs are about to be listed");
-        let listed = self.client.batches().list_where(keep).await?;
+        let mut found = self.client.batches().list_where(keep).await?;
         reach("batch: jobs are listed");
-        let (mut found, others): (Vec<_>, Vec<_>) = listed.into_iter().partition(|job| wanted.contains(&*job.id));
+        let others: HashMap<Box<str>, Box<str>> = others.into_inner().unwrap_or_else(PoisonError::into_inner);
         let seen: HashSet<&str> = found.iter().map(|job| &*job.id).collect();
         // The list lags behind: what is not in it may be there.
         let unseen: HashSet<&RemoteId> = ids.iter().filter(|id| !seen.contains(id.as_str())).collect();
@@ -180,14 +188,13 @@ impl BatchSubmitter for TogetherBatches {
                 }
             }
         }
-        let mut twins: HashMap<String, Vec<RemoteId>> = HashMap::new();
-        for BatchJob { input_file_id, id, .. } in others {
-            if let Some(file) = input_file_id {
-                twins.entry(file).or_default().push(RemoteId::from(id));
-            }
+        let files: HashSet<&str> = found.iter().filter_map(|job| job.input_file_id.as_deref()).collect();
+        let mut twins: HashMap<Box<str>, Vec<RemoteId>> = HashMap::new();
+        for (id, file) in others.into_iter().filter(|(_, file)| files.contains(&**file)) {
+            twins.entry(file).or_default().push(RemoteId::from(&*id));
         }
         let told = found.into_iter().map(|job| {
-            let twins = job.input_file_id.as_ref().and_then(|file| twins.get(file).cloned()).unwrap_or_default();
+            let twins = job.input_file_id.as_deref().and_then(|file| twins.get(file).cloned()).unwrap_or_default();
             RemoteStatus { twins, ..status_of(job) }
         });
         Ok(told.chain(unheard).collect())

@@ -249,8 +249,8 @@ pub struct RemoteStatus {
     pub error_file: Option<Box<str>>,
     /// Why it failed as a whole, in the provider's words.
     pub error: Option<Box<str>>,
-    /// Other jobs of the same lines that have not ended: what a create whose reply was lost made of a chunk that was
-    /// then submitted again. They are paid as well, until somebody cancels them.
+    /// Other jobs of the same lines, ended or not: what a create whose reply was lost made of a chunk that was then
+    /// submitted again. They are paid as well, until somebody cancels them.
     pub twins: Vec<RemoteId>,
 }
 

@@ -32,6 +32,7 @@ mod sql;
 mod states;
 #[cfg(test)]
 mod tests;
+mod twins;
 mod words;
 mod workers;
 

@@ -19,7 +19,7 @@ impl Journal {
             "SELECT {BATCH}, total - done - failed - cancelled
              FROM batch b WHERE state IN ('running', 'cancelling')
                AND (done + failed + cancelled >= total
-                    OR NOT EXISTS (SELECT 1 FROM chunk c WHERE c.batch = b.id AND c.{OPEN}))
+                    OR NOT EXISTS (SELECT 1 FROM chunk c WHERE c.batch = b.id AND c.lines > 0 AND c.{OPEN}))
              ORDER BY created, id"
         );
         self.read(move |sql| sql.query_readable(&select, &[], |row| Ok((batch_of(row)?, row.number(10)?)))).await

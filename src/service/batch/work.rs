@@ -326,7 +326,7 @@ impl State {
                 return Ok(());
             }
         };
-        self.stop_twins(submitter, status).await;
+        self.stop_twins(batches, claim, status).await?;
         if chunk.state == ChunkState::Running && !status.phase.is_final() && self.is_cancelling(claim).await? {
             batches.journal.hurry(chunk.key, now).await.map_err(of_store)?;
             return Ok(());
@@ -357,16 +357,23 @@ impl State {
         })
     }
 
-    /// Stops jobs that came of the same lines, and has a person told: what they have done is paid as well.
-    async fn stop_twins(self: &Arc<Self>, submitter: &Arc<dyn BatchSubmitter>, status: &RemoteStatus) {
+    /// Has jobs stopped that came of the same lines, and a person told: what they have done is paid as well, and read.
+    async fn stop_twins(
+        self: &Arc<Self>,
+        batches: &Batches,
+        claim: &Claim,
+        status: &RemoteStatus,
+    ) -> Result<(), Error> {
         for twin in &status.twins {
-            let id = &status.id;
-            let title = || format!("batch job {twin} has the lines of {id}: it is stopped, and paid for what it did");
-            self.tell_batch(AlertKind::BatchFailed, twin.as_str(), title);
-            if let Err(error) = submitter.cancel(twin).await {
-                tracing::warn!(job = %twin, %error, "a second job of the same lines could not be stopped");
+            let key = claim.chunk.key;
+            if batches.journal.adopt_twin(key, twin.as_str(), self.clock.now()).await.map_err(of_store)? {
+                let id = &status.id;
+                let title =
+                    || format!("batch job {twin} has the lines of {id}: it is stopped, and paid for what it did");
+                self.tell_batch(AlertKind::BatchFailed, twin.as_str(), title);
             }
         }
+        Ok(())
     }
 }
 

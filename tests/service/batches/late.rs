@@ -219,12 +219,41 @@ async fn a_second_job_that_a_later_list_shows_is_stopped_and_told_of() {
         let (kept, other): (Vec<_>, Vec<_>) = jobs.iter().partition(|job| job.id == ours);
         assert_eq!((kept.len(), other.len()), (1, 1), "{case}: {jobs:?}");
         assert_eq!((&*kept[0].status, &*other[0].status), ("COMPLETED", "CANCELLED"), "{case}");
-        assert_eq!(other[0].finished, 0, "{case}: it is stopped before it has cost anything");
+        assert_eq!(
+            (other[0].finished, report.double_billed),
+            (0, 0),
+            "{case}: it is stopped before it has cost anything"
+        );
         let told = alerts.taken();
         let of_it = told.iter().filter(|alert| alert.kind() == AlertKind::BatchFailed);
         let titles: Vec<_> = of_it.map(|alert| alert.title().to_owned()).collect();
         assert_eq!(titles.len(), 1, "{case}: {titles:?}");
         assert!(titles[0].contains(&other[0].id) && titles[0].contains(ours), "{case}: {titles:?}");
+        shop.judge().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_second_job_did_before_it_was_found_is_paid_read_and_told_of() {
+    // The first job is in the list when half of it is done, and when all of it is while the second still runs.
+    for (lag, expected) in [(700, "CANCELLED"), (1_250, "COMPLETED")] {
+        let (shop, alerts) = shop(vec![(Call::Create, Fate::ReplyLost)], secs(lag), (secs(1_200), secs(10))).await;
+        let ticket = shop.submit(lines(3)).await;
+        let report = ticket.clone().await.unwrap();
+        check(&report);
+        assert!(report.is_complete(), "{lag}: {report}");
+        // It may take longer to stop than the other one to end.
+        tokio::time::sleep(secs(300)).await;
+        let report = ticket.await.unwrap();
+        let jobs = shop.sim.batches();
+        let other = jobs.iter().find(|job| job.id != *report.jobs[0].id).unwrap();
+        assert_eq!((jobs.len(), &*other.status), (2, expected), "{lag}: {jobs:?}");
+        assert!(other.finished > 0, "{lag}: {other:?}");
+        assert_eq!(report.double_billed, other.finished as u64, "{lag}: {report}");
+        assert_eq!(shop.sim.bill().calls, 3 + other.finished as u64, "{lag}: {report}");
+        let told = alerts.taken();
+        let of_it: Vec<_> = told.iter().filter(|alert| alert.title().contains(&*other.id)).collect();
+        assert_eq!(of_it.len(), 1, "{lag}: {of_it:?}");
         shop.judge().await;
     }
 }
