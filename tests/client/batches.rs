@@ -119,14 +119,14 @@ async fn a_chunk_becomes_a_job_of_its_lines() {
 
 #[tokio::test(start_paused = true)]
 async fn a_create_whose_reply_is_lost_is_found_and_not_repeated() {
-    // Scenario: the job is made, its reply is lost, and the list shows it 119 s later only.
+    // Scenario: the job is made, its reply is lost, and the list shows it 269 s later only.
     // Expected: the chunk is unresolved for as long, and then the job that was made is its job.
     let World { provider, clock, batches } = world();
     provider.fault("POST /v1/batches", Fault::LoseReply);
     provider.list_only(Some(0));
     assert!(batches.submit(&chunk()).await.unwrap_err().is_retryable());
     let tried = chunk().tried(T0);
-    for (passed, left) in [(0, 120), (20, 100), (99, 1)] {
+    for (passed, left) in [(0, 270), (20, 250), (249, 1)] {
         clock.advance(Duration::from_secs(passed));
         let Err(BatchError::Unresolved { after }) = batches.submit(&tried).await else { panic!() };
         assert_eq!(after, Duration::from_secs(left));
@@ -144,7 +144,9 @@ async fn a_create_that_never_arrived_is_made_after_the_grace_and_two_looks() {
     let World { provider, clock, batches } = world();
     provider.fault("POST /v1/batches", Fault::LoseRequest);
     batches.submit(&chunk()).await.unwrap_err();
-    clock.advance(Duration::from_secs(120));
+    clock.advance(Duration::from_secs(269));
+    assert!(matches!(batches.submit(&chunk().tried(T0)).await, Err(BatchError::Unresolved { .. })));
+    clock.advance(Duration::from_secs(1));
     provider.asked();
     assert_eq!(batches.submit(&chunk().tried(T0)).await.unwrap().as_str(), "job-0");
     let asked = provider.asked();
