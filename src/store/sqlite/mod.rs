@@ -1,4 +1,4 @@
-//! SQLite: one thread writes, for all; each reader has a connection of its own.
+//! SQLite: one thread writes, for all; each reader has a connection to itself.
 //!
 //! # Why one thread
 //!
@@ -7,6 +7,7 @@
 
 mod open;
 mod process;
+mod readers;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ pub(crate) use self::open::error_of;
 pub(crate) use self::open::is_unreadable;
 pub(crate) use self::writer::Chore;
 use self::{
-    open::open_to_read,
+    readers::Readers,
     writer::{Command, Writer},
 };
 use super::{Durable, StoreError, StoreErrorKind, slot::Slot};
@@ -27,8 +28,9 @@ use super::{Durable, StoreError, StoreErrorKind, slot::Slot};
 /// A file, open.
 #[derive(Debug)]
 pub(crate) struct Sqlite {
-    path: PathBuf,
     name: Box<str>,
+    /// Closed before the writer, so that the last connection is one that may tidy up the log.
+    readers: Readers,
     writer: Writer,
     process: i64,
     slot: Slot,
@@ -39,7 +41,8 @@ impl Sqlite {
         let name: Box<str> = path.to_string_lossy().into();
         let (writer, opened) = Writer::start(path.clone(), max_bytes, &name)?;
         let process = opened.await.map_err(|_| StoreError::new(StoreErrorKind::Other, &name, "it panicked"))??;
-        Ok(Self { path, name, writer, process, slot: Slot::default() })
+        let readers = Readers::new(path, name.clone());
+        Ok(Self { name, readers, writer, process, slot: Slot::default() })
     }
 
     /// What this process is called in the store.
@@ -54,7 +57,7 @@ impl Sqlite {
     /// Where the file is; `None` where only SQLite can read what it was opened by.
     #[cfg(feature = "batch")]
     pub(crate) fn path(&self) -> Option<&Path> {
-        (!is_uri(&self.path)).then_some(&*self.path)
+        Some(self.readers.path()).filter(|path| !is_uri(path))
     }
 
     /// Writes in a transaction that others may share: what this job does is undone if it fails, and theirs is not.
@@ -103,13 +106,8 @@ impl Sqlite {
         &self,
         job: impl FnOnce(&Connection) -> Result<T, E> + Send + 'static,
     ) -> Result<T, E> {
-        let (path, name) = (self.path.clone(), self.name.clone());
-        let reading = tokio::task::spawn_blocking(move || {
-            let connection = open_to_read(&path, &name)?;
-            // All that the job reads is of one moment; closing the connection ends it.
-            connection.execute_batch("BEGIN").map_err(|error| error_of(&name, error))?;
-            job(&connection)
-        });
+        let readers = self.readers.clone();
+        let reading = tokio::task::spawn_blocking(move || readers.read(job));
         let gone = |error| StoreError::caused(StoreErrorKind::Other, &self.name, error);
         reading.await.map_err(gone)?
     }
