@@ -15,6 +15,8 @@ mod cancellation;
 mod catalogue;
 mod ceilings;
 mod coalescing;
+#[cfg(all(target_os = "linux", feature = "sqlite"))]
+mod disk;
 mod doubles;
 mod dues;
 mod estimates;

@@ -199,6 +199,8 @@ struct Thread {
     flushes: Option<bool>,
     /// When what was written must be flushed.
     flush_by: Option<Instant>,
+    /// Whether the last flush failed.
+    cannot_flush: bool,
     next_turn: Instant,
 }
 
@@ -218,8 +220,17 @@ impl Thread {
         };
         connection.set_prepared_statement_cache_capacity(64);
         let next_turn = now() + TURN;
-        let mut thread =
-            Self { connection, name, process, chores: Vec::new(), before: 1, flushes: None, flush_by: None, next_turn };
+        let mut thread = Self {
+            connection,
+            name,
+            process,
+            chores: Vec::new(),
+            before: 1,
+            flushes: None,
+            flush_by: None,
+            cannot_flush: false,
+            next_turn,
+        };
         if let Err(error) = thread.turn() {
             return drop(opened.send(Err(error)));
         }
@@ -313,14 +324,15 @@ impl Thread {
             return;
         }
         reach("store: a group is taken");
-        let durable = if group.is_urgent { Durable::Now } else { Durable::Soon };
+        // What the disk did not take it may never take: whoever writes more is to know.
+        let durable = if group.is_urgent || self.cannot_flush { Durable::Now } else { Durable::Soon };
         if group.is_urgent {
             self.before = group.jobs.len();
         }
         let mut jobs: Vec<(Job, Option<StoreError>)> = group.jobs.into_iter().map(|job| (job, None)).collect();
         let committed = self.transact(durable, &mut jobs);
         match (&committed, durable) {
-            (Ok(()), Durable::Now) => self.flush_by = None,
+            (Ok(()), Durable::Now) => self.is_flushed(),
             (Ok(()), Durable::Soon) => self.flush_by = self.flush_by.or_else(|| Some(now() + SOON)),
             (Err(_), _) => self.roll_back(),
         }
@@ -403,10 +415,17 @@ impl Thread {
             self.execute("COMMIT")
         });
         match flushed {
-            Ok(()) => self.flush_by = None,
-            Err(_) => self.roll_back(),
+            Ok(()) => self.is_flushed(),
+            Err(_) => {
+                self.roll_back();
+                self.cannot_flush = true;
+            }
         }
         flushed
+    }
+
+    fn is_flushed(&mut self) {
+        (self.flush_by, self.cannot_flush) = (None, false);
     }
 
     /// Says that the process lives, strikes out those that do not, and does the chores.

@@ -4,6 +4,8 @@
 //! faster for the children, so that the grace of a create whose reply was lost takes seconds: so many that a machine that
 //! has much else to do does not let a call take as long.
 
+#[cfg(target_os = "linux")]
+mod flushed;
 mod killed;
 mod many;
 mod spend;
@@ -137,8 +139,13 @@ impl Site {
         Self::on(self.home.another().await).await
     }
 
-    fn start(&self, job: Job, (variable, place): (&str, &str)) -> Child {
-        Command::new(env::current_exe().unwrap())
+    fn start(&self, job: Job, at: (&str, &str)) -> Child {
+        self.command(job, at).spawn().unwrap()
+    }
+
+    fn command(&self, job: Job, (variable, place): (&str, &str)) -> Command {
+        let mut child = Command::new(env::current_exe().unwrap());
+        child
             .args(["--exact", "batches::crash::child", "--nocapture", "--test-threads", "1"])
             .env(STORE, self.home.address())
             .env(FILES, &self.files.0)
@@ -146,9 +153,8 @@ impl Site {
             .env(JOB, job.told())
             .env(variable, place)
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap()
+            .stderr(Stdio::piped());
+        child
     }
 
     /// Runs a child to its end; whether it ended well, and what it said.

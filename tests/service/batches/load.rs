@@ -117,7 +117,8 @@ async fn seed(number: u64, trouble: Trouble, defers: bool) -> Tally {
     sim.latency(ms(300 + dice.below(1_500)));
     let percent = if dice.below(4) == 0 { 50 } else { 0 };
     sim.batch_discount(MODEL, percent);
-    let pace = Pace { busy: ms(100), idle: secs(5) };
+    // Times are compared where there is a limit alone.
+    let pace = Pace { busy: if trouble == Trouble::Limit { ms(100) } else { ms(500) }, idle: secs(5) };
     let shop = Shop::on(sim, pace, BatchOptions::default(), |builder| {
         builder.batch_percent_off(&route(MODEL), percent).rng(std::sync::Arc::new(SeededRng::new(number)))
     });
@@ -141,6 +142,7 @@ async fn seed(number: u64, trouble: Trouble, defers: bool) -> Tally {
     }
     shop.sim.heal();
     shop.sim.restore(MODEL);
+    shop.set_pace(Pace { idle: secs(60), ..pace });
     let mut tally = Tally::default();
     let (mut answers, mut late, mut has_failed) = (0, HashSet::new(), false);
     for Asked { question, deadline, end } in all {

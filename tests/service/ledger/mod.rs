@@ -8,6 +8,8 @@ mod budgets;
 mod crash;
 #[cfg(feature = "sqlite")]
 mod files;
+#[cfg(all(target_os = "linux", feature = "sqlite"))]
+mod flushes;
 pub(crate) mod home;
 mod keeping;
 #[cfg(feature = "postgres")]
