@@ -14,6 +14,7 @@ mod scale;
 mod server;
 mod spools;
 mod sums;
+mod twins;
 
 use std::time::{Duration, SystemTime};
 
