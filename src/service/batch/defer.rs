@@ -10,7 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 
-use super::{of_store, submit::passed};
+use super::{of_store, submit::passed, ticket::LOOK};
 use crate::{
     batch::{BatchId, BatchRow, Deferred, Draft, LineState, Overflow, OverflowError, Overflowing},
     inference::{InferenceRequest, Input},
@@ -24,6 +24,9 @@ const WORTH_WAITING: u8 = 20;
 const LINES: u64 = 1_000;
 /// What a request without a deadline may take: what providers promise, and half as long again.
 const PATIENCE: Duration = Duration::from_secs(36 * 3_600);
+/// A ticket looks less and less often where nothing of this process tells it, down to this: there may be thousands, and they
+/// wait for hours.
+const SELDOM: Duration = Duration::from_secs(30);
 
 /// Batches that gather, by tenant and by how much time there is: what is urgent does not hurry the rest.
 #[derive(Debug, Default)]
@@ -182,12 +185,14 @@ impl DeferredTicket {
     async fn answer(self) -> Result<BatchRow, Error> {
         let state = Arc::clone(&self.service.state);
         let batches = state.batches()?;
+        let mut look = LOOK;
         loop {
             let moved = batches.moved.subscribe();
             if let Some(row) = self.poll().await? {
                 return Ok(row);
             }
-            state.wait_for_batch(batches, moved).await?;
+            state.wait_for_batch(batches, moved, look).await?;
+            look = (look * 2).min(SELDOM);
         }
     }
 }
@@ -196,7 +201,7 @@ impl IntoFuture for DeferredTicket {
     type Output = Result<BatchRow, Error>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
-    /// Waits for its answer.
+    /// Waits for its answer. What another process brings is seen half a minute later at most.
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(self.answer())
     }

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, io, pin::Pin, sync::Arc};
 
-use super::{Batches, no_batch, of_store, row, submit::of_spool};
+use super::{Batches, no_batch, of_store, row, submit::of_spool, ticket::LOOK};
 use crate::{
     batch::{BatchAnswer, BatchId, BatchRow, LineError, LineErrorKind, LineRow, LineSource, LineState, Place},
     service::{Error, InferenceService, state::State},
@@ -57,7 +57,7 @@ impl BatchRows {
                 if batch.finished.is_some() {
                     return Ok(None);
                 }
-                state.wait_for_batch(batches, moved).await?;
+                state.wait_for_batch(batches, moved, LOOK).await?;
             }
         }
     }

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// How often a ticket looks where nothing of this process tells it: other processes work on the batch, too.
-const LOOK: Duration = Duration::from_secs(1);
+pub(super) const LOOK: Duration = Duration::from_secs(1);
 /// Failures that are read together.
 const PAGE: usize = 1_000;
 
@@ -94,7 +94,7 @@ impl BatchTicket {
             if !same {
                 return Ok(now);
             }
-            state.wait_for_batch(batches, moved).await?;
+            state.wait_for_batch(batches, moved, LOOK).await?;
         }
     }
 
@@ -192,7 +192,7 @@ impl BatchTicket {
                     finished,
                 });
             }
-            state.wait_for_batch(batches, moved).await?;
+            state.wait_for_batch(batches, moved, LOOK).await?;
         }
     }
 
@@ -230,11 +230,12 @@ impl IntoFuture for BatchTicket {
 }
 
 impl State {
-    /// Waits until something has moved, a second at most. An error where nobody works on batches: it would wait for ever.
+    /// Waits until something has moved, so long at most. An error where nobody works on batches: it would wait for ever.
     pub(super) async fn wait_for_batch(
         self: &Arc<Self>,
         batches: &Batches,
         mut moved: watch::Receiver<u64>,
+        most: Duration,
     ) -> Result<(), Error> {
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::new(ErrorKind::ShuttingDown, "the service works on no batches any more"));
@@ -251,7 +252,7 @@ impl State {
             return Err(Error::new(ErrorKind::NoWorker, message));
         }
         // A service that is gone tells nobody any more; the next look says what is.
-        let _ = timeout(LOOK, moved.changed()).await;
+        let _ = timeout(most, moved.changed()).await;
         Ok(())
     }
 }

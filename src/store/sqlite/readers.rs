@@ -14,8 +14,9 @@ use super::{
     open::{error_of, open_to_read},
 };
 
-/// How many are kept open while nobody reads. Each may keep two megabytes of the file in memory.
-const IDLE: usize = 2;
+/// How many are kept open while nobody reads, of as many as have read at once. Each may keep two megabytes of the file in
+/// memory.
+const IDLE: usize = 8;
 
 /// Connections of one file. Opening one reads the whole schema, which takes longer than most questions: those that nobody
 /// uses are kept.
