@@ -52,8 +52,10 @@ pub(super) async fn handle(shared: &Arc<Shared>, request: Request<Body>) -> Outg
     let (parts, body) = request.into_parts();
     let place = format!("{} {}", parts.method, parts.uri.path());
     let mishap = shared.lock().wire.take(&place);
-    if mishap == Some(Mishap::LostRequest) {
-        return Err(broken_off());
+    match mishap {
+        Some(Mishap::LostRequest) => return Err(broken_off()),
+        Some(Mishap::LateRequest(late)) => return Err(arrive_later(shared, parts, body, late).await?),
+        _ => {}
     }
     let outgoing = exchange(shared, &parts, body).await;
     match mishap {
@@ -62,6 +64,24 @@ pub(super) async fn handle(shared: &Arc<Shared>, request: Request<Body>) -> Outg
         None => {}
     }
     outgoing
+}
+
+/// Acts on a request later, whatever has become of its caller: who sees a broken connection.
+async fn arrive_later(
+    shared: &Arc<Shared>,
+    parts: Parts,
+    body: Body,
+    late: Duration,
+) -> Result<TransportError, TransportError> {
+    let Some(bytes) = read(body, MAX_UPLOAD_BYTES).await? else { return Ok(broken_off()) };
+    let (shared, late) = (Arc::clone(shared), shared.config.scaled(late));
+    #[expect(clippy::disallowed_methods, reason = "nobody waits for a request whose caller is gone")]
+    tokio::spawn(async move {
+        tokio::time::sleep(late).await;
+        // There is nobody to tell.
+        let _ = exchange(&shared, &parts, Body::from(bytes)).await;
+    });
+    Ok(broken_off())
 }
 
 async fn exchange(shared: &Arc<Shared>, parts: &Parts, body: Body) -> Outgoing {

@@ -9,6 +9,8 @@ use super::{pattern::fits, together::Together};
 pub(super) enum Mishap {
     /// The request does not arrive.
     LostRequest,
+    /// The connection breaks; the server has the request all the same, this much later, and acts.
+    LateRequest(Duration),
     /// The server acts; its reply does not arrive.
     LostReply,
     /// The server acts; its reply takes this long.
@@ -69,6 +71,29 @@ impl Together {
     /// ```
     pub fn lose_request(&self, place: &str, count: u32) {
         self.shared.lock().wire.plan(place, count, Mishap::LostRequest);
+    }
+
+    /// Breaks the connections of the next `count` requests to this place, which arrive all the same, this much later.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use together_inference::{client::{Body, Transport}, testing::Together};
+    ///
+    /// let together = Together::new();
+    /// together.late_request("POST /v1/batches", 1, Duration::from_secs(60));
+    /// let job = r#"{"endpoint":"/v1/chat/completions","input_file_id":"file-1"}"#;
+    /// let create = http::Request::post("/v1/batches").header("authorization", "Bearer any").body(Body::from(job))?;
+    /// assert!(together.send(create).await.is_err());
+    /// assert_eq!(together.batches().len(), 0, "it is on its way");
+    /// tokio::time::sleep(Duration::from_secs(61)).await;
+    /// assert_eq!(together.batches().len(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn late_request(&self, place: &str, count: u32, late: Duration) {
+        self.shared.lock().wire.plan(place, count, Mishap::LateRequest(late));
     }
 
     /// Loses the replies to the next `count` requests to this place: the simulator acts, its caller sees a broken

@@ -4,6 +4,7 @@
 //! faster for the children, so that the grace of a create whose reply was lost takes seconds: so many that a machine that
 //! has much else to do does not let a call take as long.
 
+mod crossed;
 #[cfg(target_os = "linux")]
 mod flushed;
 mod killed;
@@ -42,19 +43,20 @@ const FILES: &str = "TOGETHER_BATCH_TEST_FILES";
 const URL: &str = "TOGETHER_BATCH_TEST_URL";
 const JOB: &str = "TOGETHER_BATCH_TEST_JOB";
 const KILL: &str = "TOGETHER_INFERENCE_KILL_AT";
+const FAST: &str = "TOGETHER_BATCH_TEST_SPEED";
 const STOP: &str = "TOGETHER_INFERENCE_STOP_AT";
 
-/// How much faster time goes.
+/// How much faster time goes, unless a test has its own speed.
 const SPEED: u32 = 12;
 
-/// The same for every process, and fast.
+/// The same for every process, and so many times as fast.
 #[derive(Debug)]
-struct Fast;
+struct Fast(u32);
 
 impl Clock for Fast {
     fn now(&self) -> SystemTime {
         let start = SystemTime::UNIX_EPOCH + secs(1_790_000_000);
-        start + SystemClock.now().duration_since(start).unwrap_or_default() * SPEED
+        start + SystemClock.now().duration_since(start).unwrap_or_default() * self.0
     }
 }
 
@@ -90,11 +92,12 @@ impl Job {
 async fn child() {
     let Ok(address) = env::var(STORE) else { return };
     let job = Job::read(&env::var(JOB).unwrap());
-    let clock: Arc<dyn Clock> = Arc::new(Fast);
+    let speed = env::var(FAST).unwrap().parse().unwrap();
+    let clock: Arc<dyn Clock> = Arc::new(Fast(speed));
     let client = TogetherClient::builder().base_url(env::var(URL).unwrap()).api_key("key");
     let client = client.clock(Arc::clone(&clock)).build().unwrap();
     // Leases are by the time of the server where there is one, which is not fast.
-    let lease = secs(job.lease as u64) * if address.starts_with("postgres://") { 1 } else { SPEED };
+    let lease = secs(job.lease as u64) * if address.starts_with("postgres://") { 1 } else { speed };
     let options = BatchOptions::default().chunk_lines(job.chunk as u64).jobs(job.jobs).lease(lease);
     let service = InferenceService::builder(client)
         .store(&store(&address).await)
@@ -115,6 +118,7 @@ struct Site {
     files: Folder,
     together: Together,
     served: Server,
+    speed: u32,
 }
 
 impl Site {
@@ -130,8 +134,12 @@ impl Site {
     async fn on(home: Home) -> Self {
         let together = Together::builder().time_scale(0.01).build();
         together.batch_time(secs(20));
+        Self::with(home, together, SPEED).await
+    }
+
+    async fn with(home: Home, together: Together, speed: u32) -> Self {
         let served = together.serve().await.unwrap();
-        Self { home, files: Folder::new(), together, served }
+        Self { home, files: Folder::new(), together, served, speed }
     }
 
     /// Another on the same kind of store.
@@ -151,6 +159,7 @@ impl Site {
             .env(FILES, &self.files.0)
             .env(URL, self.served.base_url())
             .env(JOB, job.told())
+            .env(FAST, self.speed.to_string())
             .env(variable, place)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());

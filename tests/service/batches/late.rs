@@ -1,29 +1,20 @@
 //! What is lost or late on the way, in each call of a batch, and how late the provider's list is: one job of each chunk,
 //! every line ends once, and the ledger is the bill.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::time::Duration;
 
-use async_trait::async_trait;
-use http::{Method, Request, Response};
 use together_inference::{
-    client::{Body, Transport, TransportError, TransportErrorKind},
     notify::AlertKind,
     service::{BatchOptions, Cancel},
     testing::Together,
 };
 
 use super::{Shop, check, lines};
-use crate::{
-    doubles::Alerts,
-    world::{secs, spawn},
-};
+use crate::{doubles::Alerts, world::secs};
 
 /// What happens to a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
+pub(super) enum Fate {
     Good,
     RequestLost,
     ReplyLost,
@@ -33,7 +24,7 @@ enum Fate {
     RequestLate(Duration),
 }
 
-const FATES: [Fate; 7] = [
+pub(super) const FATES: [Fate; 7] = [
     Fate::Good,
     Fate::RequestLost,
     Fate::ReplyLost,
@@ -43,9 +34,26 @@ const FATES: [Fate; 7] = [
     Fate::RequestLate(secs(60)),
 ];
 
+/// How late the list of jobs is, in seconds.
+pub(super) const LAGS: [u64; 3] = [0, 20, 119];
+
+impl Fate {
+    /// Befalls the next call of this kind.
+    pub(super) fn befall(self, sim: &Together, call: Call) {
+        let place = call.place();
+        match self {
+            Self::Good => {}
+            Self::RequestLost => sim.lose_request(place, 1),
+            Self::ReplyLost => sim.lose_reply(place, 1),
+            Self::ReplyLate(late) => sim.late_reply(place, 1, late),
+            Self::RequestLate(late) => sim.late_request(place, 1, late),
+        }
+    }
+}
+
 /// A call of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Call {
+pub(super) enum Call {
     /// Where to put the lines.
     Ask,
     /// The lines.
@@ -59,72 +67,28 @@ enum Call {
 }
 
 impl Call {
-    fn is(self, request: &Request<Body>) -> bool {
-        let (method, path) = (request.method(), request.uri().path());
+    const fn place(self) -> &'static str {
         match self {
-            Self::Ask => method == Method::POST && path == "/v1/files",
-            Self::Put => method == Method::PUT,
-            Self::Tell => path.ends_with("/preprocess"),
-            Self::Create => method == Method::POST && path == "/v1/batches",
-            Self::List => method == Method::GET && path == "/v1/batches",
-            Self::Download => path.ends_with("/content"),
-            Self::Cancel => path.ends_with("/cancel"),
+            Self::Ask => "POST /v1/files",
+            Self::Put => "PUT /storage/*",
+            Self::Tell => "POST /v1/files/*/preprocess",
+            Self::Create => "POST /v1/batches",
+            Self::List => "GET /v1/batches",
+            Self::Download => "GET /v1/files/*/content",
+            Self::Cancel => "POST /v1/batches/*/cancel",
         }
     }
 }
 
-/// A way to the simulator on which the first call of a kind has a fate.
-#[derive(Clone, Debug)]
-struct Way {
-    sim: Together,
-    /// What is to come.
-    fates: Arc<Mutex<Vec<(Call, Fate)>>>,
-}
-
-fn broken() -> TransportError {
-    TransportError::new(TransportErrorKind::Interrupted, "the connection broke")
-}
-
-#[async_trait]
-impl Transport for Way {
-    async fn send(&self, request: Request<Body>) -> Result<Response<Body>, TransportError> {
-        let fate = {
-            let mut fates = self.fates.lock().unwrap();
-            let due = fates.iter().position(|(call, _)| call.is(&request));
-            due.map_or(Fate::Good, |due| fates.remove(due).1)
-        };
-        match fate {
-            Fate::Good => self.sim.send(request).await,
-            Fate::RequestLost => Err(broken()),
-            Fate::ReplyLost => {
-                self.sim.send(request).await?;
-                Err(broken())
-            }
-            Fate::ReplyLate(late) => {
-                let response = self.sim.send(request).await;
-                tokio::time::sleep(late).await;
-                response
-            }
-            Fate::RequestLate(late) => {
-                let sim = self.sim.clone();
-                drop(spawn(async move {
-                    tokio::time::sleep(late).await;
-                    let _ = sim.send(request).await;
-                }));
-                Err(broken())
-            }
-        }
-    }
-}
-
-/// A service that has alerts, on such a way.
+/// A service that has alerts, on a provider to whose next calls this happens.
 async fn shop(fates: Vec<(Call, Fate)>, lag: Duration, (takes, step): (Duration, Duration)) -> (Shop, Alerts) {
-    let (alerts, fates) = (Alerts::default(), Arc::new(Mutex::new(fates)));
+    let alerts = Alerts::default();
     let taken = alerts.clone();
     let options = BatchOptions::default().chunk_lines(3).singly_below(0);
-    let shop =
-        Shop::through(Together::new(), |sim| Way { sim, fates }, step, options, |builder| builder.notifier(taken))
-            .await;
+    let shop = Shop::on(Together::new(), step, options, |builder| builder.notifier(taken)).await;
+    for (call, fate) in fates {
+        fate.befall(&shop.sim, call);
+    }
     shop.sim.batch_list_lag(lag);
     shop.sim.batch_time(takes);
     (shop, alerts)
@@ -155,7 +119,6 @@ async fn carried_out(call: Call, fate: Fate, lag: u64) {
 }
 
 const CALLS: [Call; 7] = [Call::Ask, Call::Put, Call::Tell, Call::Create, Call::List, Call::Download, Call::Cancel];
-const LAGS: [u64; 3] = [0, 20, 119];
 
 /// Carries one out for each of these cases.
 async fn all_carried_out(is_wanted: impl Fn(Call, Fate, u64) -> bool) {

@@ -8,7 +8,7 @@ use together_inference::types::{Rng, SeededRng};
 use super::{Job, SMALL, Site};
 
 /// The places that a child passes which nobody disturbs.
-async fn places(site: &Site) -> Vec<String> {
+pub(super) async fn places(site: &Site) -> Vec<String> {
     let site = site.another().await;
     let (ended_well, said) = site.run(SMALL, "list").await;
     assert!(ended_well, "{said}");
