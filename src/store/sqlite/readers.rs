@@ -17,6 +17,8 @@ use super::{
 /// How many are kept open while nobody reads, of as many as have read at once. Each may keep two megabytes of the file in
 /// memory.
 const IDLE: usize = 8;
+/// How many statements each remembers: as many as the journal has, and a few.
+const STATEMENTS: usize = 64;
 
 /// Connections of one file. Opening one reads the whole schema, which takes longer than most questions: those that nobody
 /// uses are kept.
@@ -46,7 +48,14 @@ impl Readers {
         let Inner { path, name, idle } = &*self.0;
         let kept = || idle.lock().unwrap_or_else(PoisonError::into_inner);
         let free = kept().pop();
-        let connection = free.map_or_else(|| open_to_read(path, name), Ok)?;
+        let connection = match free {
+            Some(connection) => connection,
+            None => {
+                let connection = open_to_read(path, name)?;
+                connection.set_prepared_statement_cache_capacity(STATEMENTS);
+                connection
+            }
+        };
         connection.execute_batch("BEGIN").map_err(|error| error_of(name, error))?;
         let read = job(&connection);
         // One that cannot be freed of its moment would keep the log from being shortened: it is closed.

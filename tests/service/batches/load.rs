@@ -106,7 +106,7 @@ async fn ask(service: together_inference::InferenceService, request: InferenceRe
     }
 }
 
-/// Ten minutes of requests and trouble, and then as long as it takes.
+/// Minutes of requests and trouble, and then as long as it takes.
 async fn seed(number: u64, trouble: Trouble, defers: bool) -> Tally {
     let dice = Dice(SeededRng::new(number));
     let sim = Together::builder().seed(number).build();
@@ -118,13 +118,13 @@ async fn seed(number: u64, trouble: Trouble, defers: bool) -> Tally {
     let percent = if dice.below(4) == 0 { 50 } else { 0 };
     sim.batch_discount(MODEL, percent);
     // Times are compared where there is a limit alone.
-    let pace = Pace { busy: if trouble == Trouble::Limit { ms(100) } else { ms(500) }, idle: secs(5) };
+    let pace = Pace { busy: if trouble == Trouble::Limit { ms(100) } else { ms(500) }, idle: secs(10) };
     let shop = Shop::on(sim, pace, BatchOptions::default(), |builder| {
         builder.batch_percent_off(&route(MODEL), percent).rng(std::sync::Arc::new(SeededRng::new(number)))
     });
     let shop = shop.await;
     let mut all = Vec::new();
-    for number_of in 0..24 {
+    for number_of in 0..12 {
         if dice.below(4) == 0 {
             dice.trouble(&shop.sim, trouble);
         }

@@ -62,7 +62,7 @@ async fn world(seed: u64) {
     let rng = SeededRng::new(seed);
     let below = |most: u64| rng.next_u64() % most;
     let pace = Pace { busy: ms(500), idle: secs(60) };
-    let slow = Pace { idle: secs(5), ..pace };
+    let slow = Pace { idle: secs(10), ..pace };
     let shop = Shop::on(Together::builder().seed(seed).build(), slow, BatchOptions::default(), |builder| builder).await;
     shop.sim.stick_batches(0.6);
     shop.sim.latency(ms(200 + below(1_500)));
