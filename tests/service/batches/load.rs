@@ -118,7 +118,10 @@ async fn seed(number: u64, trouble: Trouble, defers: bool) -> Tally {
     let percent = if dice.below(4) == 0 { 50 } else { 0 };
     sim.batch_discount(MODEL, percent);
     // Times are compared where there is a limit alone.
-    let pace = Pace { busy: if trouble == Trouble::Limit { ms(100) } else { ms(500) }, idle: secs(10) };
+    let pace = match trouble {
+        Trouble::Limit => Pace { busy: ms(100), idle: secs(5) },
+        Trouble::All => Pace { busy: ms(500), idle: secs(10) },
+    };
     let shop = Shop::on(sim, pace, BatchOptions::default(), |builder| {
         builder.batch_percent_off(&route(MODEL), percent).rng(std::sync::Arc::new(SeededRng::new(number)))
     });
