@@ -7,6 +7,7 @@ use super::{
     lease::ONE,
     plan::insert_chunks,
     read::{BATCH, batch_of},
+    settle::PAGE,
     sql::Param,
     states::OPEN,
 };
@@ -45,11 +46,12 @@ impl Journal {
                 return Ok(false);
             }
             insert_chunks(sql, batch, next, &chunks, now)?;
-            let rows: Vec<Vec<Param<'_>>> =
-                lines.iter().map(|(index, no)| vec![id.into(), (*index).into(), next.into(), (*no).into()]).collect();
             let update = "UPDATE line SET round = ?3, chunk = ?4
                  WHERE batch = ?1 AND idx = ?2 AND state = 0 AND copy_of IS NULL";
-            sql.execute_many(update, &rows)?;
+            for page in lines.chunks(PAGE) {
+                let row = |(index, no): &(u64, u32)| vec![id.into(), (*index).into(), next.into(), (*no).into()];
+                sql.execute_many(update, &page.iter().map(row).collect::<Vec<_>>())?;
+            }
             Ok(true)
         })
         .await

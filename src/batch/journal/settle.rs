@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{store::Durable, types::Usage};
 
-/// Outcomes that are handed to the database together: all at once would take more memory than all the rest.
-const PAGE: usize = 1_000;
+/// Lines that are handed to the database together: all at once would take more memory than all the rest.
+pub(super) const PAGE: usize = 1_000;
 
 /// What is added to a batch's sums.
 #[derive(Clone, Debug, Default)]
