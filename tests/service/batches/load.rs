@@ -177,11 +177,12 @@ async fn seed(number: u64, trouble: Trouble, defers: bool) -> Tally {
     }
     // What is in batches is what was deferred, each once; nothing else was paid than what was answered.
     let mut in_batches = HashSet::new();
-    for job in shop.sim.batches() {
+    let jobs = shop.sim.batches();
+    for job in &jobs {
         for line in String::from_utf8_lossy(&shop.sim.file(&job.input_file_id).unwrap()).lines() {
             let line: serde_json::Value = serde_json::from_str(line).unwrap();
             let question = line["body"]["messages"][0]["content"].as_str().unwrap().to_owned();
-            assert!(in_batches.insert(question.clone()), "seed {number}: {question} is in two batches");
+            assert!(in_batches.insert(question.clone()), "seed {number}: {question} is in two: {jobs:#?}");
         }
     }
     assert!(in_batches.is_subset(&late), "seed {number}: {in_batches:?} {late:?}");
