@@ -27,7 +27,7 @@ pub(super) struct Listed {
     created: SystemTime,
 }
 
-/// The list as it was when it was asked for: the jobs of each file, the one to adopt first.
+/// The list as it was when it was asked for: the jobs of each file.
 #[derive(Debug)]
 pub(super) struct Look {
     pub(super) at: SystemTime,
@@ -35,8 +35,12 @@ pub(super) struct Look {
 }
 
 impl Look {
-    pub(super) fn of(&self, file: &str) -> &[Listed] {
-        self.jobs.get(file).map_or(&[], Vec::as_slice)
+    /// The jobs of these files, the one to adopt first.
+    pub(super) fn of(&self, files: &[Box<str>]) -> Vec<&Listed> {
+        let mut jobs: Vec<_> = files.iter().filter_map(|file| self.jobs.get(file)).flatten().collect();
+        // One that still brings answers before one that ended without, and of those the oldest.
+        jobs.sort_by(|a, b| (a.is_lost, a.created, a.id.as_str()).cmp(&(b.is_lost, b.created, b.id.as_str())));
+        jobs
     }
 }
 
@@ -68,11 +72,7 @@ impl Looks {
                 false
             })
             .await?;
-        let mut jobs = jobs.into_inner().unwrap_or_else(PoisonError::into_inner);
-        // One that still brings answers before one that ended without, and of those the oldest.
-        for jobs in jobs.values_mut() {
-            jobs.sort_by(|a, b| (a.is_lost, a.created, a.id.as_str()).cmp(&(b.is_lost, b.created, b.id.as_str())));
-        }
+        let jobs = jobs.into_inner().unwrap_or_else(PoisonError::into_inner);
         let look = Arc::new(Look { at, jobs });
         *last = Some(Arc::clone(&look));
         Ok(look)

@@ -15,7 +15,10 @@ use super::{
     looks::Looks, reach, rows::Rows,
 };
 use crate::{
-    client::{BatchJob, CancelledBatch, CreateBatch, ErrorKind, FileContent, FilePurpose, FileUpload, TogetherClient},
+    client::{
+        BatchJob, CancelledBatch, CreateBatch, ErrorKind, FileContent, FilePurpose, FileUpload, RemoteFile,
+        TogetherClient,
+    },
     types::Clock,
 };
 
@@ -29,12 +32,12 @@ const AT_ONCE: usize = 4;
 /// # How one job comes of a chunk
 ///
 /// The API has no idempotency keys, and a create whose reply is lost may have made a job. What a job is known by is its
-/// input file, and that is the same however often the same lines are sent: the upload asks by checksum first. So a
-/// chunk that was [tried](Chunk::tried) before is created again only when no job of its file is in the list, four and a
-/// half minutes after that try, twice. Until then its submission is [`Unresolved`](BatchError::Unresolved), as is one
-/// that has taken so long that others may have tried meanwhile. That long, because a try may take half a minute to be
-/// written down and a minute to be sent, a request whose connection broke may arrive a minute later, and the list may
-/// show its job two minutes after that.
+/// input file, and that is the same however often the same lines are sent, since the upload asks by checksum first; of
+/// uploads at the same time it may be several, of one name and size. So a chunk that was [tried](Chunk::tried) before is
+/// created again only when no job of such a file is in the list, four and a half minutes after that try, twice. Until
+/// then its submission is [`Unresolved`](BatchError::Unresolved), as is one that has taken so long that others may have
+/// tried meanwhile. That long, because a try may take half a minute to be written down and a minute to be sent, a request
+/// whose connection broke may arrive a minute later, and the list may show its job two minutes after that.
 ///
 /// This holds if no two chunks have the same lines: give each line a `custom_id` of its own.
 ///
@@ -82,11 +85,20 @@ impl TogetherBatches {
         self
     }
 
-    /// The job that an earlier try made of this file, if a list of that moment or later has it; and when that was. Others of
-    /// the same file are cancelled.
-    async fn found(&self, file: &str, since: SystemTime) -> Result<(Option<RemoteId>, SystemTime), BatchError> {
+    /// Files of this name, and of this size where it is known: two that are uploaded at the same time may not be known as the
+    /// same.
+    async fn files_of(&self, name: &str, bytes: Option<u64>) -> Result<Vec<Box<str>>, BatchError> {
+        let is_it =
+            |file: &RemoteFile| file.filename == name && bytes.zip(file.bytes).is_none_or(|(ours, its)| ours == its);
+        let files = self.client.files().list_where(is_it).await?;
+        Ok(files.into_iter().map(|file| file.id.into()).collect())
+    }
+
+    /// The job that an earlier try made of one of these files, if a list of that moment or later has it; and when that was.
+    /// Others of them are cancelled.
+    async fn found(&self, files: &[Box<str>], since: SystemTime) -> Result<(Option<RemoteId>, SystemTime), BatchError> {
         let look = self.looks.since(since, &self.client, &*self.clock).await?;
-        let mut jobs = look.of(file).iter();
+        let mut jobs = look.of(files).into_iter();
         let Some(adopted) = jobs.next() else { return Ok((None, look.at)) };
         for twin in jobs.filter(|job| !job.has_ended) {
             tracing::warn!(
@@ -103,11 +115,16 @@ impl TogetherBatches {
 
     /// What an earlier try left behind, when it can be known that it left something or nothing. The grace is over only if
     /// it was when this submission began: who asked for it wrote down that it may create.
-    async fn earlier(&self, file: &str, tried: SystemTime, begun: SystemTime) -> Result<Option<RemoteId>, BatchError> {
+    async fn earlier(
+        &self,
+        files: &[Box<str>],
+        tried: SystemTime,
+        begun: SystemTime,
+    ) -> Result<Option<RemoteId>, BatchError> {
         let since = begun.duration_since(tried).unwrap_or_default();
         let is_over = since >= GRACE;
         let moment = if is_over { tried.checked_add(GRACE).unwrap_or(tried) } else { tried };
-        let (found, at) = self.found(file, moment).await?;
+        let (found, at) = self.found(files, moment).await?;
         if found.is_some() {
             return Ok(found);
         }
@@ -117,7 +134,7 @@ impl TogetherBatches {
         // A list may come from a copy that lags behind another one.
         tokio::time::sleep(BETWEEN_LOOKS).await;
         let later = at.checked_add(BETWEEN_LOOKS).unwrap_or(at);
-        self.found(file, later).await.map(|(found, _)| found)
+        self.found(files, later).await.map(|(found, _)| found)
     }
 
     async fn one(&self, id: &RemoteId) -> Result<Option<BatchJob>, BatchError> {
@@ -138,10 +155,14 @@ impl BatchSubmitter for TogetherBatches {
         let uploaded = self.client.files().upload(&upload_of(chunk)).await?;
         reach("batch: lines are uploaded");
         let file = uploaded.file.id;
-        if let Some(tried) = chunk.tried
-            && let Some(found) = self.earlier(&file, tried, begun).await?
-        {
-            return Ok(found);
+        if let Some(tried) = chunk.tried {
+            let mut files = self.files_of(&file_name(chunk), Some(chunk.body.len())).await?;
+            if !files.iter().any(|other| **other == *file) {
+                files.push(file.as_str().into());
+            }
+            if let Some(found) = self.earlier(&files, tried, begun).await? {
+                return Ok(found);
+            }
         }
         reach("batch: a job is about to be created");
         if self.clock.now().duration_since(begun).unwrap_or_default() >= SENDING {
@@ -236,11 +257,11 @@ impl BatchSubmitter for TogetherBatches {
     async fn left_behind(&self, chunk: &Chunk) -> Result<Option<RemoteId>, BatchError> {
         let Some(tried) = chunk.tried else { return Ok(None) };
         // By its name: nothing is uploaded for the sake of asking.
-        let name = file_name(chunk);
-        for file in self.client.files().list().await?.into_iter().filter(|file| file.filename == name) {
-            if let Some(found) = self.earlier(&file.id, tried, self.clock.now()).await? {
-                return Ok(Some(found));
-            }
+        let files = self.files_of(&file_name(chunk), None).await?;
+        if !files.is_empty()
+            && let Some(found) = self.earlier(&files, tried, self.clock.now()).await?
+        {
+            return Ok(Some(found));
         }
         match GRACE.checked_sub(self.clock.now().duration_since(tried).unwrap_or_default()) {
             Some(after) if !after.is_zero() => Err(BatchError::Unresolved { after }),

@@ -154,6 +154,20 @@ async fn a_create_that_never_arrived_is_made_after_the_grace_and_two_looks() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_job_of_an_upload_at_the_same_time_is_found_by_its_name() {
+    // Scenario: whoever was stopped within its upload makes a job of its file, while another uploads the same lines.
+    // Expected: the other finds that job, though its own file is another one.
+    let World { provider, clock, batches } = world();
+    batches.submit(&chunk()).await.unwrap();
+    provider.forget_checksums();
+    clock.advance(Duration::from_secs(270));
+    assert_eq!(batches.submit(&chunk().tried(T0)).await.unwrap().as_str(), "job-0");
+    // Of other lines that have the same name it is none.
+    let other = Chunk::new("labels/2026 1", "m", 1, ChunkBody::Bytes("{}\n".into())).tried(T0);
+    assert_eq!(batches.submit(&other).await.unwrap().as_str(), "job-1");
+}
+
+#[tokio::test(start_paused = true)]
 async fn of_several_jobs_the_oldest_is_adopted_and_the_others_are_cancelled() {
     let World { provider, batches, clock } = world();
     for _ in 0..4 {

@@ -111,6 +111,11 @@ impl Provider {
         change(&mut self.state.lock().unwrap().jobs[at]);
     }
 
+    /// Knows no content of a file any more: what is uploaded again becomes another file.
+    pub fn forget_checksums(&self) {
+        self.state.lock().unwrap().checksums.clear();
+    }
+
     /// How many jobs the list shows; all unless set.
     pub fn list_only(&self, jobs: Option<usize>) {
         self.state.lock().unwrap().listed = jobs;
@@ -177,7 +182,9 @@ impl State {
                 respond(200, &self.files[&id].0)
             }
             ("PUT", ["put", id]) => {
-                self.files.get_mut(*id).unwrap().1.clone_from(&seen.body);
+                let (file, content) = self.files.get_mut(*id).unwrap();
+                file["bytes"] = json!(seen.body.len());
+                content.clone_from(&seen.body);
                 respond(200, &Value::Null)
             }
             ("PUT", ["part", number]) => {

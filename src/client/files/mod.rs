@@ -60,7 +60,16 @@ impl<'a> Files<'a> {
     ///
     /// Any [`ErrorKind`].
     pub async fn list(self) -> Result<Vec<RemoteFile>, Error> {
-        self.client.list(PATH, Some).await
+        self.list_where(|_| true).await
+    }
+
+    /// The files that pass a test. The list is read while it arrives, and nothing else of it is kept.
+    ///
+    /// # Errors
+    ///
+    /// Any [`ErrorKind`].
+    pub async fn list_where(self, keep: impl Fn(&RemoteFile) -> bool + Send + Sync) -> Result<Vec<RemoteFile>, Error> {
+        self.client.list(PATH, |file: RemoteFile| keep(&file).then_some(file)).await
     }
 
     /// What the provider knows of a file.

@@ -1,6 +1,9 @@
 //! Random load on a provider that is overrun, down and back: what may wait is answered once, by one side, and in time.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use together_inference::{
     InferenceRequest,
@@ -176,15 +179,16 @@ async fn seed(number: u64, trouble: Trouble, defers: bool) -> Tally {
         }
     }
     // What is in batches is what was deferred, each once; nothing else was paid than what was answered.
-    let mut in_batches = HashSet::new();
-    let jobs = shop.sim.batches();
-    for job in &jobs {
+    let mut in_batches = HashMap::new();
+    for job in shop.sim.batches() {
         for line in String::from_utf8_lossy(&shop.sim.file(&job.input_file_id).unwrap()).lines() {
             let line: serde_json::Value = serde_json::from_str(line).unwrap();
             let question = line["body"]["messages"][0]["content"].as_str().unwrap().to_owned();
-            assert!(in_batches.insert(question.clone()), "seed {number}: {question} is in two: {jobs:#?}");
+            let known = in_batches.insert(question, line["custom_id"].clone());
+            assert!(known.is_none(), "seed {number}: {line} is in two: {known:?}, {job:?}");
         }
     }
+    let in_batches: HashSet<_> = in_batches.into_keys().collect();
     assert!(in_batches.is_subset(&late), "seed {number}: {in_batches:?} {late:?}");
     assert_eq!(shop.sim.bill().calls, answers, "seed {number}: an answer was paid that nobody has");
     shop.judge_where(has_failed).await;
