@@ -86,7 +86,11 @@ impl InferenceService {
         let (request, until) = (Arc::new(request), later(begun, left));
         #[cfg(feature = "batch")]
         if left >= TIME_FOR_A_BATCH
-            && self.state.is_cheaper_later(&request).await?
+            && self.state.is_cheaper_later(&request).await.unwrap_or_else(|error| {
+                // A journal that cannot be read is none of the call's business.
+                tracing::warn!(%error, "whether batches are cheaper is not known");
+                false
+            })
             && let Some(deferred) = self.hand_over(&overflow, &request, Overflowing::Cheaper).await
         {
             return Ok(deferred);
