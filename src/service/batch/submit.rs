@@ -278,7 +278,8 @@ impl State {
 fn blames_model(error: &BatchError) -> bool {
     match error {
         BatchError::Refused { .. } | BatchError::Endpoint { .. } => true,
-        BatchError::Client(error) => error.status().is_some(),
+        // A body that is too large, a name that is taken, a key that may not: none of it is about the model.
+        BatchError::Client(error) => matches!(error.status(), Some(400 | 404 | 422)),
         _ => false,
     }
 }
