@@ -37,6 +37,10 @@ const TURN: Duration = Duration::from_secs(60);
 const REST: Duration = Duration::from_secs(60);
 /// For how long rows are asked for that cannot be read.
 const UNREADABLE: Duration = Duration::from_secs(24 * 3_600);
+/// Of a code no more is kept than so many characters.
+const CODE: usize = 64;
+/// So many codes of a job that nobody knows are told of, at most.
+const CODES: usize = 8;
 /// A row without an answer is asked for again at most so often where nobody knows what its code means.
 const UNKNOWN_TRIES: u32 = 1;
 
@@ -215,8 +219,9 @@ impl State {
         if is_settled {
             journal.remove_inputs(key).await.map_err(of_store)?;
             tracing::info!(batch = %key.batch, round = key.round, answered, "a job was settled");
+            // Whoever lost the chunk meanwhile may get it again, and charges no line twice.
+            batches.paid.forget(key);
         }
-        batches.paid.forget(key);
         batches.moved();
         Ok(())
     }
@@ -358,12 +363,16 @@ impl Book {
     fn failed(&mut self, custom_id: &str, verdict: Option<Verdict>, code: &str, message: &str) -> io::Result<()> {
         let Some(index) = self.index(custom_id) else { return Ok(()) };
         let Some(at) = self.place(index) else { return Ok(()) };
+        // It goes where a code belongs, and not a text of any length.
+        let code = code.char_indices().nth(CODE).map_or(code, |(end, _)| code.get(..end).unwrap_or(code));
         let tried = self.lines.get(at).map_or(0, |line| line.attempts);
         let (kind, state) = match verdict {
             Some(Verdict::Permanent) => (LineErrorKind::Invalid, LineState::Failed),
             Some(Verdict::Unknown) if tried >= UNKNOWN_TRIES => (LineErrorKind::Invalid, LineState::Failed),
             Some(Verdict::Unknown) => {
-                self.codes.insert(code.into());
+                if self.codes.len() < CODES {
+                    self.codes.insert(code.into());
+                }
                 (LineErrorKind::Transient, LineState::Waiting)
             }
             _ => (LineErrorKind::Transient, LineState::Waiting),
