@@ -149,6 +149,11 @@ impl Journal {
         self.select(id, which, from, most).await
     }
 
+    /// The same, those that are being answered one by one as well.
+    pub(crate) async fn all_waiting(&self, id: BatchId, from: u64, most: usize) -> Result<Vec<LineRow>> {
+        self.select(id, "l.idx >= ?2 AND l.state = 0 AND l.copy_of IS NULL ORDER BY l.idx", from, most).await
+    }
+
     async fn select(
         &self,
         id: BatchId,

@@ -14,13 +14,16 @@ use super::{
 use crate::store::Durable;
 
 impl Journal {
-    /// Batches that nothing is under way for any more, and how many of their lines wait.
+    /// Batches for whose lines nothing is under way any more, and how many of them wait. Chunks whose lines went another way
+    /// may still be.
     pub(crate) async fn rounds_over(&self) -> Result<Vec<(BatchRow, u64)>> {
         let select = format!(
             "SELECT {BATCH}, total - done - failed - cancelled
              FROM batch b WHERE state IN ('running', 'cancelling')
                AND (done + failed + cancelled >= total
-                    OR NOT EXISTS (SELECT 1 FROM chunk c WHERE c.batch = b.id AND c.lines > 0 AND c.{OPEN}))
+                    OR NOT EXISTS (SELECT 1 FROM chunk c WHERE c.batch = b.id AND c.{OPEN}
+                                       AND EXISTS (SELECT 1 FROM line l WHERE l.batch = c.batch AND l.round = c.round
+                                                       AND l.chunk = c.no AND l.chunk IS NOT NULL AND l.state = 0)))
              ORDER BY created, id"
         );
         self.read(move |sql| sql.query_readable(&select, &[], |row| Ok((batch_of(row)?, row.number(10)?)))).await

@@ -30,6 +30,8 @@ const PAGE: usize = 1_000;
 const AGAIN: [Duration; 3] = [Duration::ZERO, Duration::from_secs(60), Duration::from_secs(600)];
 /// A batch that failed so often in a row is told of: for a minute or so.
 pub(super) const TELL_AFTER: u32 = 5;
+/// What was answered before the deadline is written down by then.
+const WRITTEN: Duration = Duration::from_secs(10);
 /// The queue of events, and the kind of this one.
 const EVENTS: &str = "together-events";
 const COMPLETED: &str = "batch-completed";
@@ -100,7 +102,7 @@ impl State {
             Pressure::None => (waiting <= batches.options.singly_below).then_some(Way::Realtime),
             _ => Some(Way::Rescue),
         };
-        let rest = if pressure == Pressure::None { rest_after(&chunks) } else { Duration::ZERO };
+        let rest = rest_after(&chunks).min(time_to_rest(batch, self.clock.now()));
         if self.place_again(batches, batch, always, rest).await? {
             batches.moved();
         }
@@ -203,7 +205,7 @@ impl State {
         Ok(())
     }
 
-    /// Ends every line that waits.
+    /// Ends every line that waits, of a batch that nothing is under way for.
     async fn give_up(&self, batches: &Batches, batch: &Batch, kind: LineErrorKind) -> Result<(), Error> {
         let mut from = 0;
         loop {
@@ -306,16 +308,37 @@ impl State {
 
     async fn rescue_if_late(self: &Arc<Self>, batches: &Batches, batch: &Batch) -> Result<(), Error> {
         let waiting = batches.journal.counts(batch.id).await.map_err(of_store)?.waiting;
-        if waiting > 0 && self.pressure(batches, batch, waiting) != Pressure::None {
-            self.rescue(batches, batch).await?;
+        if waiting == 0 {
+            return Ok(());
         }
-        Ok(())
+        match self.pressure(batches, batch, waiting) {
+            Pressure::None => Ok(()),
+            // Whatever is under way for them: what rests may rest for long.
+            Pressure::Over if batch.deadline.is_some_and(|by| passed(by, self.clock.now()) >= WRITTEN) => {
+                self.end_late(batches, batch).await?;
+                self.finish_batch(batches, batch).await
+            }
+            Pressure::Near | Pressure::Over => self.rescue(batches, batch).await,
+        }
+    }
+
+    /// Ends every line that waits, at the deadline.
+    async fn end_late(&self, batches: &Batches, batch: &Batch) -> Result<(), Error> {
+        let mut from = 0;
+        loop {
+            let page = batches.journal.all_waiting(batch.id, from, PAGE).await.map_err(of_store)?;
+            let Some(last) = page.last() else { return Ok(()) };
+            from = last.index + 1;
+            let ended = page.iter().map(|line| failed(line.index, LineErrorKind::Late)).collect();
+            batches.journal.end_lines(batch.id, ended).await.map_err(of_store)?;
+        }
     }
 
     async fn rescue(self: &Arc<Self>, batches: &Batches, batch: &Batch) -> Result<(), Error> {
         let chunks = batches.journal.chunks(batch.id).await.map_err(of_store)?;
         let mut open = chunks.clone();
-        open.retain(|chunk| chunk.way == Way::Batch && !chunk.state.is_final());
+        // A second job of lines that have a chunk already is waited for by nobody.
+        open.retain(|chunk| chunk.way == Way::Batch && !chunk.state.is_final() && chunk.lines > 0);
         if open.is_empty() {
             return Ok(());
         }
@@ -352,6 +375,11 @@ fn rest_after(chunks: &[ChunkRow]) -> Duration {
     rounds.sort_unstable();
     rounds.dedup();
     AGAIN.get(rounds.len()).or(AGAIN.last()).copied().unwrap_or_default()
+}
+
+/// What may be rested of the time that is left before the deadline: there is to be time for more than one other try.
+pub(super) fn time_to_rest(batch: &Batch, now: SystemTime) -> Duration {
+    batch.deadline.map_or(Duration::MAX, |deadline| deadline.duration_since(now).unwrap_or_default() / 4)
 }
 
 /// What is kept back of a window for what goes wrong: a tenth, a minute at least and ten at most.

@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use futures_util::{StreamExt, stream};
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{
     Batches, of_store, row,
-    submit::{is_damaged, of_spool},
+    submit::{is_damaged, of_spool, passed},
 };
 use crate::{
     batch::{
@@ -32,6 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 /// How long a chunk is worked on at a time: there are others, and some are late.
 const TURN: Duration = Duration::from_secs(60);
+/// With less left before the deadline no other line is asked.
+const LEAST: Duration = Duration::from_secs(1);
 /// How long answers rest in memory that the disk does not take.
 const FULL: Duration = Duration::from_secs(5);
 /// What the disk must take before lines are asked that are paid.
@@ -61,16 +63,21 @@ impl State {
         if !journal.step(key, claim.fence, &from, ChunkState::Running, change, now).await.map_err(of_store)? {
             return Ok(());
         }
+        let by = journal.find(key.batch).await.map_err(of_store)?.and_then(|batch| batch.deadline);
         let lines = journal.lines_of(key).await.map_err(of_store)?;
         let requests = journal.requests(key.batch).map_err(of_spool)?;
         let output = journal.output(&key, claim.fence).and_then(|output| output.with_room(ROOM)).map_err(of_spool)?;
         let mut desk = Desk { claim, output, unwritten: Vec::new(), written: Vec::new() };
         let begun = Instant::now();
         let (stop, mut stopped, mut is_done, mut count) = (AtomicBool::new(false), None, true, 0);
-        let may_begin = || !stop.load(Ordering::Relaxed) && !lapsed.load(Ordering::Relaxed) && begun.elapsed() < TURN;
+        let has_time = || by.is_none_or(|by| passed(self.clock.now(), by) >= LEAST);
+        let may_begin = || {
+            let is_stopped = stop.load(Ordering::Relaxed) || lapsed.load(Ordering::Relaxed);
+            !is_stopped && begun.elapsed() < TURN && has_time()
+        };
         // What was begun is ended, also where no other line is to begin: it is paid.
         let answers = stream::iter(lines)
-            .map(async |line| if may_begin() { Some(self.answer_line(&requests, line).await) } else { None });
+            .map(async |line| if may_begin() { Some(self.answer_line(&requests, line, by).await) } else { None });
         let mut answers = std::pin::pin!(answers.buffer_unordered(batches.options.calls.max(1)).ready_chunks(64));
         while let Some(asked) = answers.next().await {
             is_done &= asked.iter().all(Option::is_some);
@@ -114,7 +121,8 @@ impl State {
         }
         batches.learn_rate(count, begun.elapsed());
         if !is_done {
-            return self.let_rest(claim, ChunkState::Running, (Duration::ZERO, None)).await;
+            let rest = if has_time() { Duration::ZERO } else { FULL };
+            return self.let_rest(claim, ChunkState::Running, (rest, None)).await;
         }
         let (from, to) = (vec![ChunkState::Running], ChunkState::Settled);
         let how = Settling { from, to, outcomes: Vec::new(), tried: false, late: 0 };
@@ -135,9 +143,11 @@ impl State {
         Ok(())
     }
 
-    async fn answer_line(self: &Arc<Self>, requests: &RequestsFile, line: LineRef) -> Asked {
+    /// Asks for an answer that comes before the deadline.
+    async fn answer_line(self: &Arc<Self>, requests: &RequestsFile, line: LineRef, by: Option<SystemTime>) -> Asked {
+        let left = by.map_or(PATIENCE, |by| passed(self.clock.now(), by));
         let request = match self.request_at(requests, line.request) {
-            Ok(request) => request.deadline(PATIENCE),
+            Ok(request) => request.deadline(PATIENCE.min(left)),
             Err(error) if is_damaged(&error) => {
                 return (line, Err(Error::new(ErrorKind::InvalidRequest, "the request is damaged on the disk")));
             }
@@ -213,6 +223,8 @@ const fn stops_all(kind: ErrorKind) -> bool {
     matches!(
         kind,
         ErrorKind::ShuttingDown
+            // Nobody was asked: it was no try.
+            | ErrorKind::Ejected
             | ErrorKind::UpstreamAuthentication
             | ErrorKind::UpstreamPayment
             | ErrorKind::OverBudget

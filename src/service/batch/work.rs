@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::{
     Batches, of_batch, of_store,
-    rounds::{Pressure, TELL_AFTER},
+    rounds::{Pressure, TELL_AFTER, time_to_rest},
     submit::{name_of, passed},
 };
 use crate::{
@@ -33,10 +33,14 @@ const MOST: usize = 10_000;
 const WORKER: &str = "worker of batches";
 /// How long a chunk rests that has no place among the jobs that may be out.
 pub(super) const FULL: Duration = Duration::from_secs(5);
+/// How long one rests at least that could not be taken further.
+const LEAST: Duration = Duration::from_secs(1);
 /// Claims are renewed no more often than this.
 const FAST: Duration = Duration::from_millis(100);
-/// A job that is found nowhere for so long is lost.
-const LOST: Duration = Duration::from_secs(600);
+/// A job that is found nowhere for so long is told of: the key may be another project's.
+const UNSEEN: Duration = Duration::from_secs(600);
+/// One that is found nowhere for so long is lost. What providers promise has passed by then.
+const LOST: Duration = Duration::from_secs(24 * 3_600);
 /// A job that runs for so long is asked after half as often.
 const LONG: Duration = Duration::from_secs(600);
 /// Of the tokens that may wait for a model, in percent.
@@ -127,8 +131,12 @@ impl InferenceService {
             let title = || format!("a part of batch {} cannot be taken further and waits: {error}", key.batch);
             self.state.tell_batch(AlertKind::BatchStuck, &name_of(&key), title);
         }
+        let batch = batches.journal.find(key.batch).await.map_err(of_store)?;
+        let most = batch.map_or(Duration::MAX, |batch| time_to_rest(&batch, self.state.clock.now()));
         match batches.journal.chunk(key).await.map_err(of_store)? {
-            Some(chunk) if !chunk.state.is_final() => self.state.let_rest(claim, chunk.state, (rest, None)).await,
+            Some(chunk) if !chunk.state.is_final() => {
+                self.state.let_rest(claim, chunk.state, (rest.min(most.max(LEAST)), None)).await
+            }
             _ => Ok(()),
         }
     }
@@ -309,7 +317,16 @@ impl State {
             }
             Some(status) => status,
             None => {
-                let is_lost = was_told && passed(batches.unseen_since(chunk.key, now), now) > LOST;
+                let unseen = if was_told { passed(batches.unseen_since(chunk.key, now), now) } else { Duration::ZERO };
+                // Nobody waits for the end of one that is to be stopped.
+                let is_lost = unseen > if chunk.state == ChunkState::Cancelling { UNSEEN } else { LOST };
+                if unseen > UNSEEN
+                    && let Some(id) = &chunk.remote_id
+                {
+                    let title =
+                        || format!("the provider does not know batch job {id}: is the key that of its project?");
+                    self.tell_once(AlertKind::BatchStuck, id, title);
+                }
                 let change = Change {
                     next_at: Some(if is_lost {
                         now

@@ -220,16 +220,36 @@ async fn a_job_that_is_not_found_once_is_not_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_job_that_nobody_finds_any_more_is_given_up_and_not_waited_for_for_ever() {
-    let shop = Shop::at_pace(secs(5), BatchOptions::default(), |builder| builder).await;
-    shop.sim.batch_time(secs(3_600));
-    shop.sim.batch_list_lag(secs(100_000));
-    let ticket = shop.submit(lines(3)).await;
-    shop.wait_for_jobs(1).await;
-    shop.sim.fail_next_at("GET /v1/batches/*", 1_000_000, Fault::status(404));
-    let report = tokio::time::timeout(secs(2_000), ticket.into_future()).await.expect("it waits for ever").unwrap();
-    assert_eq!(report.failed.len(), 3, "{report}");
-    assert!(report.failed.iter().all(|failure| failure.error.kind == LineErrorKind::JobFailed), "{report}");
+async fn a_job_that_nobody_finds_any_more_is_told_of_and_given_up_after_a_day() {
+    for is_found_again in [true, false] {
+        let alerts = Alerts::default();
+        let taken = alerts.clone();
+        let shop = Shop::at_pace(secs(60), BatchOptions::default(), |builder| builder.notifier(taken)).await;
+        shop.set_pace(secs(5));
+        shop.sim.batch_time(secs(200_000));
+        shop.sim.batch_list_lag(secs(1_000_000));
+        let ticket = shop.submit(lines(3)).await;
+        shop.wait_for_jobs(1).await;
+        shop.set_pace(secs(60));
+        shop.sim.fail_next_at("GET /v1/batches/*", 1_000_000, Fault::status(404));
+        tokio::time::sleep(secs(3_600)).await;
+        let told: Vec<_> = alerts.taken().iter().map(|alert| alert.title().to_owned()).collect();
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].contains("is the key that of its project?"), "{told:?}");
+        if is_found_again {
+            shop.sim.heal();
+        }
+        let report = tokio::time::timeout(secs(300_000), ticket.into_future()).await.expect("for ever").unwrap();
+        let took = report.finished.duration_since(report.started).unwrap();
+        if is_found_again {
+            assert!(report.is_complete(), "{report}");
+            shop.judge().await;
+        } else {
+            assert!((secs(86_400)..secs(90_000)).contains(&took), "after {took:?}: {report}");
+            assert!(report.failed.iter().all(|line| line.error.kind == LineErrorKind::JobFailed), "{report}");
+            assert_eq!(report.failed.len(), 3, "{report}");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
