@@ -51,6 +51,7 @@ async fn a_stopped_key_is_told_of_until_somebody_hears_it() {
     world.service.complete(muse("hi").model(LARGE)).await.unwrap();
     refused().await;
     assert_eq!(notifier.taken.kinds(), [AlertKind::KeyUnauthorized; 2]);
+    world.at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -74,6 +75,7 @@ async fn what_is_told_once_a_day_is_told_again_if_nobody_heard_it() {
     minute().await;
     minute().await;
     assert_eq!(notifier.taken.kinds(), [AlertKind::ModelRedirected]);
+    world.at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -106,6 +106,7 @@ async fn a_model_that_is_not_available_is_passed_over_unless_it_is_pinned() {
         let error = world.service.complete(muse("why?").model(LARGE)).await.unwrap_err();
         assert_eq!((error.kind(), error.attempts().len(), world.calls()), (ErrorKind::Refused, 1, 3));
         assert_eq!(error.client_error().unwrap().kind(), Wire::ModelNotAvailable);
+        world.at_rest().await;
     }
 }
 
@@ -143,6 +144,7 @@ async fn a_pinned_model_waits_as_long_as_the_provider_asks() {
         let took = start.elapsed();
         assert!((hint..=ms(2_751)).contains(&took), "{took:?}");
         assert_eq!((reply.attempts.len(), world.calls()), (2, 2));
+        world.at_rest().await;
     }
     let (world, start) = (World::new(), Instant::now());
     world.sim.fail_next(1, Fault::status(429).retry_after(secs(120)));
@@ -206,6 +208,7 @@ async fn no_repeat_starts_that_could_not_end_in_time() {
                     world.service.complete(request).await.unwrap()
                 };
                 assert_eq!((reply.model().as_str(), reply.attempts.len()), (SMALL, 2));
+                world.at_rest().await;
                 continue;
             }
             let error = fails(&world, request, streams).await;
@@ -227,6 +230,7 @@ async fn a_repeat_that_may_just_end_in_time_starts() {
     world.sim.fail_next_of(LARGE, 1, Fault::status(500));
     let reply = world.service.complete(muse("why?").model(LARGE).deadline(secs(5))).await.unwrap();
     assert_eq!(reply.attempts.len(), 2);
+    world.at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]

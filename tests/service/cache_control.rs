@@ -49,6 +49,7 @@ async fn whoever_only_reads_leaves_nothing_behind() {
     assert_eq!(source(&world, reads()).await, Source::Miss);
     assert_eq!(source(&world, ask("why?")).await, Source::Miss);
     assert_eq!(source(&world, reads()).await, MEMORY);
+    world.at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -60,6 +61,7 @@ async fn an_answer_is_kept_for_the_time_that_its_request_says() {
     assert_eq!(source(&world, ask("a").cache(strict)).await, MEMORY);
     advance(secs(2)).await;
     assert_eq!(source(&world, ask("a").cache(strict)).await, Source::Miss);
+    world.at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -79,6 +81,7 @@ async fn an_answer_older_than_a_request_takes_is_asked_for_anew_also_behind_a_ca
         assert!(n % 2 == 0 || !reply.source.is_cached(), "{n}: {}", reply.source);
     }
     assert_eq!(world.calls(), 3);
+    world.at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -91,6 +94,7 @@ async fn tenants_share_an_answer_only_where_both_say_so() {
     assert_eq!(source(&world, of("umbrella")).await, Source::Miss);
     assert_eq!(source(&world, of("acme")).await, Source::Miss);
     assert_eq!(source(&world, ask("what is HTTP?")).await, Source::Miss, "nor with those who have no tenant");
+    world.at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -128,6 +132,7 @@ async fn long_past_its_time_an_answer_is_asked_for_anew() {
     world.service.complete(ask("a")).await.unwrap();
     advance(secs(3_600 + 361)).await;
     assert_eq!(source(&world, ask("a")).await, Source::Miss);
+    world.at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -150,6 +155,7 @@ async fn in_an_outage_an_old_answer_stands_in_where_the_request_takes_it() {
 
     advance(secs(300)).await;
     assert!(world.service.complete(patient()).await.is_err(), "longer than it takes");
+    world.at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -160,6 +166,7 @@ async fn an_old_answer_never_hides_what_the_caller_must_change() {
     advance(secs(5_000)).await;
     world.sim.fail_next(1_000, Fault::status(400));
     assert_eq!(world.service.complete(patient()).await.unwrap_err().kind(), ErrorKind::Refused);
+    world.at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -181,6 +188,7 @@ async fn the_policy_decides_for_requests_that_do_not_say() {
     assert_eq!(source(&world, muse("b").tenant("acme")).await, MEMORY);
     assert_eq!(source(&world, muse("b").tenant("acme").allow_cached(false)).await, Source::Upstream(Bypass::Asked));
     assert_eq!(source(&world, muse("b")).await, Source::Upstream(Bypass::Stochastic));
+    world.at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -207,6 +215,7 @@ async fn whoever_only_reads_an_old_answer_pays_for_no_renewal() {
         settle().await;
     }
     assert_eq!(world.calls(), 1);
+    world.at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -224,6 +233,7 @@ async fn whoever_keeps_its_answer_keeps_it_also_after_one_that_only_reads() {
     settle().await;
     assert_eq!(source(&world, young()).await, MEMORY);
     assert_eq!(world.calls(), 2);
+    world.at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -257,6 +267,7 @@ async fn a_fallbacks_answer_is_not_served_after_its_minute_while_the_first_choic
     advance(secs(1_800)).await;
     let reply = world.service.complete(request()).await.unwrap();
     assert_eq!((reply.model().as_str(), reply.source), (LARGE, Source::Miss));
+    world.at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -269,6 +280,7 @@ async fn a_fallbacks_old_answer_stands_in_where_no_other_can_be_had() {
     advance(secs(1_800)).await;
     world.sim.fail_next(1_000, Fault::status(500));
     assert_eq!(source(&world, request()).await, STALE);
+    world.at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -283,6 +295,7 @@ async fn never_means_never_also_at_the_very_end_of_an_answers_time() {
     advance(secs(10)).await;
     world.sim.fail_next(1_000, Fault::status(500));
     assert!(world.service.complete(ask("a").cache(strict)).await.is_err(), "nothing stands in either");
+    world.at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -333,4 +346,5 @@ async fn a_shutdown_lets_a_cache_write_what_it_has_behind_the_calls() {
     assert_eq!(cache.waiting.lock().unwrap().len(), 1);
     world.service.shutdown(secs(5)).await;
     assert!(cache.waiting.lock().unwrap().is_empty());
+    world.at_rest().await;
 }

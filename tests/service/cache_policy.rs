@@ -42,6 +42,7 @@ async fn a_request_that_opts_out_neither_reads_nor_writes() {
     assert!(world.service.complete(opted_out()).await.unwrap().source().is_upstream(), "it does not read");
     assert_eq!(world.service.complete(ask("why?")).await.unwrap().source(), Source::Cache(Origin::Memory));
     assert_eq!(world.calls(), 3);
+    world.at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -96,6 +97,7 @@ async fn an_answer_is_kept_for_an_hour_and_no_longer() {
     advance(secs(1)).await;
     assert_eq!(world.service.complete(strict()).await.unwrap().source(), Source::Miss);
     assert_eq!(world.calls(), 2);
+    world.at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -116,6 +118,7 @@ async fn a_fallbacks_answer_stands_in_for_a_minute() {
     advance(secs(1)).await;
     let fresh = world.service.complete(request()).await.unwrap();
     assert_eq!((fresh.source(), fresh.model().as_str()), (Source::Miss, LARGE));
+    world.at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -155,6 +158,7 @@ async fn a_flood_of_questions_stays_within_the_bound() {
         }
     }
     assert!(cache.weight().await > BOUND / 2, "the bound is used");
+    world.at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -184,6 +188,7 @@ async fn tenants_never_share_an_answer() {
     assert_eq!(world.calls(), asked.len() as u64);
     let acme = world.service.for_tenant("a");
     assert_eq!(acme.complete(ask("b:c")).await.unwrap().source(), Source::Cache(Origin::Memory));
+    world.at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -65,6 +65,7 @@ async fn an_answer_that_came_whole_can_be_read_in_pieces_with_its_tool_calls() {
     assert_eq!(whole.tool_calls().len(), 1);
     let (_, replayed) = read(&world, request()).await;
     assert_eq!((replayed.source, replayed.tool_calls()), (MEMORY, whole.tool_calls()));
+    world.at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -97,6 +98,7 @@ async fn a_stream_that_answers_at_random_is_not_kept() {
         assert!(!reply.source.is_cached());
     }
     assert_eq!(world.calls(), 2);
+    world.at_rest().await;
 }
 
 /// Answers every request with the same stream.
@@ -129,6 +131,7 @@ async fn a_stream_that_ends_in_an_error_is_never_kept() {
     }
     assert_eq!(world.calls(), 2);
     assert_eq!(read(&world, ask("long")).await.1.source, Source::Miss);
+    world.at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -155,6 +158,7 @@ async fn an_answer_out_of_the_cache_that_is_held_unread_does_not_hold_up_a_shutd
     let drained = world.service.shutdown(secs(1)).await;
     assert!(begun.elapsed() < ms(1) && drained.cancelled == 0, "{:?}: {drained:?}", begun.elapsed());
     assert!(held.next().await.unwrap().is_ok(), "it can still be read");
+    world.at_rest().await;
 }
 
 #[test]

@@ -9,33 +9,25 @@ use std::{
 };
 
 use together_inference::{
-    ModelId, TogetherClient, async_trait,
+    TogetherClient, async_trait,
     cache::{CacheEntry, CacheError, CacheLayer, MemoryCache},
     client::{Body, Transport, TransportError},
     cost::{
         Account, Balance, BudgetError, BudgetStore, Charge, CostRecord, CostSink, Hold, Intent, MemoryBudgets, Period,
         SinkError,
     },
-    inference::{CacheKey, CountTokens},
+    inference::CacheKey,
     notify::{Alert, AlertKind, Notifier, NotifyError},
     router::{CatalogRouter, ModelRouter, NoRoute, Observation, Ranking, RouteAsk},
     testing::Together,
 };
 use tokio::task::yield_now;
 
+pub(crate) use crate::books::Quarters;
+
 /// A client on a transport of the test's own.
 pub(crate) fn client(transport: impl Transport + 'static) -> TogetherClient {
     TogetherClient::builder().api_key("any").transport(transport).build().unwrap()
-}
-
-/// Counts tokens as the simulator does: a quarter of the bytes of each text.
-#[derive(Debug)]
-pub(crate) struct Quarters;
-
-impl CountTokens for Quarters {
-    fn count(&self, _: &ModelId, text: &str) -> Option<u64> {
-        Some(text.len().div_ceil(4) as u64)
-    }
 }
 
 /// Panics while it is told to, after a while.

@@ -10,6 +10,7 @@ use together_inference::{
 };
 
 use crate::{
+    doubles::Quarters,
     plane_money::{request, sample, world},
     world::{LARGE, MID, SMALL, World, ask, muse, route},
 };
@@ -48,14 +49,14 @@ async fn no_bill_is_above_the_bound_of_its_estimate() {
 #[tokio::test(start_paused = true)]
 async fn the_bound_of_many_texts_covers_every_call() {
     let tiny = Price::per_million(usd!("0.000003"), Usd::ZERO);
-    let world = World::with(|builder| builder.price(&route(E5), tiny));
+    let world = World::with(|builder| builder.price(&route(E5), tiny).tokenizer(Quarters));
     let texts: Vec<String> = (0..1_000).map(|number| format!("text {number}")).collect();
     let request = InferenceRequest::embedding(texts).model(E5);
     let estimates = world.service.estimate(&request).await.unwrap();
     let reply = world.service.embed(request).await.unwrap();
     assert_eq!(world.calls(), 4);
     assert!(reply.cost().charge() <= estimates.chosen().unwrap().at_most.charge(), "{estimates}");
-    world.at_rest().await;
+    world.at_rest_at_own_prices().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -78,6 +79,7 @@ async fn an_estimate_says_what_it_does_not_know() {
     assert_eq!(world.service.complete(&dear).await.unwrap_err().kind(), ErrorKind::NoRoute);
     world.service.complete(dear.max_cost(needed)).await.unwrap();
     assert!(format!("{estimates:#}").lines().count() >= 3, "{estimates:#}");
+    world.at_rest().await;
 }
 
 /// Scenario: a route answers with about forty tokens each time.
@@ -100,6 +102,7 @@ async fn what_a_route_answers_is_expected_of_it() {
     assert_eq!(two.chosen().unwrap().output_tokens(), 2 * average, "each of two answers");
     let short = world.service.estimate(&muse("next").model(MID).max_tokens(7)).await.unwrap();
     assert_eq!(short.chosen().unwrap().output_tokens(), 7, "never above what is allowed");
+    world.at_rest().await;
 }
 
 /// A tokenizer that finds a token a word, exactly or so it says.
@@ -226,4 +229,5 @@ async fn a_ceiling_holds_over_an_answer_and_the_one_that_mends_it() {
         assert_eq!((error.text(), world.calls()), (Some("forty-two"), calls), "{error}");
         assert!(error.cost().charge() <= ceiling);
     }
+    world.at_rest().await;
 }

@@ -53,6 +53,7 @@ async fn what_is_invalidated_is_asked_for_anew_and_nothing_else_is() {
     assert_eq!(source(of("acme", "a")).await, Source::Miss);
     assert_eq!(source(of("acme", "b")).await, Source::Miss);
     assert_eq!(source(of("umbrella", "a")).await, MEMORY);
+    world.at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -70,6 +71,7 @@ async fn a_call_under_way_keeps_nothing_of_what_was_invalidated() {
         (2, MEMORY),
         "the later is kept"
     );
+    world.at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -81,6 +83,7 @@ async fn a_stream_under_way_keeps_nothing_of_what_was_invalidated() {
     stream.finish().await.unwrap();
     settle().await;
     is_asked_anew(&world).await;
+    world.at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -93,6 +96,7 @@ async fn a_refresh_under_way_keeps_nothing_of_what_was_invalidated() {
     early.await.unwrap().unwrap();
     settle().await;
     is_asked_anew(&world).await;
+    world.at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -117,6 +121,7 @@ async fn vectors_under_way_are_not_kept_for_a_tenant_that_was_invalidated_and_ar
     settle().await;
     let reply = world.service.complete(InferenceRequest::embedding(["sea"]).tenant("acme")).await.unwrap();
     assert_eq!(reply.source, Source::Miss);
+    world.at_rest().await;
 }
 
 /// Takes its time to keep something.
@@ -151,6 +156,9 @@ async fn an_answer_on_its_way_into_the_cache_is_taken_out_of_it_again() {
     world.service.invalidate(&ask("price")).await.unwrap();
     sleep(ms(300)).await;
     is_asked_anew(&world).await;
+    // The last one is still being kept.
+    sleep(secs(1)).await;
+    world.at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -167,6 +175,9 @@ async fn vectors_on_their_way_into_the_cache_are_taken_out_of_it_again() {
     early.await.unwrap().unwrap();
     settle().await;
     assert_eq!(world.service.complete(vector()).await.unwrap().source, Source::Miss);
+    // The last one is still being kept.
+    sleep(secs(1)).await;
+    world.at_rest().await;
 }
 
 /// Misses where it is told to, and takes its time for what it finds and what it forgets.
@@ -228,6 +239,7 @@ async fn nobody_joins_a_leader_that_found_what_was_then_taken_out() {
         let next = world.service.complete(price()).await.unwrap();
         assert_eq!((next.text(), next.source), ("new", Source::Miss));
         assert_eq!(leader.await.unwrap().unwrap().text(), "old", "it was asked before");
+        world.at_rest().await;
     }
 }
 
@@ -261,6 +273,7 @@ async fn an_answer_is_taken_out_also_while_another_model_is_the_first_choice() {
     world.service.invalidate(&ask("price")).await.unwrap();
     turned.store(false, Ordering::SeqCst);
     is_asked_anew(&world).await;
+    world.at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -284,6 +297,7 @@ async fn an_answer_is_taken_out_also_while_its_model_is_down() {
     let first = world.service.explain(&ask("price")).await.unwrap().ranked[0].route.clone();
     assert_eq!(*first.model(), model, "it is back");
     assert_ne!(world.service.complete(ask("price")).await.unwrap().text(), "old");
+    world.at_rest().await;
 }
 
 /// Hangs where it is to forget something.

@@ -85,6 +85,7 @@ async fn a_turn_to_try_a_key_is_given_back_by_a_call_that_sends_nothing() {
     assert_eq!((refused.kind(), world.calls()), (ErrorKind::OverBudget, calls));
     world.service.complete(muse("why?").model(LARGE)).await.unwrap();
     assert!(world.service.health().stopped_keys.is_empty());
+    world.at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -156,4 +156,5 @@ async fn a_stream_says_once_how_it_ended() {
     let expected =
         ["answered 1", "not answered \"interrupted\" 1", "not answered \"refused\" 1", "not answered \"cancelled\" 1"];
     assert_eq!(ends.iter().map(|line| line.trim()).collect::<Vec<_>>(), expected);
+    world.at_rest().await;
 }

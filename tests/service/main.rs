@@ -5,6 +5,8 @@ mod alerts;
 mod attempts;
 #[cfg(feature = "batch")]
 mod batches;
+#[path = "../common/books.rs"]
+mod books;
 mod budgets;
 #[path = "../common/budgets.rs"]
 mod budgets_everywhere;

@@ -1,15 +1,19 @@
 //! Every cost is the simulator's own bill, to the nano-dollar.
 
+use std::panic::AssertUnwindSafe;
+
 use serde_json::json;
 use together_inference::{
     Cost, InferenceRequest, UsageSource, Usd,
     client::{JsonSchema, ResponseFormat, Tool},
-    cost::Ending,
+    cost::{CostRecord, CostSink, Ending, MemoryCosts},
     inference::count_tokens,
     testing::UsagePlacement,
+    types::AttemptId,
 };
 
 use crate::{
+    books::Books,
     doubles::Quarters,
     world::{LARGE, MID, SMALL, World, muse},
 };
@@ -168,4 +172,56 @@ async fn a_cut_stream_is_one_record_of_what_had_arrived() {
         assert!(records[0].usage.completion.abs_diff(bill.lines[0].completion_tokens) <= 1);
         assert_eq!(error.cost(), records[0].cost);
     }
+}
+
+/// What every test's books are compared by refuses records that are wrong, be it by a nano-dollar.
+#[tokio::test(start_paused = true)]
+async fn records_that_are_not_the_bill_are_noticed() {
+    let world = World::with(|builder| builder.tokenizer(Quarters));
+    world.service.complete(muse("why?").model(LARGE)).await.unwrap();
+    let mut stream = world.service.stream(muse("Why?").model(MID)).await.unwrap();
+    stream.next().await.unwrap().unwrap();
+    drop(stream);
+    let right = world.at_rest().await;
+    let adds_up = async |records: &[CostRecord]| {
+        let costs = MemoryCosts::new(100);
+        costs.record(records).await.unwrap();
+        // Whoever panics has compared.
+        let books = Books::new(&world.sim, &costs);
+        std::panic::catch_unwind(AssertUnwindSafe(|| drop(books.add_up()))).is_ok()
+    };
+    assert!(adds_up(&right).await);
+    let [told, counted] = &right[..] else { panic!("{right:?}") };
+    let with = |record: &CostRecord, edit: fn(&mut CostRecord)| {
+        let mut record = record.clone();
+        edit(&mut record);
+        record
+    };
+    let unknown = |record: &mut CostRecord, at_most: Usd| {
+        record.usage_source = UsageSource::UpperBound;
+        record.cost = Cost::Unknown { at_most };
+    };
+    let mut low = told.clone();
+    unknown(&mut low, told.cost.charge() - Usd::from_nanos(1));
+    let mut enough = told.clone();
+    unknown(&mut enough, told.cost.charge());
+    assert!(adds_up(&[enough, counted.clone()]).await, "a bound that is just enough");
+    let other = |edit: fn(&mut CostRecord)| with(told, edit);
+    for (wrong, records) in [
+        (
+            "a nano-dollar too much",
+            [other(|it| it.cost = Cost::Known(it.cost.charge() + Usd::from_nanos(1))), counted.clone()],
+        ),
+        ("a token too little", [other(|it| it.usage.completion -= 1), counted.clone()]),
+        ("another model", [other(|it| it.served = Some(MID.into())), counted.clone()]),
+        ("a bound below what is billed", [low, counted.clone()]),
+        ("counted far off", [told.clone(), with(counted, |it| it.usage.completion += 20)]),
+        ("a hit that is not free", [told.clone(), with(counted, |it| it.ending = Ending::Hit)]),
+        ("nothing of what is billed", [told.clone(), with(counted, |it| it.usage_source = UsageSource::None)]),
+    ] {
+        assert!(!adds_up(&records).await, "{wrong}");
+    }
+    assert!(!adds_up(&right[..1]).await, "one is missing");
+    let twice = with(told, |it| it.attempt = AttemptId::new(7));
+    assert!(!adds_up(&[told.clone(), twice, counted.clone()]).await, "one that was not billed");
 }

@@ -16,6 +16,7 @@ use together_inference::{
 use tokio::time::sleep;
 
 use crate::{
+    books::Books,
     doubles::Remote,
     world::{LARGE, MID, SMALL, World, ask, ms, muse, poll_at_most, route, secs, used},
 };
@@ -56,6 +57,7 @@ async fn a_model_without_a_price_is_never_free_and_never_within_a_budget() {
         assert_eq!(record.cost, Cost::Unpriced);
     }
     assert_eq!(service.costs().unpriced, 3);
+    Books::new(&sim, &costs).add_up();
 
     let world = World::with(|builder| builder.budget(Budget::daily(usd!("25"))));
     world.sim.add_model(SimModel::chat("acme/unpriced"));
@@ -68,6 +70,7 @@ async fn a_model_without_a_price_is_never_free_and_never_within_a_budget() {
     free.sim.add_model(SimModel::chat("acme/unpriced"));
     let reply = free.service.complete(ask("why?").model("acme/unpriced")).await.unwrap();
     assert_eq!(reply.cost(), Cost::Known(Usd::ZERO), "free by the application's own word");
+    free.at_rest_at_own_prices().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -245,6 +245,7 @@ async fn our_rate_and_their_capacity_are_two_things() {
     let refused = health(&world, LARGE);
     assert_eq!(refused.availability, Availability::Admitted);
     assert!(refused.throttled >= 5 && refused.requests_per_second.is_some(), "{refused:?}");
+    world.at_rest().await;
 
     let world = World::new();
     world.sim.fail_next_of(LARGE, 200, Fault::status(503));
@@ -252,6 +253,7 @@ async fn our_rate_and_their_capacity_are_two_things() {
     let overloaded = health(&world, LARGE);
     assert_eq!(overloaded.availability, Availability::Ejected);
     assert_eq!((overloaded.throttled, overloaded.requests_per_second), (0, None), "{overloaded:?}");
+    world.at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -396,6 +398,7 @@ async fn health_says_what_is_known_of_each_route() {
     assert!(ill.is_ready() && ill.is_degraded(), "{ill:?}");
     world.service.begin_shutdown();
     assert!(!world.service.health().is_ready());
+    world.at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]

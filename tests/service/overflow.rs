@@ -175,6 +175,7 @@ async fn what_is_rehearsed_is_what_is_tried() {
     let world = World::with(|builder| builder.overflow(Later::default()).router(router));
     world.service.complete_or_defer(muse("a").deferrable()).await.unwrap();
     assert_eq!(*asked.lock().unwrap(), [(true, Some(0.7)), (false, Some(0.7))]);
+    world.at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -310,4 +311,5 @@ async fn where_all_traffic_may_wait_the_end_of_an_outage_is_found() {
     world.sim.heal();
     assert!(ask(5).await > 5, "a probe found out");
     let _ = later;
+    world.at_rest().await;
 }

@@ -348,6 +348,7 @@ async fn the_task_and_a_text_are_enough() {
     assert_eq!(world.service.complete(image).await.unwrap().images().len(), 1);
     let chat = world.service.complete(InferenceRequest::new(Task::Chat).prompt("the sky")).await.unwrap();
     assert!(!chat.text().is_empty() && chat.images().is_empty() && chat.vectors().is_empty());
+    world.at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]

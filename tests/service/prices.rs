@@ -288,6 +288,7 @@ async fn a_price_below_nothing_makes_a_running_service_unpriced_and_not_free() {
     assert!(priced.cost().known().is_some_and(|cost| cost > Usd::ZERO));
     assert_eq!(service.health().unpriced_routes, unpriced);
     assert!(service.price_history(&route).iter().all(|stamp| !stamp.price.is_negative()));
+    world.at_rest_at_own_prices().await;
 }
 
 /// One nano-dollar per million tokens is a thousandth of what a rate counts in: little, and not nothing.

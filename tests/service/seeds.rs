@@ -17,6 +17,8 @@ use together_inference::{
 use tokio::{task::JoinHandle, time::Instant};
 
 use crate::{
+    books::Books,
+    doubles::Quarters,
     invariants::Money,
     world::{LARGE, MID, SMALL, World, ms, secs, settle, spawn},
 };
@@ -145,6 +147,7 @@ impl Run {
             .budget_store(Arc::clone(&kept.budgets))
             .clock(Arc::clone(&clock) as _)
             .rng(Arc::new(SeededRng::new(seed)))
+            .tokenizer(Quarters)
             .limits(Limits::default().concurrency(8).max_waiting(16));
         let builder = match &kept.ledger {
             Some(ledger) => builder.cost_sink(Arc::clone(ledger)),
@@ -152,7 +155,8 @@ impl Run {
         };
         let hard = MODELS.map(|model| Scope::Model(RouteId::new("together", model)));
         let hard = hard.into_iter().chain([Scope::tenant("acme")]).collect();
-        let world = World { sim, costs, budgets: Arc::default(), service: builder.build().unwrap() };
+        let (books, service) = (Books::new(&sim, &costs), builder.build().unwrap());
+        let world = World { sim, costs, budgets: Arc::default(), service, books };
         Self { world, dice: Dice(SeededRng::new(!seed)), clock, kept, hard, calls: Vec::new() }
     }
 

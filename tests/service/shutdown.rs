@@ -210,6 +210,7 @@ async fn a_shutdown_may_wait_for_ever() {
     let drained = world.service.shutdown(Duration::MAX).await;
     assert_eq!((drained.finished, drained.cancelled), (1, 0));
     call.await.unwrap().unwrap();
+    world.at_rest().await;
 }
 
 /// Polls once where there is no runtime.

@@ -41,6 +41,7 @@ async fn a_trace_says_what_was_known_what_was_chosen_and_how_each_attempt_went()
     assert!(attempts[1]["start"].as_u64() >= attempts[0]["took"].as_u64(), "{line}");
     assert_eq!(attempts[1]["took"], 250);
     assert!(attempts[1]["usage"][2].as_u64().unwrap() > 0, "{line}");
+    world.at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -54,6 +55,9 @@ async fn the_same_routes_have_the_same_number_and_other_prices_another() {
     router.register(ModelRoute::new("together", LARGE).price(Price::FREE)).unwrap();
     let cheaper = World::with(|builder| builder.router(router));
     assert_ne!(number(&before), number(&cheaper.service.complete(ask("c")).await.unwrap().trace()));
+    one.at_rest().await;
+    other.at_rest().await;
+    cheaper.at_rest_at_own_prices().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -62,6 +66,7 @@ async fn a_candidate_that_gets_no_call_is_counted() {
     world.service.force(&route(MID), Some(Override::Eject));
     let line = read(&world.service.complete(ask("why?")).await.unwrap().trace());
     assert_eq!(line["attempts"][0]["passed"], 1, "{line}");
+    world.at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]

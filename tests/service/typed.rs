@@ -111,6 +111,7 @@ async fn a_typed_answer_is_cached_like_any_other() {
     let acme = world.service.for_tenant("acme");
     acme.complete_as::<City>(muse("Any city?")).await.unwrap();
     assert_eq!(world.calls(), 2, "for another tenant it is another question");
+    world.at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -271,6 +272,7 @@ async fn a_model_without_schemas_is_left_out_or_prompted() {
     assert!(body.get("response_format").is_none());
     assert_eq!(body["messages"][0]["content"], "Be brief.");
     assert!(body["messages"][1]["content"].as_str().unwrap().contains("\"inhabitants\""), "{body}");
+    world.at_rest_at_own_prices().await;
 }
 
 /// Scenario: a thousand answers that hold tool calls in their text, offered tools or not.
@@ -318,4 +320,5 @@ async fn an_unusable_answer_does_not_stay_in_the_cache_either_where_the_prompt_a
     assert_eq!(city(&world, ask()).await.unwrap_err().kind(), ErrorKind::InvalidOutput);
     let typed = city(&world, ask()).await.unwrap();
     assert_eq!((typed.reply.source, typed.repair), (Source::Miss, Repair::None));
+    world.at_rest().await;
 }

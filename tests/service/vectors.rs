@@ -17,12 +17,15 @@ use together_inference::{
 };
 use tokio::time::{advance, sleep};
 
-use crate::world::{World, ms, route, secs, spawn};
+use crate::{
+    doubles::Quarters,
+    world::{World, ms, route, secs, spawn},
+};
 
 const E5: &str = "intfloat/multilingual-e5-large-instruct";
 
 fn priced(builder: ServiceBuilder) -> ServiceBuilder {
-    builder.price(&route(E5), Price::per_million(usd!("0.02"), Usd::ZERO))
+    builder.price(&route(E5), Price::per_million(usd!("0.02"), Usd::ZERO)).tokenizer(Quarters)
 }
 
 fn world() -> World {
@@ -238,6 +241,7 @@ async fn another_callers_empty_budget_is_no_answer() {
     let (poor, rich) = tokio::join!(world.service.complete(shared("poor")), world.service.complete(shared("rich")));
     assert_eq!(poor.unwrap_err().kind(), ErrorKind::OverBudget);
     assert_eq!(rich.unwrap().source, Source::Miss);
+    world.at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -273,6 +277,7 @@ async fn vectors_are_not_renewed_behind_a_stale_answer() {
     assert!(error.to_string().contains("vectors do not change"), "{error}");
     let never = sky().cache(CacheControl::new().stale_while_revalidate(secs(0)));
     world.service.complete(never).await.unwrap();
+    world.at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]

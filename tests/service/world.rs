@@ -16,10 +16,12 @@ use together_inference::{
     cost::{Budget, CostRecord, MemoryBudgets, MemoryCosts, Scope},
     service::ServiceBuilder,
     testing::Together,
-    types::{SeededRng, UsageSource},
+    types::SeededRng,
     usd,
 };
 use tokio::task::JoinHandle;
+
+use crate::books::Books;
 
 pub(crate) const SMALL: &str = "openai/gpt-oss-120b";
 pub(crate) const MID: &str = "deepseek-ai/DeepSeek-V4.1-Flash";
@@ -90,6 +92,7 @@ pub(crate) struct World {
     pub(crate) costs: MemoryCosts,
     pub(crate) budgets: Arc<MemoryBudgets>,
     pub(crate) service: InferenceService,
+    pub(crate) books: Books,
 }
 
 impl World {
@@ -106,7 +109,8 @@ impl World {
             .budget_store(Arc::clone(&budgets))
             .rng(Arc::new(SeededRng::new(7)));
         let service = edit(builder).build().unwrap();
-        Self { sim, costs, budgets, service }
+        let books = Books::new(&sim, &costs);
+        Self { sim, costs, budgets, service, books }
     }
 
     pub(crate) fn calls(&self) -> u64 {
@@ -121,20 +125,19 @@ impl World {
         spawn(self.service.complete(request))
     }
 
-    /// The records so far, once nothing is under way any more. Fails if anything was leaked.
+    /// The records so far, once nothing is under way any more. Fails if anything was leaked, or is not what is billed.
     pub(crate) async fn at_rest(&self) -> Vec<CostRecord> {
-        let records = self.at_rest_at_own_prices().await;
-        // What nobody was told the usage of is no more than an estimate.
-        let is_told = |record: &CostRecord| matches!(record.usage_source, UsageSource::Reported | UsageSource::None);
-        if records.iter().all(|record| is_told(record) && record.cost.known().is_some()) {
-            let charged: Usd = records.iter().map(|record| record.cost.charge()).sum();
-            assert_eq!(charged.nanos(), self.sim.bill().nano_usd, "the records and the provider's bill do not agree");
-        }
-        records
+        self.nothing_is_left().await;
+        self.books.add_up()
     }
 
     /// The same where the provider's prices are not those of the service.
     pub(crate) async fn at_rest_at_own_prices(&self) -> Vec<CostRecord> {
+        self.nothing_is_left().await;
+        self.books.add_up_at_own_prices()
+    }
+
+    async fn nothing_is_left(&self) {
         settle().await;
         assert!(self.service.flush().await, "the records were not written");
         let health = self.service.health();
@@ -154,6 +157,5 @@ impl World {
         attempts.sort_unstable();
         attempts.dedup();
         assert_eq!(attempts.len(), records.len(), "an attempt has two records");
-        records
     }
 }
