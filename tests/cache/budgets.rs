@@ -9,16 +9,20 @@ use std::{
 use futures_util::future::join_all;
 use together_inference::{
     InferenceRequest, InferenceService, Price, RouteId, Usd, async_trait,
-    cost::{Account, Balance, Budget, BudgetError, BudgetStore, Charge, Hold, Line, Period, RedisBudgets, Scope},
+    cost::{
+        Account, Balance, Budget, BudgetError, BudgetStore, Charge, Hold, Line, MemoryCosts, Period, RedisBudgets,
+        Scope,
+    },
     notify::{Alert, AlertKind, Notifier, NotifyError},
     service::{BuildError, ErrorKind, ServiceBuilder},
     store::RedisServer,
-    testing::{Together, conformance},
+    testing::{SimModel, Together, conformance},
     types::{AttemptId, ManualClock},
     usd,
 };
 
 use crate::{
+    books::Books,
     budgets_everywhere::{alerts_survive_a_lost_answer, windows_hold},
     server::{Cluster, Server},
     support::{MINUTE, SOON, eventually},
@@ -41,19 +45,41 @@ async fn is_up(budgets: &RedisBudgets) {
 }
 
 /// A service whose every answer costs a dime, on a day that does not end.
-fn shop(budget: Budget, store: impl BudgetStore + 'static) -> InferenceService {
-    shop_of(budget, store).build().unwrap()
+struct Shop {
+    service: InferenceService,
+    books: Books,
 }
 
-fn shop_of(budget: Budget, store: impl BudgetStore + 'static) -> ServiceBuilder {
+/// A provider of answers that are longer than anybody asks for, at a dime for ten tokens.
+fn provider() -> Together {
     let sim = Together::new();
+    sim.add_model(SimModel::chat(MODEL).price(0, 10_000_000_000));
     sim.on("").reply("word ".repeat(100));
-    let noon = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_824_000);
-    InferenceService::builder(sim.client())
+    sim
+}
+
+fn at_noon(builder: ServiceBuilder) -> ServiceBuilder {
+    builder.clock(Arc::new(ManualClock::new(SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_824_000))))
+}
+
+fn shop(budget: Budget, store: impl BudgetStore + 'static) -> Shop {
+    shop_on(&provider(), |builder| at_noon(builder).budget(budget).budget_store(store))
+}
+
+fn shop_on(sim: &Together, edit: impl FnOnce(ServiceBuilder) -> ServiceBuilder) -> Shop {
+    let costs = MemoryCosts::new(10_000);
+    let builder = InferenceService::builder(sim.client())
         .price(&RouteId::new("together", MODEL), Price::per_million(Usd::ZERO, usd!("10000")))
-        .budget(budget)
-        .budget_store(store)
-        .clock(Arc::new(ManualClock::new(noon)))
+        .cost_sink(costs.clone());
+    Shop { service: edit(builder).build().unwrap(), books: Books::new(sim, &costs) }
+}
+
+impl Shop {
+    /// Closes when everything is settled, and holds the records against the bill.
+    async fn adds_up(self) {
+        assert_eq!(self.service.shutdown(MINUTE).await.cancelled, 0);
+        self.books.add_up();
+    }
 }
 
 fn dime() -> InferenceRequest {
@@ -61,8 +87,8 @@ fn dime() -> InferenceRequest {
 }
 
 /// How many of so many calls at the same time were let through, and what refused the others.
-async fn admitted(service: &InferenceService, calls: usize) -> (usize, Vec<ErrorKind>) {
-    let replies = join_all((0..calls).map(|_| service.complete(dime()))).await;
+async fn admitted(shop: &Shop, calls: usize) -> (usize, Vec<ErrorKind>) {
+    let replies = join_all((0..calls).map(|_| shop.service.complete(dime()))).await;
     let refused: Vec<_> = replies.iter().filter_map(|reply| Some(reply.as_ref().err()?.kind())).collect();
     (calls - refused.len(), refused)
 }
@@ -104,14 +130,14 @@ async fn a_child_process() {
     let server = RedisServer::new(url).operation_timeout(SOON);
     let store = RedisBudgets::on(server).connect().await.unwrap();
     is_up(&store).await;
-    let service = shop(Budget::daily(usd!("5")).hard(), store.clone());
-    let (of_all, refused) = admitted(&service, 250).await;
+    let day = shop(Budget::daily(usd!("5")).hard(), store.clone());
+    let (of_all, refused) = admitted(&day, 250).await;
     assert!(refused.iter().all(|kind| *kind == ErrorKind::OverBudget), "{refused:?}");
-    assert!(service.shutdown(MINUTE).await.cancelled == 0);
-    let service = shop(Budget::per_session(usd!("1")).max_calls(80).hard(), store);
-    let (of_session, refused) = admitted(&service, 250).await;
+    day.adds_up().await;
+    let session = shop(Budget::per_session(usd!("1")).max_calls(80).hard(), store);
+    let (of_session, refused) = admitted(&session, 250).await;
     assert!(refused.iter().all(|kind| *kind == ErrorKind::OverBudget), "{refused:?}");
-    service.shutdown(MINUTE).await;
+    session.adds_up().await;
     println!("admitted={of_all},{of_session};");
 }
 
@@ -137,8 +163,8 @@ async fn four_processes_share_five_dollars_to_the_cent() {
         sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
     }
     assert_eq!(sums, [50, 10]);
-    let service = shop(Budget::daily(usd!("5")), patient(&server).await);
-    let all = service.budgets().remaining(&Scope::Global).await.unwrap().remove(0);
+    let shop = shop(Budget::daily(usd!("5")), patient(&server).await);
+    let all = shop.service.budgets().remaining(&Scope::Global).await.unwrap().remove(0);
     assert_eq!((all.spent, all.reserved, all.calls), (usd!("5"), Usd::ZERO, 50));
 }
 
@@ -161,13 +187,14 @@ async fn what_two_services_spend_of_one_budget_is_told_once_for_both() {
     let server = Server::start(&[]).await;
     for budget in [Budget::daily(usd!("5")).soft(), Budget::daily(usd!("5")).hard()] {
         let alerts = Alerts::default();
-        let shop = |store| shop_of(budget.clone(), store).notifier(alerts.clone()).build().unwrap();
+        let told = |builder| at_noon(builder).budget(budget.clone()).notifier(alerts.clone());
+        let shop = |store| shop_on(&provider(), |builder| told(builder).budget_store(store));
         let (one, other) = (shop(patient(&server).await), shop(patient(&server).await));
         tokio::join!(admitted(&one, 50), admitted(&other, 50));
         // Each was refused, or spends beyond the limit.
         tokio::join!(admitted(&one, 2), admitted(&other, 2));
-        for service in [one, other] {
-            assert_eq!(service.shutdown(MINUTE).await.cancelled, 0);
+        for shop in [one, other] {
+            shop.adds_up().await;
         }
         let mut kinds = alerts.0.lock().unwrap().clone();
         kinds.sort_by_key(|kind| kind.as_str());
@@ -204,15 +231,10 @@ async fn a_settlement_during_an_outage_is_made_after_it_and_nothing_stays_set_as
         let url = RedisServer::new(server.url()).operation_timeout(Duration::from_secs(1));
         let store = RedisBudgets::on(url).connect().await.unwrap();
         is_up(&store).await;
-        let sim = Together::new();
+        let sim = provider();
         sim.latency(Duration::from_secs(2));
-        sim.on("").reply("word ".repeat(100));
-        let service = InferenceService::builder(sim.client())
-            .price(&RouteId::new("together", MODEL), Price::per_million(Usd::ZERO, usd!("10000")))
-            .budget(Budget::total(usd!("5")).hard())
-            .budget_store(store.clone())
-            .build()
-            .unwrap();
+        let shop = shop_on(&sim, |builder| builder.budget(Budget::total(usd!("5")).hard()).budget_store(store.clone()));
+        let service = &shop.service;
         let all = async || service.budgets().remaining(&Scope::Global).await;
         let calls = async { tokio::join!(service.complete(dime()), service.complete(dime())) };
         let outage = async {
@@ -231,6 +253,7 @@ async fn a_settlement_during_an_outage_is_made_after_it_and_nothing_stays_set_as
         let is_settled = async || all().await.is_ok_and(|all| (all[0].spent, all[0].reserved) == (spent, Usd::ZERO));
         assert!(eventually(MINUTE, is_settled).await, "killed {is_killed}: {:?}", all().await);
         assert_eq!(all().await.unwrap()[0].calls, 2);
+        shop.adds_up().await;
     }
 }
 
@@ -262,6 +285,9 @@ async fn while_redis_is_lost_nothing_hard_is_let_through_unless_a_share_is() {
     server.run().await;
     is_up(&stores[0]).await;
     assert_eq!(admitted(&hard, 3).await.0, 3, "it goes on when it is back");
+    for shop in [hard, soft, sharing_shop] {
+        shop.adds_up().await;
+    }
 }
 
 #[tokio::test]

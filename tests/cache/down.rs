@@ -5,11 +5,13 @@ use std::time::{Duration, Instant};
 use together_inference::{
     InferenceRequest, InferenceService,
     cache::{CacheLayer, RedisCache, RedisConfig},
+    cost::MemoryCosts,
     inference::Source,
     testing::Together,
 };
 
 use crate::{
+    books::Books,
     fake::Fake,
     server::Server,
     support::{SOON, connected, eventually, keep, key, note, text, timed},
@@ -28,11 +30,15 @@ async fn mean_of_misses(cache: &RedisCache) -> Duration {
 }
 
 async fn no_call_fails(cache: &RedisCache) {
-    let service = InferenceService::builder(Together::new().client()).cache(cache.clone()).build().unwrap();
+    let (together, costs) = (Together::new(), MemoryCosts::new(100));
+    let builder = InferenceService::builder(together.client()).cost_sink(costs.clone());
+    let service = builder.cache(cache.clone()).build().unwrap();
     for n in 0..20 {
         let reply = service.complete(InferenceRequest::chat(format!("hello {n}")).temperature(0.0)).await.unwrap();
         assert_eq!(reply.source, Source::Miss);
     }
+    assert!(service.flush().await);
+    Books::new(&together, &costs).add_up();
 }
 
 #[tokio::test]

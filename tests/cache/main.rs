@@ -6,6 +6,9 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "clippy takes only functions with #[test] for tests")]
 
+#[expect(dead_code, reason = "services of these tests have the provider's prices")]
+#[path = "../common/books.rs"]
+mod books;
 mod budgets;
 #[path = "../common/budgets.rs"]
 mod budgets_everywhere;

@@ -6,11 +6,13 @@ use together_inference::{
     InferenceRequest, InferenceService, Tenant,
     cache::{CacheEntry, CacheLayer, CacheValue, MemoryCache, RedisCache, RedisConfig, TieredCache},
     client::{ImageInput, RerankInput},
+    cost::MemoryCosts,
     inference::{CacheKey, Kind, Origin, Source},
     testing::Together,
 };
 
 use crate::{
+    books::{Books, Quarters},
     server::Server,
     support::{MINUTE, SOON, is_up, keep, key, key_of, note, note_for, patient, text},
 };
@@ -34,10 +36,11 @@ async fn what_one_process_keeps_another_one_finds() {
 #[tokio::test]
 async fn services_of_two_processes_pay_once() {
     let server = Server::start(&[]).await;
-    let together = Together::new();
+    let (together, costs) = (Together::new(), MemoryCosts::new(100));
     let ask = async || {
         let cache = patient(server.url()).await;
-        let service = InferenceService::builder(together.client()).cache(cache.clone()).build().unwrap();
+        let service =
+            InferenceService::builder(together.client()).cache(cache.clone()).cost_sink(costs.clone()).build().unwrap();
         let reply = service.complete(InferenceRequest::chat("hello").temperature(0.0)).await.unwrap();
         // The answer is kept after it is given.
         service.shutdown(MINUTE).await;
@@ -46,12 +49,13 @@ async fn services_of_two_processes_pay_once() {
     };
     assert_eq!([ask().await, ask().await], [Source::Miss, Source::Cache(Origin::Redis)]);
     assert_eq!(together.calls(), 1);
+    Books::new(&together, &costs).add_up();
 }
 
 #[tokio::test]
 async fn what_one_process_paid_of_any_kind_another_one_finds() {
     let server = Server::start(&[]).await;
-    let together = Together::new();
+    let (together, costs) = (Together::new(), MemoryCosts::new(100));
     let picture = ImageInput::new("a red sky over the sea").size(96, 64).png().seed(7);
     let requests = [
         InferenceRequest::from(picture).model("black-forest-labs/FLUX.1-schnell"),
@@ -62,7 +66,8 @@ async fn what_one_process_paid_of_any_kind_another_one_finds() {
     ];
     let ask = async |request: &InferenceRequest| {
         let cache = patient(server.url()).await;
-        let service = InferenceService::builder(together.client()).cache(cache.clone()).build().unwrap();
+        let service =
+            InferenceService::builder(together.client()).cache(cache.clone()).cost_sink(costs.clone()).build().unwrap();
         let reply = service.complete(request).await.unwrap();
         service.shutdown(MINUTE).await;
         cache.flush().await.unwrap();
@@ -74,6 +79,7 @@ async fn what_one_process_paid_of_any_kind_another_one_finds() {
         assert_eq!((first.source, second.source), (Source::Miss, Source::Cache(Origin::Redis)), "{request:?}");
         assert_eq!((&second.answer.output, together.calls()), (&first.answer.output, calls), "{request:?}");
     }
+    Books::new(&together, &costs).add_up();
 }
 
 /// Scenario: ten thousand vectors of 4 kB lie in Redis, more than it sends in the patience of one look-up.
@@ -81,12 +87,13 @@ async fn what_one_process_paid_of_any_kind_another_one_finds() {
 #[tokio::test]
 async fn ten_thousand_vectors_are_found_by_a_service() {
     let server = Server::start(&[]).await;
-    let together = Together::new();
+    let (together, costs) = (Together::new(), MemoryCosts::new(100));
     let ask = async || {
         let cache = RedisConfig::new(server.url()).queue_bytes(256 << 20).operation_timeout(SOON).connect();
         let cache = cache.await.unwrap();
         is_up(&cache).await;
-        let service = InferenceService::builder(together.client()).cache(cache.clone()).build().unwrap();
+        let builder = InferenceService::builder(together.client()).cache(cache.clone()).cost_sink(costs.clone());
+        let service = builder.tokenizer(Quarters).build().unwrap();
         let texts: Vec<_> = (0..10_000).map(|n| format!("text number {n}")).collect();
         let source = service.complete(InferenceRequest::embedding(texts)).await.unwrap().source;
         service.shutdown(MINUTE).await;
@@ -95,6 +102,7 @@ async fn ten_thousand_vectors_are_found_by_a_service() {
     };
     assert_eq!(ask().await, (Source::Miss, 40));
     assert_eq!(ask().await, (Source::Cache(Origin::Redis), 40));
+    Books::new(&together, &costs).add_up();
 }
 
 #[tokio::test]

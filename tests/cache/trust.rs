@@ -8,12 +8,14 @@ use std::{
 use together_inference::{
     InferenceRequest, InferenceService, async_trait,
     cache::{CacheEntry, CacheLayer, CacheValue, NoCache, RedisCache, RedisConfig, TieredCache},
+    cost::MemoryCosts,
     inference::{Answer, CacheKey, Kind, Origin, Source},
     notify::{Alert, AlertKind, Notifier, NotifyError},
     testing::Together,
 };
 
 use crate::{
+    books::Books,
     server::Server,
     support::{MINUTE, SOON, eventually, is_up, keep, key, note, patient, text},
 };
@@ -61,11 +63,12 @@ async fn a_forged_value_is_a_miss_and_counted() {
 #[tokio::test]
 async fn a_forged_answer_is_asked_anew() {
     let server = Server::start(&[]).await;
-    let together = Together::new();
+    let (together, costs) = (Together::new(), MemoryCosts::new(100));
     together.on("capital").reply("Canberra.");
     let ask = async || {
         let cache = signed(&server, [1; 32]).await;
-        let service = InferenceService::builder(together.client()).cache(cache.clone()).build().unwrap();
+        let service =
+            InferenceService::builder(together.client()).cache(cache.clone()).cost_sink(costs.clone()).build().unwrap();
         let request = InferenceRequest::chat("The capital?").temperature(0.0);
         let reply = service.complete(request).await.unwrap();
         service.shutdown(MINUTE).await;
@@ -81,6 +84,7 @@ async fn a_forged_answer_is_asked_anew() {
     envelope[place..place + 8].copy_from_slice(b"Vladimir");
     server.put(&name, &envelope);
     assert_eq!(ask().await, (Source::Miss, "Canberra.".into()));
+    Books::new(&together, &costs).add_up();
 }
 
 /// Keeps the alerts that it is given.
@@ -99,9 +103,9 @@ impl Notifier for Alerts {
 async fn somebody_hears_that_values_are_forged_and_once() {
     for tiered in [false, true] {
         let server = Server::start(&[]).await;
-        let (together, alerts) = (Together::new(), Alerts::default());
+        let (together, alerts, costs) = (Together::new(), Alerts::default(), MemoryCosts::new(100));
         let cache = signed(&server, [1; 32]).await;
-        let builder = InferenceService::builder(together.client()).notifier(alerts.clone());
+        let builder = InferenceService::builder(together.client()).notifier(alerts.clone()).cost_sink(costs.clone());
         let builder =
             if tiered { builder.cache(TieredCache::new(NoCache, cache.clone())) } else { builder.cache(cache.clone()) };
         let service = builder.build().unwrap();
@@ -120,6 +124,7 @@ async fn somebody_hears_that_values_are_forged_and_once() {
             assert_eq!(service.complete(request).await.unwrap().source, Source::Miss);
         }
         service.shutdown(MINUTE).await;
+        Books::new(&together, &costs).add_up();
         assert_eq!(tampered(), 1);
         let told = alerts.0.lock().unwrap();
         let told = told.iter().find(|alert| alert.kind() == AlertKind::CacheTampered).unwrap();
@@ -130,9 +135,10 @@ async fn somebody_hears_that_values_are_forged_and_once() {
 #[tokio::test]
 async fn tenants_share_nothing() {
     let server = Server::start(&[]).await;
-    let together = Together::new();
+    let (together, costs) = (Together::new(), MemoryCosts::new(100));
     let cache = patient(server.url()).await;
-    let service = InferenceService::builder(together.client()).cache(cache.clone()).build().unwrap();
+    let service =
+        InferenceService::builder(together.client()).cache(cache.clone()).cost_sink(costs.clone()).build().unwrap();
     let ask = async |request: InferenceRequest| service.complete(request.temperature(0.0)).await.unwrap().source;
     // The last two would be one, were tenant and prompt only joined.
     for (tenant, prompt) in [("a", "x"), ("b", "x"), ("a", "b:c"), ("a:b", "c")] {
@@ -145,6 +151,8 @@ async fn tenants_share_nothing() {
     for (tenant, prompt) in [("a", "x"), ("b", "x"), ("a", "b:c"), ("a:b", "c")] {
         assert_eq!(ask(InferenceRequest::chat(prompt).tenant(tenant)).await, Source::Cache(Origin::Redis));
     }
+    assert!(service.flush().await);
+    Books::new(&together, &costs).add_up();
 }
 
 #[tokio::test]

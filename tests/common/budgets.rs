@@ -11,13 +11,17 @@ use std::{
 use futures_util::future::join_all;
 use together_inference::{
     InferenceRequest, InferenceService, Price, RouteId, Usd, async_trait,
-    cost::{Account, Balance, Budget, BudgetError, BudgetStore, Charge, Hold, Period, Remaining, Scope, Told},
+    cost::{
+        Account, Balance, Budget, BudgetError, BudgetStore, Charge, Hold, MemoryCosts, Period, Remaining, Scope, Told,
+    },
     notify::{Alert, AlertKind, Notifier, NotifyError},
     service::ErrorKind,
-    testing::Together,
+    testing::{SimModel, Together},
     types::ManualClock,
     usd,
 };
+
+use crate::books::Books;
 
 const MODEL: &str = "zai-org/GLM-5.3";
 const HOUR: u64 = 3_600;
@@ -44,6 +48,7 @@ struct Shop {
     service: InferenceService,
     clock: Arc<ManualClock>,
     alerts: Alerts,
+    books: Books,
 }
 
 /// 2026-01-01 00:00 UTC.
@@ -56,7 +61,8 @@ const fn on(day: u64, hour: u64) -> u64 {
 
 impl Shop {
     fn new(budget: Budget, store: Arc<dyn BudgetStore>, latency: Duration) -> Self {
-        let (sim, alerts) = (Together::new(), Alerts::default());
+        let (sim, alerts, costs) = (Together::new(), Alerts::default(), MemoryCosts::new(10_000));
+        sim.add_model(SimModel::chat(MODEL).price(0, 10_000_000_000));
         sim.on("").reply("word ".repeat(100));
         sim.latency(latency);
         let clock = Arc::new(ManualClock::new(SystemTime::UNIX_EPOCH));
@@ -64,11 +70,12 @@ impl Shop {
             .price(&RouteId::new("together", MODEL), Price::per_million(Usd::ZERO, usd!("10000")))
             .budget(budget)
             .budget_store(store)
+            .cost_sink(costs.clone())
             .notifier(alerts.clone())
             .clock(Arc::clone(&clock) as _)
             .build()
             .unwrap();
-        Self { service, clock, alerts }
+        Self { service, clock, alerts, books: Books::new(&sim, &costs) }
     }
 
     fn set(&self, second: u64) {
@@ -81,8 +88,14 @@ impl Shop {
         for refused in replies.iter().filter_map(|reply| reply.as_ref().err()) {
             assert_eq!(refused.kind(), ErrorKind::OverBudget, "{refused}");
         }
-        assert!(self.service.flush().await);
+        self.adds_up().await;
         replies.iter().filter(|reply| reply.is_ok()).count()
+    }
+
+    /// Waits until everything is settled, and holds the records against the bill.
+    async fn adds_up(&self) {
+        assert!(self.service.flush().await);
+        self.books.add_up();
     }
 
     async fn left(&self) -> Remaining {
@@ -104,7 +117,7 @@ impl Shop {
 
     /// What was told since the last look, in an order.
     async fn told(&self) -> Vec<AlertKind> {
-        assert!(self.service.flush().await);
+        self.adds_up().await;
         // Alerts go out by a task of the service.
         for _ in 0..200 {
             tokio::task::yield_now().await;
@@ -321,4 +334,6 @@ async fn a_budget_that_is_used_up_is_told_again(store: Arc<dyn BudgetStore>, lat
     late().await;
     assert_eq!(other.buys(1).await, 0);
     assert_eq!(other.told().await, []);
+    lossy.is_lost.store(false, Ordering::Relaxed);
+    one.adds_up().await;
 }

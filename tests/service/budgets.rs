@@ -8,7 +8,7 @@ use std::{
 use futures_util::future::join_all;
 use together_inference::{
     InferenceRequest, InferenceResponse, InferenceService, Price, Usd,
-    cost::{Budget, BudgetStore, Expired, MemoryBudgets, Remaining, Scope, Unpriced, Window},
+    cost::{Budget, BudgetStore, Expired, MemoryBudgets, MemoryCosts, Remaining, Scope, Unpriced, Window},
     notify::AlertKind,
     service::{BuildError, Error, ErrorKind, ServiceBuilder},
     testing::{Fault, SimModel, Together},
@@ -17,6 +17,7 @@ use together_inference::{
 };
 
 use crate::{
+    books::Books,
     budgets_everywhere::windows_hold,
     doubles::{Alerts, BrokenBudget, Canned, Fails, PanicsAtTimes, Remote, client},
     world::{LARGE, MID, ask, ms, muse, poll_at_most, route, secs, settle, spawn},
@@ -31,17 +32,42 @@ fn dime() -> InferenceRequest {
     muse("why?").model(LARGE).max_tokens(10).deadline(secs(3_600))
 }
 
-/// A service whose every answer is longer than anybody asks for.
-fn shop(edit: impl FnOnce(ServiceBuilder) -> ServiceBuilder) -> (InferenceService, Together) {
+/// A provider whose every answer is longer than anybody asks for, at that price.
+fn provider() -> Together {
     let sim = Together::new();
+    sim.add_model(SimModel::chat(LARGE).price(0, 10_000_000_000));
     sim.on("").reply("word ".repeat(100));
     sim.latency(ms(20));
-    let builder = InferenceService::builder(sim.client()).price(&route(LARGE), PRICE);
-    (edit(builder).build().unwrap(), sim)
+    sim
+}
+
+/// A service on such a provider.
+struct Shop {
+    service: InferenceService,
+    sim: Together,
+    books: Books,
+}
+
+fn shop(edit: impl FnOnce(ServiceBuilder) -> ServiceBuilder) -> Shop {
+    let sim = provider();
+    shop_on(&sim, InferenceService::builder(sim.client()), edit)
+}
+
+fn shop_on(sim: &Together, builder: ServiceBuilder, edit: impl FnOnce(ServiceBuilder) -> ServiceBuilder) -> Shop {
+    let costs = MemoryCosts::new(1_000_000);
+    let service = edit(builder.price(&route(LARGE), PRICE).cost_sink(costs.clone())).build().unwrap();
+    Shop { service, sim: sim.clone(), books: Books::new(sim, &costs) }
 }
 
 async fn left(service: &InferenceService, scope: &Scope) -> Remaining {
     service.budgets().remaining(scope).await.unwrap().remove(0)
+}
+
+/// Waits until nothing is on its way, and holds the records against the bill.
+async fn adds_up(service: &InferenceService, books: &Books) {
+    settle().await;
+    assert!(service.flush().await);
+    books.add_up();
 }
 
 /// Nothing is set aside any more, and this much is spent.
@@ -78,10 +104,9 @@ fn at(time: &str) -> SystemTime {
 }
 
 /// A shop with a budget of $5 on a clock that is moved by hand.
-fn on_clock(budget: Budget, start: &str) -> (InferenceService, Arc<ManualClock>) {
+fn on_clock(budget: Budget, start: &str) -> (Shop, Arc<ManualClock>) {
     let clock = Arc::new(ManualClock::new(at(start)));
-    let (service, _) = shop(|builder| builder.budget(budget).clock(Arc::clone(&clock) as _));
-    (service, clock)
+    (shop(|builder| builder.budget(budget).clock(Arc::clone(&clock) as _)), clock)
 }
 
 /// A window is the one that the service's clock shows, on days of 23 and 25 hours and over every jump of the clock.
@@ -95,10 +120,11 @@ async fn a_thousand_dimes_at_once_share_five_dollars_and_not_a_nano_dollar_more(
     let stores: [Arc<dyn BudgetStore>; 2] = [Arc::new(MemoryBudgets::new()), Arc::new(Remote(Arc::default()))];
     for store in stores {
         let budget = Budget::daily(usd!("5")).hard();
-        let (service, sim) = shop(|builder| builder.budget(budget).budget_store(store));
+        let Shop { service, sim, books } = shop(|builder| builder.budget(budget).budget_store(store));
         let replies = all_at_once(&service, vec![dime(); 1_000]).await;
         assert_eq!((admitted(&replies), sim.calls()), (50, 50));
         has_spent(&service, &Scope::Global, usd!("5")).await;
+        books.add_up();
     }
 }
 
@@ -106,7 +132,7 @@ async fn a_thousand_dimes_at_once_share_five_dollars_and_not_a_nano_dollar_more(
 async fn an_attempt_is_charged_to_all_its_budgets_or_to_none() {
     // Scenario: two tenants with $5 each and $7 together race, a hundred dimes each.
     // Expected: seventy in all, fifty of one at most; what the smaller budget refused took nothing of the others.
-    let (service, _) = shop(|builder| {
+    let Shop { service, books, .. } = shop(|builder| {
         builder
             .budget(Budget::daily(usd!("7")))
             .budget(Budget::monthly(usd!("5")).per_tenant())
@@ -122,6 +148,7 @@ async fn an_attempt_is_charged_to_all_its_budgets_or_to_none() {
     assert!(acme.spent <= usd!("5") && umbrella.spent <= usd!("5"));
     assert_eq!(acme.spent + umbrella.spent, usd!("7"));
     assert!((acme.calls + umbrella.calls, acme.window) == (70, Window::Month), "{acme:?} {umbrella:?}");
+    adds_up(&service, &books).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -132,7 +159,7 @@ async fn a_call_that_is_given_up_anywhere_leaves_nothing_set_aside() {
         let store: Arc<dyn BudgetStore> =
             if remote { Arc::new(Remote(Arc::default())) } else { Arc::new(MemoryBudgets::new()) };
         let budget = |amount| Budget::total(amount).hard();
-        let (service, _) = shop(|builder| {
+        let Shop { service, books, .. } = shop(|builder| {
             builder.budget(budget(usd!("1000"))).budget(budget(usd!("1")).per_tenant()).budget_store(store)
         });
         for polls in 0..40 {
@@ -147,12 +174,13 @@ async fn a_call_that_is_given_up_anywhere_leaves_nothing_set_aside() {
         let tenants = [left(&service, &Scope::tenant("acme")).await, left(&service, &Scope::tenant("umbrella")).await];
         let spent: Usd = tenants.iter().map(|left| left.spent).sum();
         has_spent(&service, &Scope::Global, spent).await;
+        books.add_up();
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_hundred_thousand_given_up_calls_leave_nothing_set_aside() {
-    let (service, _) = shop(|builder| builder.budget(Budget::total(usd!("100000"))));
+    let Shop { service, books, .. } = shop(|builder| builder.budget(Budget::total(usd!("100000"))));
     for n in 0..100_000 {
         poll_at_most(n % 3, service.complete(dime())).await;
         if n % 4_000 == 0 {
@@ -162,15 +190,16 @@ async fn a_hundred_thousand_given_up_calls_leave_nothing_set_aside() {
     }
     settle().await;
     assert_eq!(left(&service, &Scope::Global).await.reserved, Usd::ZERO);
+    adds_up(&service, &books).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn time_outs_failures_and_panics_are_settled() {
-    let sim = Together::new();
+    let sim = provider();
     let panics = Arc::new(std::sync::atomic::AtomicBool::new(true));
     let transport = PanicsAtTimes { sim: sim.clone(), panics: Arc::clone(&panics) };
-    let builder = InferenceService::builder(client(transport)).price(&route(LARGE), PRICE);
-    let service = builder.budget(Budget::total(usd!("100"))).build().unwrap();
+    let builder = InferenceService::builder(client(transport));
+    let Shop { service, books, .. } = shop_on(&sim, builder, |builder| builder.budget(Budget::total(usd!("100"))));
     service.complete(dime()).await.unwrap_err();
     // Nobody knows whether it was sent: it counts as spent.
     has_spent(&service, &Scope::Global, DIME).await;
@@ -182,13 +211,14 @@ async fn time_outs_failures_and_panics_are_settled() {
     let late = service.complete(dime().deadline(secs(1))).await.unwrap_err();
     assert_eq!(late.kind(), ErrorKind::DeadlineExceeded);
     has_spent(&service, &Scope::Global, DIME + DIME).await;
+    books.add_up();
 }
 
 #[tokio::test(start_paused = true)]
 async fn around_midnight_each_day_is_charged_with_its_own_calls() {
     // Scenario: a hundred dimes under way against $5 a day when the day changes, and a hundred more.
     // Expected: fifty of each day, charged to the day of their reservation whenever they end.
-    let (service, clock) = on_clock(Budget::daily(usd!("5")), "2026-11-28T23:59:59Z");
+    let (Shop { service, books, .. }, clock) = on_clock(Budget::daily(usd!("5")), "2026-11-28T23:59:59Z");
     let before: Vec<_> = (0..100).map(|_| spawn(service.complete(dime()))).collect();
     tokio::time::sleep(ms(1)).await;
     assert_eq!(left(&service, &Scope::Global).await.reserved, usd!("5"));
@@ -199,21 +229,24 @@ async fn around_midnight_each_day_is_charged_with_its_own_calls() {
     has_spent(&service, &Scope::Global, usd!("5")).await;
     clock.set(at("2026-11-28T23:00:00Z"));
     has_spent(&service, &Scope::Global, usd!("5")).await;
+    books.add_up();
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_clock_that_jumps_allows_nothing_twice() {
     // Scenario: the clock jumps an hour forward over midnight and back, again and again, while dimes are spent.
     // Expected: $5 a day of those that it shows, whenever it shows them; of a rolling hour never more than $5 in one.
-    let (service, clock) = on_clock(Budget::daily(usd!("5")), "2026-11-28T23:30:00Z");
+    let (Shop { service, books, .. }, clock) = on_clock(Budget::daily(usd!("5")), "2026-11-28T23:30:00Z");
     let mut counts = [0, 0];
     for turn in 0..20 {
         clock.set(at(["2026-11-28T23:30:00Z", "2026-11-29T00:30:00Z"][turn % 2]));
         counts[turn % 2] += admitted(&all_at_once(&service, vec![dime(); 10]).await);
     }
     assert_eq!(counts, [50, 50]);
+    adds_up(&service, &books).await;
 
-    let (service, clock) = on_clock(Budget::rolling(usd!("5"), secs(3_600)), "2026-11-28T23:30:00Z");
+    let (Shop { service, books, .. }, clock) =
+        on_clock(Budget::rolling(usd!("5"), secs(3_600)), "2026-11-28T23:30:00Z");
     let mut count = 0;
     for turn in 0..20 {
         clock.set(at(["2026-11-28T23:30:00Z", "2026-11-28T22:30:00Z"][turn % 2]));
@@ -226,6 +259,7 @@ async fn a_clock_that_jumps_allows_nothing_twice() {
         50,
         "an hour and a sixtieth later it is empty"
     );
+    adds_up(&service, &books).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -237,7 +271,7 @@ async fn days_are_as_long_as_the_zone_has_them() {
         // 25 hours.
         ("2026-10-24T22:00:00Z", "2026-10-25T22:59:59Z", "2026-10-25T23:00:00Z"),
     ] {
-        let (service, clock) = on_clock(berlin(), begins);
+        let (Shop { service, books, .. }, clock) = on_clock(berlin(), begins);
         service.complete(dime()).await.unwrap();
         clock.set(at(last));
         let refused = service.complete(dime()).await.unwrap_err();
@@ -245,6 +279,7 @@ async fn days_are_as_long_as_the_zone_has_them() {
         assert!(refused.is_retryable());
         clock.set(at(next));
         service.complete(dime()).await.unwrap();
+        adds_up(&service, &books).await;
     }
 }
 
@@ -278,7 +313,7 @@ async fn each_threshold_is_told_once_a_window_however_many_cross_it() {
         let (alerts, clock) = (Alerts::default(), Arc::new(ManualClock::new(at("2026-11-28T12:00:00Z"))));
         let budget = Budget::daily(usd!("5")).per_tenant();
         let budget = if hard { budget.hard() } else { budget.soft() };
-        let (service, _) =
+        let Shop { service, books, .. } =
             shop(|builder| builder.budget(budget).notifier(alerts.clone()).clock(Arc::clone(&clock) as _));
         for day in 1..3 {
             let replies = all_at_once(&service, vec![dime().tenant("acme"); 100]).await;
@@ -293,6 +328,7 @@ async fn each_threshold_is_told_once_a_window_however_many_cross_it() {
         }
         let of_acme = |title: &str| title.contains("the daily budget of tenant acme");
         assert!(alerts.taken().iter().all(|alert| of_acme(alert.title())), "{:?}", alerts.taken());
+        adds_up(&service, &books).await;
     }
 }
 
@@ -300,7 +336,7 @@ async fn each_threshold_is_told_once_a_window_however_many_cross_it() {
 async fn nothing_that_a_request_says_chooses_whose_money_it_spends() {
     // Scenario: a poor tenant's request names a rich one in its text, its name, its metadata and other fields.
     // Expected: refused for the poor one's budget; nothing of the rich one's is touched.
-    let (service, sim) = shop(|builder| builder.budget(Budget::total(usd!("0.05")).per_tenant()));
+    let Shop { service, sim, books } = shop(|builder| builder.budget(Budget::total(usd!("0.05")).per_tenant()));
     service.budgets().set(Scope::tenant("rich"), Window::Total, usd!("1000")).unwrap();
     let forged = InferenceRequest::chat("tenant: rich\n{\"tenant\": \"rich\", \"budget\": 1000}")
         .system("X-Tenant: rich; session=rich")
@@ -315,11 +351,13 @@ async fn nothing_that_a_request_says_chooses_whose_money_it_spends() {
     assert_eq!(refused.over_budget().unwrap().scope, Scope::tenant("poor"));
     assert_eq!(sim.calls(), 0);
     assert_eq!(left(&service, &Scope::tenant("rich")).await.calls, 0);
+    books.add_up();
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_session_has_so_much_money_and_so_many_calls() {
-    let (service, sim) = shop(|builder| builder.budget(Budget::per_session(usd!("1.00")).max_calls(3).hard()));
+    let Shop { service, sim, books } =
+        shop(|builder| builder.budget(Budget::per_session(usd!("1.00")).max_calls(3).hard()));
     let run = |session: &str| dime().session(session);
     let replies = all_at_once(&service, vec![run("one"); 100]).await;
     assert_eq!((admitted(&replies), sim.calls()), (3, 3));
@@ -339,11 +377,12 @@ async fn a_session_has_so_much_money_and_so_many_calls() {
     let dear = service.complete(run("two").max_tokens(1_000)).await.unwrap_err();
     assert!(!dear.over_budget().unwrap().is_of_calls(), "{dear}");
     assert_eq!(left(&service, &Scope::Session("two".into())).await.calls, 1);
+    adds_up(&service, &books).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_refusal_says_which_budget_how_much_is_left_and_what_made_the_bound() {
-    let (service, _) = on_clock(Budget::daily(usd!("0.25")).per_tenant(), "2026-11-28T12:00:00Z");
+    let (Shop { service, books, .. }, _) = on_clock(Budget::daily(usd!("0.25")).per_tenant(), "2026-11-28T12:00:00Z");
     let acme = || muse("why?").model(LARGE).tenant("acme");
     service.complete(acme().max_tokens(20)).await.unwrap();
     let refused = service.complete(acme().max_tokens(20)).await.unwrap_err();
@@ -358,12 +397,14 @@ async fn a_refusal_says_which_budget_how_much_is_left_and_what_made_the_bound() 
     );
     assert_eq!((refused.status_hint(), refused.public_message()), (402, "The budget is used up."));
     service.complete(acme().max_tokens(5)).await.unwrap();
+    adds_up(&service, &books).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_hard_budget_of_tenants_asks_for_one_and_one_of_tags_applies_to_them_alone() {
     let tagged = Budget::daily(usd!("0.10")).per_tag("team");
-    let (service, sim) = shop(|builder| builder.budget(Budget::daily(usd!("5")).per_tenant()).budget(tagged));
+    let Shop { service, sim, books } =
+        shop(|builder| builder.budget(Budget::daily(usd!("5")).per_tenant()).budget(tagged));
     let refused = service.complete(dime()).await.unwrap_err();
     assert_eq!((refused.kind(), refused.invalid().unwrap().field), (ErrorKind::InvalidRequest, "tenant"));
     assert_eq!(sim.calls(), 0);
@@ -376,16 +417,19 @@ async fn a_hard_budget_of_tenants_asks_for_one_and_one_of_tags_applies_to_them_a
     let refused = service.complete(acme().tag("team", "search")).await.unwrap_err();
     assert_eq!(refused.over_budget().unwrap().scope, Scope::Tag("team".into(), "search".into()));
     service.complete(acme().tag("team", "ads")).await.unwrap();
+    adds_up(&service, &books).await;
 
-    let (service, _) = shop(|builder| builder.budget(Budget::daily(usd!("5")).per_tenant().soft()));
+    let Shop { service, books, .. } = shop(|builder| builder.budget(Budget::daily(usd!("5")).per_tenant().soft()));
     service.complete(dime()).await.unwrap();
+    adds_up(&service, &books).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn under_a_hard_budget_alone_an_answer_without_a_bound_gets_one() {
     let sent = async |budget: Budget, request: InferenceRequest| {
-        let (service, sim) = shop(|builder| builder.budget(budget).default_max_tokens(7));
+        let Shop { service, sim, books } = shop(|builder| builder.budget(budget).default_max_tokens(7));
         service.complete(request).await.unwrap();
+        adds_up(&service, &books).await;
         sim.requests()[0].body["max_tokens"].clone()
     };
     let open = || muse("why?").model(LARGE);
@@ -397,26 +441,27 @@ async fn under_a_hard_budget_alone_an_answer_without_a_bound_gets_one() {
 #[tokio::test(start_paused = true)]
 async fn a_model_without_a_price_is_refused_with_the_line_that_sets_it_or_charged_as_assumed() {
     let unpriced = |edit: &dyn Fn(ServiceBuilder) -> ServiceBuilder| {
-        let (service, sim) = shop(|builder| edit(builder.budget(Budget::daily(usd!("5")))));
-        sim.add_model(SimModel::chat("acme/own"));
-        service
+        let shop = shop(|builder| edit(builder.budget(Budget::daily(usd!("5")))));
+        shop.sim.add_model(SimModel::chat("acme/own"));
+        shop
     };
     let own = || dime().model("acme/own");
-    let refused = unpriced(&|builder| builder).complete(own()).await.unwrap_err();
+    let refused = unpriced(&|builder| builder).service.complete(own()).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Unpriced);
     let line = r#".price(&RouteId::new("together", "acme/own"), Price::per_million("#;
     assert!(refused.to_string().contains(line), "{refused}");
 
-    let service = unpriced(&|builder| builder.unpriced(Unpriced::Assume(PRICE)));
+    let Shop { service, books, .. } = unpriced(&|builder| builder.unpriced(Unpriced::Assume(PRICE)));
     let replies = all_at_once(&service, vec![own(); 100]).await;
     assert_eq!(admitted(&replies), 50);
     assert!(replies.iter().flatten().all(|reply| reply.cost().known().is_none()), "its records stay without a price");
     has_spent(&service, &Scope::Global, usd!("5")).await;
+    books.add_up();
 }
 
 #[tokio::test(start_paused = true)]
 async fn amounts_change_while_the_service_runs() {
-    let (service, _) = shop(|builder| builder.budget(Budget::daily(usd!("0.10")).per_tenant()));
+    let Shop { service, books, .. } = shop(|builder| builder.budget(Budget::daily(usd!("0.10")).per_tenant()));
     let budgets = service.budgets();
     let spend = async |tenant: &str, n| admitted(&all_at_once(&service, vec![dime().tenant(tenant); n]).await);
     assert_eq!((spend("acme", 3).await, spend("other", 3).await), (1, 1));
@@ -430,23 +475,27 @@ async fn amounts_change_while_the_service_runs() {
     assert_eq!(spend("acme", 3).await, 3);
     let negative = budgets.set(Scope::Global, Window::Total, -usd!("1")).unwrap_err();
     assert_eq!(negative.to_string(), "the hard budget of the whole service: -$1.00 is less than nothing");
+    adds_up(&service, &books).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_fails_stops_what_is_hard_alone() {
     for (budget, goes_on) in [(Budget::daily(usd!("5")).soft(), true), (Budget::daily(usd!("5")), false)] {
-        let (service, sim) = shop(|builder| builder.budget(budget).budget_store(BrokenBudget(Fails::Errs)));
+        let Shop { service, sim, books } =
+            shop(|builder| builder.budget(budget).budget_store(BrokenBudget(Fails::Errs)));
         let reply = service.complete(dime()).await;
         assert_eq!((reply.is_ok(), sim.calls()), (goes_on, u64::from(goes_on)));
         assert!(reply.err().is_none_or(|error| error.kind() == ErrorKind::Policy));
+        adds_up(&service, &books).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn another_model_that_fits_is_taken() {
-    let (service, _) = shop(|builder| builder.budget(Budget::total(usd!("0.05"))));
+    let Shop { service, books, .. } = shop(|builder| builder.budget(Budget::total(usd!("0.05"))));
     let reply = service.complete(dime().models([LARGE, MID])).await.unwrap();
     assert_eq!(reply.route, route(MID));
+    adds_up(&service, &books).await;
 }
 
 #[test]

@@ -17,6 +17,7 @@ use together_inference::{
 use tokio::time::sleep;
 
 use super::{
+    books::Books,
     doubles::{Fails, Remote},
     sinks::BadSink,
     world::{muse, secs, settle},
@@ -58,9 +59,11 @@ async fn used(service: &InferenceService, scope: &Scope) -> (Usd, Usd) {
 
 #[tokio::test(start_paused = true)]
 async fn what_a_session_has_spent_is_counted_when_the_store_is_back_long_after_the_reservation_ended() {
-    let (sim, away) = (Together::new(), Away::default());
+    let (sim, away, costs) = (Together::new(), Away::default(), MemoryCosts::new(10));
+    let books = Books::new(&sim, &costs);
     let service = InferenceService::builder(sim.client())
         .budget(Budget::per_session(usd!("1")).hard())
+        .cost_sink(costs)
         .budget_store(away.clone())
         .build()
         .unwrap();
@@ -73,6 +76,7 @@ async fn what_a_session_has_spent_is_counted_when_the_store_is_back_long_after_t
     sleep(secs(31)).await;
     assert_eq!(used(&service, &session).await, (reply.cost().known().unwrap(), Usd::ZERO));
     assert!(service.flush().await);
+    books.add_up();
 }
 
 #[tokio::test(start_paused = true)]
@@ -84,7 +88,7 @@ async fn records_do_not_wait_for_a_store_that_is_away() {
         let (sim, away, costs) = (Together::new(), Away::default(), MemoryCosts::new(10_000));
         away.settles.store(true, Ordering::SeqCst);
         away.reserves.store(reserves, Ordering::SeqCst);
-        let budget = Budget::daily(usd!("1000000"));
+        let (books, budget) = (Books::new(&sim, &costs), Budget::daily(usd!("1000000")));
         let service = InferenceService::builder(sim.client())
             .budget(if soft { budget.soft() } else { budget.hard() })
             .budget_store(away.clone())
@@ -106,6 +110,7 @@ async fn records_do_not_wait_for_a_store_that_is_away() {
             let spent: Usd = costs.records().iter().map(|record| record.cost.charge()).sum();
             assert_eq!(used(&service, &Scope::Global).await, (spent, Usd::ZERO));
         }
+        books.add_up();
     }
 }
 
@@ -123,6 +128,7 @@ async fn money_is_settled_where_the_recorder_has_no_place_for_its_record() {
     }
     let reply = service.complete(muse("why?").tenant("late").max_tokens(1)).await.unwrap();
     settle().await;
+    assert_eq!(service.costs().known.nanos(), sim.bill().nano_usd, "what has no record is counted");
     assert_eq!(service.health().records_lost, 2, "its record found no place");
     assert_eq!(used(&service, &Scope::tenant("late")).await, (reply.cost().known().unwrap(), Usd::ZERO));
 }

@@ -23,6 +23,7 @@ use together_inference::{
 use tokio::time::{Instant, sleep};
 
 use crate::{
+    books::Books,
     doubles::{Fails, Remote},
     world::{World, ms, muse, route, secs, used},
 };
@@ -50,6 +51,7 @@ async fn a_bad_sink_takes_nothing_from_a_good_one() {
     // nothing is lost, for one has it.
     for fails in [Fails::Errs, Fails::Panics, Fails::Hangs] {
         let (sim, costs, offers) = (Together::new(), MemoryCosts::new(100), Arc::default());
+        let books = Books::new(&sim, &costs);
         let service = InferenceService::builder(sim.client())
             .cost_sink(BadSink(fails, Arc::clone(&offers)))
             .cost_sink(costs.clone())
@@ -70,6 +72,7 @@ async fn a_bad_sink_takes_nothing_from_a_good_one() {
         assert_eq!(offers.load(Ordering::SeqCst), 10, "{fails:?}: one page, and one of the two that came meanwhile");
         let health = service.health();
         assert_eq!((health.records_lost, health.records_waiting, costs.records().len()), (0, 0, 3));
+        books.add_up();
     }
 }
 
@@ -88,6 +91,7 @@ async fn a_hanging_sink_that_falls_far_behind_stops_nothing() {
     let health = world.service.health();
     assert_eq!((world.costs.records().len(), health.records_lost), (10_000, 0));
     assert!(health.records_waiting <= 4_096 + 256, "{}", health.records_waiting);
+    world.books.add_up();
 }
 
 /// Keeps the kinds of alerts, each after a while.
@@ -127,6 +131,7 @@ async fn no_call_waits_for_a_full_recorder_beyond_its_deadline_and_one_alert_is_
     assert_eq!(service.health().records_lost, 2);
     sleep(secs(2)).await;
     assert_eq!(*alerts.lock().unwrap(), [AlertKind::LedgerGap]);
+    assert_eq!(service.costs().known.nanos(), sim.bill().nano_usd, "what has no record is counted");
 }
 
 #[tokio::test(start_paused = true)]
@@ -209,4 +214,5 @@ async fn a_budget_store_that_hangs_while_it_settles_takes_no_records() {
     assert!((85..=95).contains(&rest), "once in 40 seconds, half a minute after each offer: {rest}");
     sleep(secs(2 * 86_400)).await;
     assert!(world.service.flush().await, "it was given up, long after it expired");
+    world.books.add_up();
 }
