@@ -1,7 +1,7 @@
-//! A week of mixed traffic on the simulator, kept in a ledger: who spent what, on which models, what the cache saved and
-//! what has no price. Draws the spend by day and writes every record into a CSV file.
+//! A week of mixed traffic on the simulator, kept in a ledger: who spent what, on which models, what the cache and a batch
+//! saved and what has no price. Draws the spend by day and writes every record into a CSV file.
 //!
-//! `cargo run --example cost_report --features sqlite -- [ledger.db] [records.csv]`; a folder of its own unless named.
+//! `cargo run --example cost_report --features batch -- [ledger.db] [records.csv]`; a folder of its own unless named.
 
 use std::{
     env,
@@ -9,21 +9,28 @@ use std::{
     fs::File,
     path::PathBuf,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use together_inference::{
     InferenceRequest, InferenceService, RouteId, Task, Tier, Usd,
     cost::{By, Format, Ledger, Report, ReportQuery},
+    pipeline::Pipeline,
     router::{CatalogRouter, ModelRoute},
+    service::BatchOptions,
     store::Store,
     testing::{Fault, SimModel, Together},
-    types::{ManualClock, Rng, SeededRng},
+    types::{Clock, ManualClock, Rng, SeededRng},
 };
 
 const GLM: &str = "zai-org/GLM-5.3";
 const PRO: &str = "deepseek-ai/DeepSeek-V4-Pro-0813";
 const FLASH: &str = "deepseek-ai/DeepSeek-V4.1-Flash";
+
+/// What a batch costs less on GLM, made up like all of this.
+const PERCENT_OFF: u8 = 50;
+/// Lines of that batch.
+const TICKETS: u32 = 120;
 
 const DAY: Duration = Duration::from_secs(86_400);
 /// Monday, 16 November 2026, 00:00 UTC.
@@ -39,7 +46,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let start = SystemTime::UNIX_EPOCH + MONDAY;
     let ledger = Ledger::keep_records(&Store::open(&path).await?, DAY * 3_650);
-    let together = a_week(&ledger, start).await?;
+    // A store has a ledger of its own, which forgets what is as old as this week may be: batches have another.
+    let batches = Store::open(folder.join("batches.db")).await?;
+    let together = a_week(&batches, &ledger, start).await?;
     let week = ReportQuery::new(start..start + 7 * DAY);
     let total = ledger.report(&week).await?.total;
 
@@ -48,7 +57,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
         println!("{}", ledger.report(&week.clone().by(by)).await?);
     }
     let asked = total.attempts - total.failed + total.hits + total.followers;
-    println!("{asked} answers, {} of them from the cache: {} not spent a second time.", total.hits, total.saved);
+    println!("{asked} answers. Not spent, thanks to");
+    println!("{:>12}  the cache: it had {} of them", total.saved, total.hits);
+    println!("{:>12}  the batch: {TICKETS} of them were {PERCENT_OFF} % off\n", total.batch_saved);
     println!("{} attempts failed or were repeated elsewhere, at no cost.", total.failed);
     if total.unpriced > 0 {
         println!(
@@ -67,18 +78,35 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Makes the calls of a week: the clock is moved, nothing waits.
-async fn a_week(ledger: &Ledger, start: SystemTime) -> Result<Together, Box<dyn Error>> {
+/// A clock that is moved on by hand and goes on by itself, as those who work on a batch need it.
+#[derive(Debug)]
+struct WeekClock(ManualClock, Instant);
+
+impl Clock for WeekClock {
+    fn now(&self) -> SystemTime {
+        self.0.now() + self.1.elapsed()
+    }
+}
+
+/// Makes the calls of a week: the clock is moved, and only the batch waits, for a moment.
+async fn a_week(batches: &Store, ledger: &Ledger, start: SystemTime) -> Result<Together, Box<dyn Error>> {
     let together = Together::new();
+    together.batch_validation(Duration::from_millis(20));
+    together.batch_time(Duration::from_millis(20));
+    together.batch_discount(GLM, PERCENT_OFF);
     let local = Together::builder().models([SimModel::chat("acme/house-8b").price(0, 0)]).build();
-    let (clock, rng) = (Arc::new(ManualClock::new(start)), SeededRng::new(16));
+    let (clock, rng) = (Arc::new(WeekClock(ManualClock::new(start), Instant::now())), SeededRng::new(16));
     // A server of one's own that nobody has told the price of.
     let house = ModelRoute::new("local", "acme/house-8b").task(Task::Chat).tier(Tier::Small);
     let service = InferenceService::builder(together.client())
         .upstream("local", local.client())
         .router(CatalogRouter::builtin().with(house))
         .embedding_model("intfloat/multilingual-e5-large-instruct")
+        .batch_percent_off(&RouteId::new("together", GLM), PERCENT_OFF)
+        .store(batches)
         .cost_sink(ledger.clone())
+        .batches_with(BatchOptions::default().poll(Duration::from_millis(20)))
+        .background(Pipeline::new().poll_every(Duration::from_millis(10)))
         .clock(Arc::clone(&clock) as _)
         .build()?;
     service.refresh_catalogue().await;
@@ -91,7 +119,11 @@ async fn a_week(ledger: &Ledger, start: SystemTime) -> Result<Together, Box<dyn 
                 together.fail_next(1, Fault::status(503));
             }
             service.complete(request(draw(10), draw(40))).await?;
-            clock.advance(DAY / calls);
+            clock.0.advance(DAY / calls);
+        }
+        // In the night to Saturday the tickets of the week are sorted: nobody waits for that.
+        if day == 4 {
+            service.submit_batch((0..TICKETS).map(ticket)).await?.await?;
         }
     }
     service.shutdown(Duration::from_secs(10)).await;
@@ -113,6 +145,15 @@ fn request(kind: u32, question: u32) -> InferenceRequest {
         _ => InferenceRequest::chat(format!("Sum up meeting {question}")).model(RouteId::new("local", "acme/house-8b")),
     };
     request.tenant(tenant)
+}
+
+/// A line of the batch.
+fn ticket(number: u32) -> InferenceRequest {
+    InferenceRequest::chat(format!("Sort ticket {number}"))
+        .model(GLM)
+        .max_tokens(20)
+        .tenant("acme")
+        .tag("job", "tickets")
 }
 
 /// A bar a day, the longest forty characters.

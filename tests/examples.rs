@@ -104,7 +104,7 @@ fn the_examples_print_what_their_golden_files_hold() {
     }
 }
 
-#[cfg(feature = "sqlite")]
+#[cfg(feature = "batch")]
 #[test]
 fn the_example_of_a_report_prints_what_its_golden_file_holds() {
     is_golden("cost_report");
