@@ -30,6 +30,8 @@ use together_inference::{
 };
 
 use super::{Folder, lines};
+#[cfg(feature = "postgres")]
+use crate::ledger::crash::shared::{CALLS, OPEN, RESERVED, SPENT, shared};
 use crate::{
     ledger::{
         always,
@@ -71,19 +73,23 @@ struct Job {
     look: usize,
     /// For how long a chunk is one worker's, in seconds that do not go faster.
     lease: usize,
+    /// The processes share a budget, if 1 and where the store can keep one.
+    budget: usize,
 }
 
 /// Three chunks.
-const SMALL: Job = Job { lines: 12, chunk: 4, jobs: 50, look: 20, lease: 30 };
+const SMALL: Job = Job { lines: 12, chunk: 4, jobs: 50, look: 20, lease: 30, budget: 1 };
 
 impl Job {
     fn told(self) -> String {
-        [self.lines, self.chunk, self.jobs, self.look, self.lease].map(|number| number.to_string()).join(",")
+        let numbers = [self.lines, self.chunk, self.jobs, self.look, self.lease, self.budget];
+        numbers.map(|number| number.to_string()).join(",")
     }
 
     fn read(told: &str) -> Self {
         let numbers: Vec<usize> = told.split(',').map(|number| number.parse().unwrap()).collect();
-        Self { lines: numbers[0], chunk: numbers[1], jobs: numbers[2], look: numbers[3], lease: numbers[4] }
+        let [lines, chunk, jobs, look, lease, budget] = numbers[..] else { panic!("{told}") };
+        Self { lines, chunk, jobs, look, lease, budget }
     }
 }
 
@@ -99,8 +105,11 @@ async fn child() {
     // Leases are by the time of the server where there is one, which is not fast.
     let lease = secs(job.lease as u64) * if address.starts_with("postgres://") { 1 } else { speed };
     let options = BatchOptions::default().chunk_lines(job.chunk as u64).jobs(job.jobs).lease(lease);
-    let service = InferenceService::builder(client)
-        .store(&store(&address).await)
+    let store = store(&address).await;
+    let builder = InferenceService::builder(client).store(&store);
+    #[cfg(feature = "postgres")]
+    let builder = if job.budget == 1 { shared(&store, builder) } else { builder };
+    let service = builder
         .clock(clock)
         .batches_with(options.poll(secs(1)).singly_below(0))
         .batch_folder(env::var(FILES).unwrap())
@@ -199,6 +208,13 @@ impl Site {
         let ended =
             "SELECT count(*) FROM line WHERE state = 1 AND file IS NOT NULL AND batch IN (SELECT id FROM batch)";
         assert_eq!(self.home.count(ended).await, job.lines as i64, "{case}: a line has no answer");
+        #[cfg(feature = "postgres")]
+        if let (Home::Database(_), 1) = (&self.home, job.budget) {
+            let (spent, calls) = (self.home.count(SPENT).await, self.home.count(CALLS).await);
+            assert_eq!((spent, calls), (bill.nano_usd, job.lines as i64), "{case}: the budget is not the bill");
+            let left = (self.home.count(RESERVED).await, self.home.count(OPEN).await);
+            assert_eq!(left, (0, 0), "{case}: something stays set aside");
+        }
     }
 }
 

@@ -2,6 +2,10 @@
 //!
 //! The child is this test binary itself: it makes calls against the parent's simulator, which keeps the bill, and ends
 //! at a place that it passes, or is killed with SIGKILL at any time. The places are those that a first child prints.
+//! Where the store is a server, children share a budget there.
+
+#[cfg(feature = "postgres")]
+pub(crate) mod shared;
 
 use std::{
     collections::BTreeSet,
@@ -12,13 +16,13 @@ use std::{
 
 use together_inference::{
     Cost, InferenceService, TogetherClient,
-    cost::{CostRecord, Durability, Ending},
+    cost::{CostRecord, Durability, Ending, Ledger},
     testing::{Server, Together},
     types::{Rng, SeededRng},
 };
 use tokio::time::Instant;
 
-use super::{Home, audit, muse, open, secs, sums};
+use super::{Home, audit, home::store, muse, secs, sums};
 
 const STORE: &str = "TOGETHER_LEDGER_TEST_STORE";
 const URL: &str = "TOGETHER_LEDGER_TEST_URL";
@@ -32,8 +36,11 @@ async fn child() {
     let Ok(path) = env::var(STORE) else { return };
     let client = TogetherClient::builder().base_url(env::var(URL).unwrap()).api_key("key").build().unwrap();
     let durability = if env::var(MODE).unwrap() == "strict" { Durability::Strict } else { Durability::Standard };
-    let ledger = open(&path).await.durability(durability);
-    let service = InferenceService::builder(client).cost_sink(ledger).build().unwrap();
+    let store = store(&path).await;
+    let builder = InferenceService::builder(client).cost_sink(Ledger::new(&store).durability(durability));
+    #[cfg(feature = "postgres")]
+    let builder = shared::shared(&store, builder);
+    let service = builder.build().unwrap();
     let calls: usize = env::var(CALLS).unwrap().parse().unwrap();
     for call in 0..calls {
         service.complete(muse(format!("question {call}")).tenant("acme")).await.unwrap();
@@ -104,6 +111,8 @@ async fn survives(home: &Home, mode: &str, place: &str, times: u32) {
         total.attempts as usize - lost
     );
     assert!(records.iter().all(|record| record.ending != Ending::Lost || matches!(record.cost, Cost::Unknown { .. })));
+    #[cfg(feature = "postgres")]
+    shared::is_charged_once(home, &together, unwritten == 0, &case).await;
 }
 
 /// The records when nothing is open any more.
@@ -164,6 +173,8 @@ async fn killed_at_any_time_it_loses_and_doubles_nothing() {
         let made = bill.calls..=bill.calls + 1;
         assert!(made.contains(&total.attempts), "round {round}: {} of {}", total.attempts, bill.calls);
         assert!(total.known.nanos() <= bill.nano_usd && bill.nano_usd <= bound.nanos(), "round {round}: {total:?}");
+        #[cfg(feature = "postgres")]
+        shared::is_charged_once(&home, &together, true, &format!("round {round}")).await;
     }
 }
 
@@ -182,5 +193,7 @@ async fn processes_that_share_a_store_lose_and_double_nothing() {
         let records = audit(&home.ledger().await).await;
         assert_eq!(records.len(), calls, "{}", home.kind());
         assert_eq!(sums(&records).known.nanos(), together.bill().nano_usd);
+        #[cfg(feature = "postgres")]
+        shared::is_charged_once(&home, &together, true, "several processes").await;
     }
 }

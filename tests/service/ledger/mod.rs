@@ -5,7 +5,7 @@
 
 #[cfg(feature = "postgres")]
 mod budgets;
-mod crash;
+pub(crate) mod crash;
 #[cfg(feature = "sqlite")]
 mod files;
 #[cfg(all(target_os = "linux", feature = "sqlite"))]

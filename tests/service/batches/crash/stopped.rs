@@ -11,8 +11,9 @@ use futures_util::future::join_all;
 use super::{Job, SMALL, STOP, Site, ended};
 use crate::world::ms;
 
-/// One chunk, and nothing else going on when the process stops.
-const JOB: Job = Job { lines: 4, look: 1_000, lease: 2, ..SMALL };
+/// One chunk, and nothing else going on when the process stops. A budget would be waited for before the places that matter
+/// here, and whoever was overtaken is told so meanwhile.
+const JOB: Job = Job { lines: 4, look: 1_000, lease: 2, budget: 0, ..SMALL };
 
 /// The sums that any write about a batch changes.
 async fn written(site: &Site) -> Vec<i64> {
