@@ -9,7 +9,7 @@ use together_inference::{
     InferenceService, Usd,
     cost::{CostRecord, MemoryCosts, Scope},
     testing::Together,
-    types::UsageSource,
+    types::{Task, UsageSource},
 };
 
 /// Whose budgets are hard, and which are there for counting alone.
@@ -19,6 +19,11 @@ pub(crate) struct Money<'a> {
     pub(crate) service: &'a InferenceService,
     /// Those of hard budgets. The one for everything is soft and larger than all that is spent.
     pub(crate) hard: &'a [Scope],
+}
+
+/// Whether the tokens are the provider's word: those of texts for vectors are counted as the simulator does.
+fn is_told(record: &CostRecord) -> bool {
+    record.usage_source == UsageSource::Reported || record.task == Task::Embedding
 }
 
 impl Money<'_> {
@@ -52,10 +57,10 @@ impl Money<'_> {
         assert_eq!(all.spent, charged, "the budget and the records do not agree");
 
         // No more than the provider bills, by what it told; no less, together with what may still come.
-        let told = sum(|record| record.usage_source == UsageSource::Reported);
+        let told = sum(|record| record.cost.known().is_some() && is_told(record));
         let billed = bill.nano_usd;
         assert!(told.nanos() <= billed, "{told} are recorded, and {billed} nano-dollars billed");
-        let is_counted = |record: &CostRecord| record.usage_source == UsageSource::Counted;
+        let is_counted = |record: &CostRecord| record.usage_source == UsageSource::Counted && !is_told(record);
         if !records.iter().any(is_counted) {
             let at_most = (all.spent + all.reserved).nanos();
             assert!(billed <= at_most, "{billed} nano-dollars are billed, and {at_most} spent or set aside");
@@ -66,6 +71,8 @@ impl Money<'_> {
             for budget in self.service.budgets().remaining(scope).await.unwrap() {
                 assert!(budget.spent >= Usd::ZERO && budget.reserved >= Usd::ZERO, "{budget:?}");
                 assert!(!budget.hard || budget.left() >= Usd::ZERO, "overdrawn: {budget:?}");
+                let is_within = budget.max_calls.is_none_or(|most| budget.calls <= most);
+                assert!(!budget.hard || is_within, "one call too many: {budget:?}");
             }
         }
         records

@@ -6,11 +6,11 @@ use std::{
 };
 
 use together_inference::{
-    InferenceRequest, InferenceService, Priority, RouteId,
+    InferenceRequest, InferenceResponse, InferenceService, Price, Priority, RouteId, Task, Usd,
     cost::{Account, Budget, BudgetStore, CostRecord, CostSink, MemoryBudgets, MemoryCosts, Period, Scope},
     limit::Limits,
-    service::{Error, ErrorKind},
-    testing::{Fault, Together},
+    service::{Error, ErrorKind, ServiceBuilder},
+    testing::{Fault, SimModel, Together},
     types::{Clock, ManualClock, Rng, SeededRng, SystemClock},
     usd,
 };
@@ -24,6 +24,10 @@ use crate::{
 };
 
 const MODELS: [&str; 3] = [LARGE, MID, SMALL];
+const E5: &str = "intfloat/multilingual-e5-large-instruct";
+/// A model that nobody has told the price of.
+const HOUSE: &str = "acme/house-8b";
+const SESSIONS: [&str; 3] = ["one", "two", "three"];
 const STEPS: u64 = 24;
 
 /// 2026-03-28 20:00 UTC: the day before Europe's clocks go forward.
@@ -93,19 +97,41 @@ impl Dice {
         }
     }
 
-    fn request(&self) -> InferenceRequest {
+    /// The most that a request may cost: less than most models may take for one attempt, up to more than several do.
+    fn ceiling(&self) -> Usd {
+        Usd::from_nanos(i64::try_from(self.below(40_000_000)).unwrap())
+    }
+
+    fn session(&self) -> &'static str {
+        SESSIONS[usize::try_from(self.below(3)).unwrap()]
+    }
+
+    /// What is asked, and of whom.
+    fn question(&self) -> InferenceRequest {
+        if self.one_in(8) {
+            return InferenceRequest::embedding((0..=self.below(3)).map(|_| format!("text {}", self.below(9))));
+        }
         let request = InferenceRequest::chat(format!("question {}", self.below(6)));
-        let request = match self.below(4) {
+        match self.below(5) {
             0 => request.model(self.model()),
             1 => request.models([self.model(), self.model()]),
             2 => request.models(MODELS),
+            3 if self.one_in(2) => request.model(HOUSE),
             _ => request,
-        };
+        }
+    }
+
+    fn request(&self) -> InferenceRequest {
+        let request = self.question();
         let priority = [Priority::Realtime, Priority::Standard, Priority::Batch];
         let request = request.priority(priority[usize::try_from(self.below(3)).unwrap()]);
-        let request = if self.one_in(2) { request.temperature(0.0) } else { request };
+        let is_chat = request.task_of() == Task::Chat;
+        let request = if is_chat && self.one_in(2) { request.temperature(0.0) } else { request };
         let request = if self.one_in(3) { request.tenant("acme") } else { request };
-        let request = if self.one_in(4) { request.first_token(ms(200 + self.below(3_000))) } else { request };
+        let request = if self.one_in(3) { request.session(self.session()) } else { request };
+        let request = if self.one_in(6) { request.max_cost(self.ceiling()) } else { request };
+        let request =
+            if is_chat && self.one_in(4) { request.first_token(ms(200 + self.below(3_000))) } else { request };
         if self.one_in(2) { request.deadline(ms(1 + self.below(30_000))) } else { request }
     }
 }
@@ -136,25 +162,33 @@ impl Run {
     pub(crate) fn new(seed: u64, kept: Kept) -> Self {
         let (sim, costs) = (Together::builder().seed(seed).build(), MemoryCosts::new(100_000));
         sim.on("").reply_with(|request| said_by(request["model"].as_str().unwrap()));
+        // It costs nothing either, so that what is charged for it, nothing, is what is billed.
+        sim.add_model(SimModel::chat(HOUSE).price(0, 0));
         // A ledger outside deletes what is old, by a clock of its own.
         let begins = if kept.is_outside { SystemClock.now() } else { SystemTime::UNIX_EPOCH + secs(SPRING) };
         let clock = Arc::new(ManualClock::new(begins));
         let builder = InferenceService::builder(sim.client())
             .cost_sink(costs.clone())
             .budget(Budget::total(usd!("1000000")).soft())
-            .budget(Budget::total(usd!("0.06")).per_model())
+            .budget(Budget::per_session(usd!("0.02")).max_calls(3).hard())
             .budget(Budget::daily(usd!("0.03")).zone("Europe/Berlin").of(Scope::tenant("acme")))
             .budget_store(Arc::clone(&kept.budgets))
             .clock(Arc::clone(&clock) as _)
             .rng(Arc::new(SeededRng::new(seed)))
+            .embedding_model(E5)
+            .price(&RouteId::new("together", E5), Price::per_million(usd!("0.02"), Usd::ZERO))
             .tokenizer(Quarters)
             .limits(Limits::default().concurrency(8).max_waiting(16));
         let builder = match &kept.ledger {
             Some(ledger) => builder.cost_sink(Arc::clone(ledger)),
             None => builder,
         };
-        let hard = MODELS.map(|model| Scope::Model(RouteId::new("together", model)));
-        let hard = hard.into_iter().chain([Scope::tenant("acme")]).collect();
+        // Of these alone: under a hard budget what has no price is refused.
+        let models = MODELS.map(|model| Scope::Model(RouteId::new("together", model)));
+        let of_model = |builder: ServiceBuilder, of: &Scope| builder.budget(Budget::total(usd!("0.06")).of(of.clone()));
+        let builder = models.iter().fold(builder, of_model);
+        let sessions = SESSIONS.map(|session| Scope::Session(session.into()));
+        let hard = models.into_iter().chain(sessions).chain([Scope::tenant("acme")]).collect();
         let (books, service) = (Books::new(&sim, &costs), builder.build().unwrap());
         let world = World { sim, costs, budgets: Arc::default(), service, books };
         Self { world, dice: Dice(SeededRng::new(!seed)), clock, kept, hard, calls: Vec::new() }
@@ -214,18 +248,22 @@ impl Run {
     fn call(&mut self) {
         let (request, service) = (self.dice.request(), self.world.service.clone());
         let deadline = request.deadline_of();
-        let streams = self.dice.one_in(3);
+        let ceiling = request.max_cost_of();
+        let is_chat = request.task_of() == Task::Chat;
+        let streams = is_chat && self.dice.one_in(3);
         // Time that is moved on by steps ends a wait at the end of one.
         let late = if self.kept.is_outside { secs(2) } else { ms(5) };
         self.calls.push(spawn(async move {
             let start = Instant::now();
             let ended = if streams { stream(&service, request).await } else { service.complete(request).await };
             let took = start.elapsed();
+            let cost = ended.as_ref().map_or_else(Error::cost, InferenceResponse::cost).charge();
+            assert!(ceiling.is_none_or(|most| cost <= most), "{cost} of {ceiling:?}");
             match ended {
                 Ok(reply) => {
                     assert!(reply.attempts.len() <= 3, "{:?}", reply.attempts);
                     // Whole and of one model, whatever was tried before.
-                    assert_eq!(reply.text(), said_by(reply.model().as_str()));
+                    assert!(!is_chat || reply.text() == said_by(reply.model().as_str()), "{}", reply.text());
                     assert!(streams || took <= deadline + late, "{took:?} of {deadline:?}");
                     assert!(serde_json::to_string(&reply.trace()).unwrap().len() <= 2_048);
                     (true, reply.attempts.len(), reply.cost().charge().nanos(), took.as_nanos())
@@ -296,10 +334,7 @@ impl Run {
 }
 
 /// Reads a stream to its end, and holds every piece against the model that answers.
-async fn stream(
-    service: &InferenceService,
-    request: InferenceRequest,
-) -> Result<together_inference::InferenceResponse, Error> {
+async fn stream(service: &InferenceService, request: InferenceRequest) -> Result<InferenceResponse, Error> {
     let mut stream = service.stream(request).await?;
     let model = stream.model().to_string();
     while let Some(delta) = stream.next().await {
