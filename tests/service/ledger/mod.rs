@@ -10,6 +10,8 @@ pub(crate) mod crash;
 mod files;
 #[cfg(all(target_os = "linux", feature = "sqlite"))]
 mod flushes;
+#[cfg(feature = "postgres")]
+mod full;
 pub(crate) mod home;
 mod keeping;
 #[cfg(feature = "postgres")]

@@ -120,6 +120,17 @@ impl Server {
         format!("postgres://me:secret@127.0.0.1:{}/{database}", self.port)
     }
 
+    /// A new database whose tables lie in this folder.
+    pub(crate) async fn database_in(&self, folder: &Path) -> Database {
+        let own = format!("chown --reference {} {}", self.data().display(), folder.display());
+        assert!(Command::new("sh").args(["-c", &own]).status().unwrap().success());
+        let database = self.database().await;
+        let client = client(&self.url("postgres")).await;
+        client.batch_execute(&format!("CREATE TABLESPACE apart LOCATION '{}'", folder.display())).await.unwrap();
+        client.batch_execute(&format!("ALTER DATABASE {} SET TABLESPACE apart", database.name)).await.unwrap();
+        database
+    }
+
     /// A new database.
     pub(crate) async fn database(&self) -> Database {
         let name = format!("test_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
