@@ -61,6 +61,7 @@ impl Drop for Disk {
 }
 
 #[tokio::test]
+#[ignore = "mounts a small disk, which not every machine allows: scripts/test runs it where it may"]
 async fn a_full_disk_of_the_server_stops_paid_calls_where_the_ledger_is_strict() {
     // Scenario: calls until the disk is full, some more, and some when there is room again.
     // Expected: while it is full nothing is bought, and the error says why; then it goes on. Nothing that was bought is
@@ -97,6 +98,7 @@ async fn a_full_disk_of_the_server_stops_paid_calls_where_the_ledger_is_strict()
 }
 
 #[tokio::test]
+#[ignore = "mounts a small disk, which not every machine allows: scripts/test runs it where it may"]
 async fn a_full_disk_of_the_server_does_not_stop_calls_otherwise_and_the_gap_is_counted_and_told() {
     // Scenario: the disk is full for five hundred calls, and has room again for some more.
     // Expected: all calls are answered; the records that are missing are as many as were counted and told of.
