@@ -26,7 +26,7 @@ pub struct ServiceHealth {
     pub coalescing: usize,
     /// Cost records that wait for the sinks.
     pub records_waiting: usize,
-    /// Cost records that no sink took.
+    /// Cost records that no sink took, and attempts never made that a sink was not told to forget.
     pub records_lost: u64,
     /// Alerts that reached nobody: the notifier failed, or too many were on their way. The next one that arrives says how
     /// many there were before it, and what still holds is told again.

@@ -53,8 +53,6 @@ pub(super) enum Item {
     Record(Box<Settled>),
     /// An attempt that the sinks were told of, and that was never made.
     Withdraw(AttemptId),
-    /// A reservation of an attempt that was never made.
-    Settle(Arc<Held>, Charge),
     /// Answered when everything before it was handed over.
     Flush(oneshot::Sender<()>),
 }
@@ -86,7 +84,8 @@ struct Shared {
     losses: Arc<Losses>,
 }
 
-/// Records that no sink took.
+/// Records that no sink took, and withdrawals: an attempt that was never made ends in the ledger as money spent where it is
+/// not told.
 #[derive(Default)]
 struct Losses {
     records: AtomicU64,
@@ -149,11 +148,9 @@ impl Recorder {
         slot
     }
 
-    /// Hands over that an attempt was never made, where it has no slot.
-    pub(super) fn withdraw(&self, attempt: AttemptId) {
-        if self.queue.try_send(Item::Withdraw(attempt)).is_err() {
-            tracing::warn!(%attempt, "an attempt that was not made stays open in the ledger until the process ends");
-        }
+    /// Settles what was set aside where the budget store could not at once. It waits for no slot, being bounded apart.
+    pub(super) fn settle(&self, held: Arc<Held>, charge: Charge) {
+        self.shared.due(Some((held, charge)));
     }
 
     /// Hands over a record that costs nothing, if there is room.
@@ -166,12 +163,11 @@ impl Recorder {
 
     /// Takes what found no slot: its record is counted as lost already, its money is not.
     pub(super) fn without_slot(&self, item: Item) {
-        let due = match item {
-            Item::Record(settled) => settled.budget,
-            Item::Settle(held, charge) => Some((held, charge)),
-            Item::Flush(_) | Item::Withdraw(_) => None,
-        };
-        self.shared.due(due);
+        match item {
+            Item::Record(settled) => self.shared.due(settled.budget),
+            Item::Withdraw(_) if self.queue.try_send(item).is_err() => self.shared.losses.add(1),
+            Item::Withdraw(_) | Item::Flush(_) => {}
+        }
     }
 
     /// Waits until every record so far was handed to every sink, or given up, or until `by`.
@@ -186,7 +182,7 @@ impl Recorder {
         QUEUE - self.queue.capacity() + self.shared.desks.iter().map(Desk::waiting).max().unwrap_or_default()
     }
 
-    /// Records that no sink took, or that found no room.
+    /// Records and withdrawals that no sink took, or that found no room.
     pub(super) fn lost(&self) -> u64 {
         self.shared.losses.records.load(Ordering::Acquire)
     }
@@ -261,7 +257,6 @@ impl Shared {
                         records.push(settled.record);
                         self.due(settled.budget);
                     }
-                    Item::Settle(held, charge) => self.due(Some((held, charge))),
                     Item::Withdraw(attempt) => withdrawn.push(attempt),
                     Item::Flush(done) => {
                         self.page(std::mem::take(&mut records), std::mem::take(&mut withdrawn));
@@ -286,7 +281,7 @@ impl Shared {
             return;
         }
         let losses = Arc::clone(&self.losses);
-        let page = Arc::new(Page::new(records, withdrawn, move |records| losses.add(records)));
+        let page = Arc::new(Page::new(records, withdrawn, move |lost| losses.add(lost)));
         self.desks.iter().for_each(|desk| desk.push(Entry::Page(Arc::clone(&page))));
     }
 

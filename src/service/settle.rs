@@ -307,11 +307,11 @@ impl Settlement {
     /// Nothing left this machine: no record, the reservation returns.
     fn never_sent(&mut self, ending: Ending) {
         let Some(settled) = self.record.take() else { return };
-        if self.intended {
-            self.state.recorder.withdraw(settled.record.attempt);
-        }
         if let Some((held, charge)) = self.release(Charge::NotSent) {
-            self.hand_over(Item::Settle(held, charge));
+            self.state.recorder.settle(held, charge);
+        }
+        if self.intended {
+            self.hand_over(Item::Withdraw(settled.record.attempt));
         }
         self.observe(Usage::default(), ending, self.took(), None);
     }

@@ -30,7 +30,7 @@ pub struct Drained {
     pub cancelled: usize,
     /// Attempts among those whose cost is only known as an upper bound.
     pub unknown: u64,
-    /// Cost records that no sink took.
+    /// Cost records that no sink took, and attempts never made that a sink was not told to forget.
     pub records_lost: u64,
 }
 

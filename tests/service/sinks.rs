@@ -12,20 +12,24 @@ use together_inference::{
     InferenceService, Price, Usd, async_trait,
     client::RetryPolicy,
     cost::{
-        Account, Balance, Budget, BudgetError, BudgetStore, Charge, CostRecord, CostSink, Hold, MemoryBudgets,
+        Account, Balance, Budget, BudgetError, BudgetStore, Charge, CostRecord, CostSink, Hold, Intent, MemoryBudgets,
         MemoryCosts, Period, SinkError,
     },
     notify::{Alert, AlertKind, Notifier, NotifyError},
     service::ErrorKind,
     testing::{Fault, Together},
+    types::AttemptId,
     usd,
 };
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 
 use crate::{
     books::Books,
     doubles::{Fails, Remote},
-    world::{World, ms, muse, route, secs, used},
+    world::{World, ms, muse, route, secs, settle, used},
 };
 
 /// Takes nothing, and counts what it is offered.
@@ -92,6 +96,118 @@ async fn a_hanging_sink_that_falls_far_behind_stops_nothing() {
     assert_eq!((world.costs.records().len(), health.records_lost), (10_000, 0));
     assert!(health.records_waiting <= 4_096 + 256, "{}", health.records_waiting);
     world.books.add_up();
+}
+
+/// Is told of attempts before they are made, and takes what became of them while it is open. Those of the tenant "unsent"
+/// are never made: it does not end to be told of them.
+#[derive(Clone, Debug)]
+struct Shut {
+    open: watch::Sender<bool>,
+    told: Arc<std::sync::Mutex<Vec<(AttemptId, bool)>>>,
+    records: Arc<AtomicU64>,
+}
+
+impl Shut {
+    fn new(open: bool) -> Self {
+        Self { open: watch::Sender::new(open), told: Arc::default(), records: Arc::default() }
+    }
+
+    async fn opened(&self) {
+        self.open.subscribe().wait_for(|open| *open).await.unwrap();
+    }
+
+    fn forget(&self, done: impl Fn(AttemptId) -> bool) {
+        self.told.lock().unwrap().retain(|(attempt, _)| !done(*attempt));
+    }
+
+    /// Attempts that were never made, and that it was not told to forget.
+    fn unsent(&self) -> usize {
+        self.told.lock().unwrap().iter().filter(|(_, unsent)| *unsent).count()
+    }
+}
+
+#[async_trait]
+impl CostSink for Shut {
+    async fn intend(&self, intent: &Intent) -> Result<(), SinkError> {
+        let unsent = intent.record.tenant.as_ref().is_some_and(|tenant| tenant.as_str() == "unsent");
+        self.told.lock().unwrap().push((intent.record.attempt, unsent));
+        if unsent { std::future::pending().await } else { Ok(()) }
+    }
+
+    async fn record(&self, page: &[CostRecord]) -> Result<(), SinkError> {
+        self.opened().await;
+        self.records.fetch_add(page.len() as u64, Ordering::SeqCst);
+        self.forget(|attempt| page.iter().any(|record| record.attempt == attempt));
+        Ok(())
+    }
+
+    async fn withdraw(&self, attempts: &[AttemptId]) -> Result<(), SinkError> {
+        self.opened().await;
+        self.forget(|attempt| attempts.contains(&attempt));
+        Ok(())
+    }
+
+    fn wants_intents(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_was_never_made_is_withdrawn_however_full_the_recorder_is() {
+    // Scenario: the ledger is told of an attempt and hangs; others fill the recorder until a record is lost; only then is
+    // the attempt given up, before anything was sent; the ledger works again.
+    // Expected: the ledger is told that it was never made. A withdrawal that was left out would end as money spent.
+    let sink = Shut::new(false);
+    let sim = Together::new();
+    let service = InferenceService::builder(sim.client()).cost_sink(sink.clone()).build().unwrap();
+    let unsent = crate::world::spawn(service.complete(muse("why?").tenant("unsent")));
+    settle().await;
+    assert_eq!(sink.unsent(), 1);
+    while service.health().records_lost == 0 {
+        service.complete(muse("why?").max_tokens(1)).await.unwrap();
+    }
+    unsent.abort();
+    settle().await;
+    sink.open.send_replace(true);
+    sleep(secs(60)).await;
+    assert!(service.flush().await);
+    assert_eq!((sink.unsent(), service.health().records_lost), (0, 1));
+}
+
+/// Is told of attempts before they are made, and cannot be told that they were not.
+#[derive(Debug)]
+struct NeverForgets;
+
+#[async_trait]
+impl CostSink for NeverForgets {
+    async fn record(&self, _: &[CostRecord]) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    async fn withdraw(&self, _: &[AttemptId]) -> Result<(), SinkError> {
+        Err(SinkError::new("it fails on purpose"))
+    }
+
+    fn wants_intents(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_withdrawal_that_a_sink_does_not_take_is_counted_and_told() {
+    // Scenario: the provider refuses the connection; the sink that was told of the attempt is never told that it was not
+    // made, another one that need not know is.
+    // Expected: counted and told like a record that is lost, though its own record the other one would have taken.
+    let alerts = Arc::default();
+    let world = World::with(|builder| {
+        builder.cost_sink(NeverForgets).notifier(SlowNotifier(ms(0), Arc::clone(&alerts))).retry(RetryPolicy::none())
+    });
+    world.sim.fail_next(1, Fault::refuse());
+    world.service.complete(muse("why?")).await.unwrap_err();
+    sleep(secs(60)).await;
+    assert!(world.service.flush().await);
+    assert_eq!((world.costs.records().len(), world.service.health().records_lost), (0, 1));
+    assert_eq!(*alerts.lock().unwrap(), [AlertKind::LedgerGap]);
 }
 
 /// Keeps the kinds of alerts, each after a while.

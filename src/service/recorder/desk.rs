@@ -28,13 +28,15 @@ const SLOW: Duration = Duration::from_secs(1);
 
 /// Records on their way to every sink.
 pub(super) struct Page {
-    pub(super) records: Vec<CostRecord>,
+    records: Vec<CostRecord>,
     /// Attempts that were not made after all.
     withdrawn: Vec<AttemptId>,
     /// Whether a sink took them.
     taken: AtomicBool,
     /// Whether one did not that nobody stands in for.
     missed: AtomicBool,
+    /// Whether one that was told of attempts was not told that they were not made.
+    untold: AtomicBool,
     lost: Box<dyn Fn(u64) + Send + Sync>,
 }
 
@@ -44,8 +46,13 @@ impl Page {
         withdrawn: Vec<AttemptId>,
         lost: impl Fn(u64) + Send + Sync + 'static,
     ) -> Self {
-        let (taken, missed) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { records, withdrawn, taken, missed, lost: Box::new(lost) }
+        let [taken, missed, untold] = [const { AtomicBool::new(false) }; 3];
+        Self { records, withdrawn, taken, missed, untold, lost: Box::new(lost) }
+    }
+
+    /// How much of a sink's backlog it is.
+    fn len(&self) -> usize {
+        self.records.len() + self.withdrawn.len()
     }
 }
 
@@ -53,8 +60,10 @@ impl Drop for Page {
     /// Every sink is done with it.
     fn drop(&mut self) {
         let is_lost = !self.taken.load(Ordering::Acquire) || self.missed.load(Ordering::Acquire);
-        if is_lost && !self.records.is_empty() {
-            (self.lost)(self.records.len() as u64);
+        let records = if is_lost { self.records.len() } else { 0 };
+        let withdrawn = if self.untold.load(Ordering::Acquire) { self.withdrawn.len() } else { 0 };
+        if records + withdrawn > 0 {
+            (self.lost)((records + withdrawn) as u64);
         }
     }
 }
@@ -93,6 +102,7 @@ pub(super) struct Desk {
 #[derive(Default)]
 struct Backlog {
     entries: VecDeque<Entry>,
+    /// Withdrawals too: they wait as long.
     records: usize,
 }
 
@@ -125,11 +135,11 @@ impl Desk {
         let mut backlog = self.lock();
         if let Entry::Page(page) = &entry {
             if backlog.records >= QUEUE {
-                tracing::warn!(sink = ?self.sink, records = page.records.len(), "a cost sink is too far behind for more");
+                tracing::warn!(sink = ?self.sink, records = page.len(), "a cost sink is too far behind for more");
                 self.misses(page);
                 return;
             }
-            backlog.records += page.records.len();
+            backlog.records += page.len();
         }
         backlog.entries.push_back(entry);
         drop(backlog);
@@ -155,7 +165,7 @@ impl Desk {
             let mut done = Vec::with_capacity(pages.len());
             let mut backlog = self.lock();
             for page in &pages {
-                backlog.records = backlog.records.saturating_sub(page.records.len());
+                backlog.records = backlog.records.saturating_sub(page.len());
                 done.extend(backlog.entries.pop_front());
             }
             drop(backlog);
@@ -184,8 +194,8 @@ impl Desk {
         }
         for entry in &backlog.entries {
             match entry {
-                Entry::Page(page) if pages.is_empty() || records + page.records.len() <= PAGE => {
-                    records += page.records.len();
+                Entry::Page(page) if pages.is_empty() || records + page.len() <= PAGE => {
+                    records += page.len();
                     pages.push(Arc::clone(page));
                 }
                 _ => break,
@@ -197,8 +207,12 @@ impl Desk {
         pages
     }
 
-    /// A sink will never have a page. Where it is a ledger, no other stands in for it.
+    /// A sink will never have a page. Where it is a ledger, no other stands in for it, and none for one that was told of
+    /// what was then not made.
     fn misses(&self, page: &Page) {
+        if self.sink.wants_intents() {
+            page.untold.store(true, Ordering::Release);
+        }
         if self.sink.is_durable() {
             page.missed.store(true, Ordering::Release);
         }
