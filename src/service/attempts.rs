@@ -231,7 +231,7 @@ impl State {
         }
     }
 
-    /// Takes what an attempt needs before money is spent: a record's slot, a reservation, a place.
+    /// Takes what an attempt needs before money is spent: a place for its record, a reservation, a turn.
     async fn admit(
         self: &Arc<Self>,
         plan: &Plan,
@@ -242,12 +242,13 @@ impl State {
         if Instant::now() >= plan.deadline {
             return Err(Error::new(ErrorKind::DeadlineExceeded, "the deadline passed before an attempt could start"));
         }
-        let slot = self.recorder.slot(plan.deadline).await;
-        if slot.is_none() && self.recorder.is_strict() {
+        // Before there is a turn to be held up: a recorder that does not keep up is waited for by all.
+        let place = self.recorder.place(plan.deadline).await;
+        if place.is_none() && self.recorder.is_strict() {
             let message = "the ledger is strict and does not keep up: no record could be kept of an attempt";
             return Err(Error::new(ErrorKind::DeadlineExceeded, message));
         }
-        let mut settlement = Settlement::new(passage, plan, candidate, attempt, slot);
+        let mut settlement = Settlement::new(passage, plan, candidate, attempt, place);
         self.check_cost(plan, settlement.at_most(), spent)?;
         self.reserve(plan, &mut settlement, candidate, attempt).await?;
         let permit = match settlement.route.lane.admit(&turn(plan)).await {

@@ -184,7 +184,7 @@ impl State {
         record.ending = ending;
         record.latency = plan.started.elapsed();
         self.totals.add(&record);
-        self.recorder.offer(record);
+        self.recorder.record(record);
     }
 }
 

@@ -1,6 +1,6 @@
 //! The one task that hands records to the sinks and settles remote budgets.
 //!
-//! A slot in its queue is taken before money is spent, so that a slow sink slows admission down instead of losing
+//! A place in its queue is asked for before money is spent, so that a slow sink slows admission down instead of losing
 //! records. Each sink has a desk of its own: the fastest one sets the pace, the others may fall a whole queue behind, and
 //! one that fails or hangs holds up neither the others nor the budgets.
 //!
@@ -10,6 +10,7 @@
 
 mod desk;
 mod dues;
+mod queue;
 
 use std::{
     sync::{
@@ -21,13 +22,15 @@ use std::{
 
 use futures_util::future::join_all;
 use tokio::{
-    sync::{Notify, mpsc, oneshot},
+    sync::{Notify, oneshot},
     time::{Instant, timeout_at},
 };
 
+pub(super) use self::queue::Place;
 use self::{
     desk::{Desk, Entry, Mark, Page},
     dues::Dues,
+    queue::Queue,
 };
 use super::state::State;
 use crate::{
@@ -40,14 +43,11 @@ use crate::{
 const QUEUE: usize = 4_096;
 /// Records that a sink gets at a time, at most.
 const PAGE: usize = 256;
-/// How long a call waits for a slot before it goes on without a record.
-const SLOT_WAIT: Duration = Duration::from_millis(100);
+/// How long a call waits for a place before it goes on without one.
+const PLACE_WAIT: Duration = Duration::from_millis(100);
 /// How often a page is offered to a sink before it is given up, and the first pause between.
 const OFFERS: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// A place in the queue for one record.
-pub(super) type RecordSlot = mpsc::OwnedPermit<Item>;
 
 pub(super) enum Item {
     Record(Box<Settled>),
@@ -65,15 +65,13 @@ pub(super) struct Settled {
 }
 
 pub(super) struct Recorder {
-    queue: mpsc::Sender<Item>,
     shared: Arc<Shared>,
     /// Whether nothing is sent without a place for its record.
     is_strict: bool,
 }
 
 struct Shared {
-    /// The queue's end. Held by the task that runs.
-    inbox: tokio::sync::Mutex<mpsc::Receiver<Item>>,
+    queue: Queue,
     desks: Vec<Desk>,
     budgets: Arc<Budgets>,
     /// What the budget store has still to settle.
@@ -101,11 +99,10 @@ impl std::fmt::Debug for Recorder {
 
 impl Recorder {
     pub(super) fn new(sinks: &FanOut, budgets: Arc<Budgets>) -> Self {
-        let (queue, receiver) = mpsc::channel(QUEUE);
         let losses = Arc::<Losses>::default();
         let told = Arc::clone(&losses);
         let shared = Shared {
-            inbox: tokio::sync::Mutex::new(receiver),
+            queue: Queue::default(),
             desks: sinks.sinks().iter().map(|sink| Desk::new(Arc::clone(sink))).collect(),
             budgets,
             dues: Dues::new(move |held, charge| told.unsettled(held, charge)),
@@ -113,7 +110,7 @@ impl Recorder {
             running: AtomicBool::new(false),
             losses,
         };
-        Self { queue, shared: Arc::new(shared), is_strict: sinks.is_strict() }
+        Self { shared: Arc::new(shared), is_strict: sinks.is_strict() }
     }
 
     /// Starts the task on this runtime unless one runs.
@@ -129,62 +126,75 @@ impl Recorder {
         drop(tokio::spawn(task));
     }
 
-    /// Whether an attempt without a slot must not be made.
+    /// Whether an attempt without a place must not be made.
     pub(super) const fn is_strict(&self) -> bool {
         self.is_strict
     }
 
-    /// Takes a slot, waiting at most 100 ms (until `by` where a sink is strict) and never beyond `by`. `None`: the call
-    /// goes on without a record, which is counted, or it is too late for an attempt anyway.
-    pub(super) async fn slot(&self, by: Instant) -> Option<RecordSlot> {
-        if let Ok(slot) = self.queue.clone().try_reserve_owned() {
-            return Some(slot);
+    /// A place for what an attempt leaves, waiting for room at most 100 ms (until `by` where a sink is strict) and never
+    /// beyond `by`. `None`: the call goes on without, or it is too late for an attempt anyway.
+    pub(super) async fn place(&self, by: Instant) -> Option<Place> {
+        let queue = &self.shared.queue;
+        if let Some(place) = queue.place() {
+            return Some(place);
         }
-        let until = if self.is_strict { by } else { by.min(Instant::now() + SLOT_WAIT) };
-        let slot = timeout_at(until, self.queue.clone().reserve_owned()).await.ok().and_then(Result::ok);
-        if slot.is_none() && until < by {
-            self.shared.losses.add(1);
-        }
-        slot
+        let until = if self.is_strict { by } else { by.min(Instant::now() + PLACE_WAIT) };
+        timeout_at(until, queue.place_in_time()).await.ok()
     }
 
-    /// Settles what was set aside where the budget store could not at once. It waits for no slot, being bounded apart.
+    /// Settles what was set aside where the budget store could not at once. It waits for no place, being bounded apart.
     pub(super) fn settle(&self, held: Arc<Held>, charge: Charge) {
         self.shared.due(Some((held, charge)));
     }
 
-    /// Hands over a record that costs nothing, if there is room.
-    pub(super) fn offer(&self, record: CostRecord) {
-        let item = Item::Record(Box::new(Settled { record, budget: None }));
-        if self.queue.try_send(item).is_err() {
-            self.shared.losses.add(1);
+    /// Hands over what an attempt left.
+    pub(super) fn take(&self, item: Item, place: Option<Place>) {
+        match place {
+            Some(place) => self.shared.queue.put(item, place),
+            None => self.offer(item),
         }
     }
 
-    /// Takes what found no slot: its record is counted as lost already, its money is not.
-    pub(super) fn without_slot(&self, item: Item) {
-        match item {
-            Item::Record(settled) => self.shared.due(settled.budget),
-            Item::Withdraw(_) if self.queue.try_send(item).is_err() => self.shared.losses.add(1),
-            Item::Withdraw(_) | Item::Flush(_) => {}
+    /// Hands over what has no place, if there is room by now. Without, its record is lost; its money is settled all the same.
+    fn offer(&self, item: Item) {
+        let Err(item) = self.shared.queue.offer(item) else { return };
+        self.shared.losses.add(1);
+        if let Item::Record(settled) = item {
+            self.shared.due(settled.budget);
         }
+    }
+
+    /// Hands over a record that costs nothing, if there is room.
+    pub(super) fn record(&self, record: CostRecord) {
+        self.offer(Item::Record(Box::new(Settled { record, budget: None })));
     }
 
     /// Waits until every record so far was handed to every sink, or given up, or until `by`.
     pub(super) async fn flush(&self, by: Instant) -> bool {
-        let (done, flushed) = oneshot::channel();
-        let flushing = async { self.queue.send(Item::Flush(done)).await.is_ok() && flushed.await.is_ok() };
+        let flushing = async {
+            let (done, flushed) = oneshot::channel();
+            let place = self.shared.queue.place_in_time().await;
+            self.shared.queue.put(Item::Flush(done), place);
+            flushed.await.is_ok()
+        };
         timeout_at(by, flushing).await.unwrap_or(false)
     }
 
     /// Records that wait for the sinks.
     pub(super) fn waiting(&self) -> usize {
-        QUEUE - self.queue.capacity() + self.shared.desks.iter().map(Desk::waiting).max().unwrap_or_default()
+        self.shared.queue.len() + self.shared.desks.iter().map(Desk::waiting).max().unwrap_or_default()
     }
 
     /// Records and withdrawals that no sink took, or that found no room.
     pub(super) fn lost(&self) -> u64 {
         self.shared.losses.records.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Recorder {
+    /// The task ends once it has handed over what is there.
+    fn drop(&mut self) {
+        self.shared.queue.close();
     }
 }
 
@@ -230,23 +240,22 @@ impl Drop for Running {
 impl Shared {
     /// Everything at the same time, within one task.
     async fn run(&self) {
-        let mut inbox = self.inbox.lock().await;
         let desks = join_all(self.desks.iter().map(|desk| desk.run(&self.moved)));
         tokio::select! {
-            () = self.hand_out(&mut inbox) => {}
+            () = self.hand_out() => {}
             _ = desks => {}
             () = self.dues.run(&self.budgets) => {}
         }
     }
 
     /// Hands what comes to every desk until there will be nothing more.
-    async fn hand_out(&self, inbox: &mut mpsc::Receiver<Item>) {
+    async fn hand_out(&self) {
         let mut items = Vec::with_capacity(PAGE);
         loop {
             while !self.has_room() {
                 self.moved.notified().await;
             }
-            if inbox.recv_many(&mut items, PAGE).await == 0 {
+            if !self.queue.take(PAGE, &mut items).await {
                 break;
             }
             // No more waiting from here on: if the task ended in between, these would be gone.

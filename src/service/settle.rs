@@ -1,8 +1,8 @@
 //! The object that turns one attempt into exactly one record.
 //!
-//! It holds everything that an attempt took: the record's slot, the budget's reservation, the place in the lane. Whatever
+//! It holds everything that an attempt took: its record's place, the budget's reservation, the place in the lane. Whatever
 //! happens (an answer, an error, a dropped future, a panic) it gives all of it back once, in `Drop` at the latest. It is
-//! synchronous on purpose: `OwnedPermit::send` neither waits nor fails, so that no task is spawned from `Drop`.
+//! synchronous on purpose: whoever has a place neither waits nor fails, so that no task is spawned from `Drop`.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -16,7 +16,7 @@ use super::{
     choice::Passage,
     counter::Counter,
     plan::Plan,
-    recorder::{Item, RecordSlot, Settled},
+    recorder::{Item, Place, Settled},
     state::{RouteState, State},
 };
 use crate::{
@@ -40,7 +40,7 @@ pub(super) struct Settlement {
     turn: Option<Turn>,
     state: Arc<State>,
     pub(super) route: Arc<RouteState>,
-    slot: Option<RecordSlot>,
+    place: Option<Place>,
     record: Option<Box<Settled>>,
     /// What was set aside, where budgets apply.
     held: Option<Arc<Held>>,
@@ -87,7 +87,7 @@ impl Settlement {
         plan: &Plan,
         candidate: &Candidate,
         attempt: AttemptId,
-        slot: Option<RecordSlot>,
+        place: Option<Place>,
     ) -> Self {
         let (state, route) = (Arc::clone(&passage.state), Arc::clone(&passage.route));
         let price = state.price(candidate);
@@ -103,7 +103,7 @@ impl Settlement {
             turn: None,
             state,
             route,
-            slot,
+            place,
             at_most,
             deadline: plan.deadline,
             first_by: plan.request.first_token_of(),
@@ -311,7 +311,7 @@ impl Settlement {
             self.state.recorder.settle(held, charge);
         }
         if self.intended {
-            self.hand_over(Item::Withdraw(settled.record.attempt));
+            self.state.recorder.take(Item::Withdraw(settled.record.attempt), self.place.take());
         }
         self.observe(Usage::default(), ending, self.took(), None);
     }
@@ -336,15 +336,7 @@ impl Settlement {
             self.state.tell_unpriced(&record.route);
         }
         settled.budget = budget;
-        self.hand_over(Item::Record(settled));
-    }
-
-    /// Without a slot nothing is recorded, and money is settled all the same.
-    fn hand_over(&mut self, item: Item) {
-        match self.slot.take() {
-            Some(slot) => drop(slot.send(item)),
-            None => self.state.recorder.without_slot(item),
-        }
+        self.state.recorder.take(Item::Record(settled), self.place.take());
     }
 
     /// What budgets are charged.

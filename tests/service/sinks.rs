@@ -15,6 +15,7 @@ use together_inference::{
         Account, Balance, Budget, BudgetError, BudgetStore, Charge, CostRecord, CostSink, Hold, Intent, MemoryBudgets,
         MemoryCosts, Period, SinkError,
     },
+    limit::Limits,
     notify::{Alert, AlertKind, Notifier, NotifyError},
     service::ErrorKind,
     testing::{Fault, Together},
@@ -29,7 +30,7 @@ use tokio::{
 use crate::{
     books::Books,
     doubles::{Fails, Remote},
-    world::{World, ms, muse, route, secs, settle, used},
+    world::{LARGE, SMALL, World, ask, ms, muse, route, secs, settle, spawn, used},
 };
 
 /// Takes nothing, and counts what it is offered.
@@ -160,7 +161,7 @@ async fn an_attempt_that_was_never_made_is_withdrawn_however_full_the_recorder_i
     let sink = Shut::new(false);
     let sim = Together::new();
     let service = InferenceService::builder(sim.client()).cost_sink(sink.clone()).build().unwrap();
-    let unsent = crate::world::spawn(service.complete(muse("why?").tenant("unsent")));
+    let unsent = spawn(service.complete(muse("why?").tenant("unsent")));
     settle().await;
     assert_eq!(sink.unsent(), 1);
     while service.health().records_lost == 0 {
@@ -172,6 +173,69 @@ async fn an_attempt_that_was_never_made_is_withdrawn_however_full_the_recorder_i
     sleep(secs(60)).await;
     assert!(service.flush().await);
     assert_eq!((sink.unsent(), service.health().records_lost), (0, 1));
+}
+
+/// Must not miss a record.
+#[derive(Debug)]
+struct Strict;
+
+#[async_trait]
+impl CostSink for Strict {
+    async fn record(&self, _: &[CostRecord]) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    fn is_strict(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_under_way_or_in_line_take_no_place_from_others() {
+    // Scenario: more calls under way and in line than the recorder holds records, sinks that are idle; then one more call on
+    // another route, and a hit.
+    // Expected: it neither waits nor is refused, and every record is written; so is each of the first, which all end at once.
+    for strict in [false, true] {
+        let world = World::with(|builder| {
+            let limits = Limits::default().concurrency(4_000).max_waiting(1_000);
+            let builder = builder.limits_of(route(SMALL), limits);
+            if strict { builder.cost_sink(Strict) } else { builder }
+        });
+        world.service.complete(ask("known").model(LARGE)).await.unwrap();
+        world.sim.latency_of(SMALL, secs(10));
+        let under_way: Vec<_> =
+            (0..4_500).map(|_| world.spawn(muse("why?").model(SMALL).max_tokens(1).deadline(secs(60)))).collect();
+        sleep(secs(1)).await;
+        let start = Instant::now();
+        world.service.complete(muse("why?").model(LARGE).deadline(secs(1))).await.unwrap();
+        world.service.complete(ask("known").model(LARGE)).await.unwrap();
+        assert_eq!(start.elapsed(), ms(0), "strict: {strict}");
+        for call in under_way {
+            call.await.unwrap().unwrap();
+        }
+        assert_eq!(world.at_rest().await.len(), 4_503, "strict: {strict}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_without_a_place_is_written_where_there_is_room_by_its_end() {
+    // Scenario: the recorder is full when a call of ten seconds begins, and has been empty for long when it ends.
+    // Expected: its record is written; lost is the one alone that found no room at its end.
+    let sink = Shut::new(false);
+    let sim = Together::new();
+    let service = InferenceService::builder(sim.client()).cost_sink(sink.clone()).build().unwrap();
+    let mut calls = 0;
+    while service.health().records_lost == 0 {
+        service.complete(muse("why?").max_tokens(1)).await.unwrap();
+        calls += 1;
+    }
+    sim.latency(secs(10));
+    let slow = spawn(service.complete(muse("why?").max_tokens(1)));
+    sleep(secs(1)).await;
+    sink.open.send_replace(true);
+    slow.await.unwrap().unwrap();
+    assert!(service.flush().await);
+    assert_eq!((sink.records.load(Ordering::SeqCst), service.health().records_lost), (calls, 1));
 }
 
 /// Is told of attempts before they are made, and cannot be told that they were not.
