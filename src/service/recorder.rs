@@ -1,4 +1,4 @@
-//! The one task that hands records to the sinks and settles remote budgets.
+//! The one task that hands records to the sinks, and settles and renews what is set aside in budgets.
 //!
 //! A place in its queue is asked for before money is spent, so that a slow sink slows admission down instead of losing
 //! records. Each sink has a desk of its own: the fastest one sets the pace, the others may fall a whole queue behind, and
@@ -8,6 +8,7 @@
 //! call starts another task on its own, and nothing is lost. A runtime that is kept but not driven keeps the task as
 //! well: records then wait until it is driven again or dropped.
 
+mod alive;
 mod desk;
 mod dues;
 mod queue;
@@ -28,6 +29,7 @@ use tokio::{
 
 pub(super) use self::queue::Place;
 use self::{
+    alive::Alive,
     desk::{Desk, Entry, Mark, Page},
     dues::Dues,
     queue::Queue,
@@ -76,6 +78,8 @@ struct Shared {
     budgets: Arc<Budgets>,
     /// What the budget store has still to settle.
     dues: Dues,
+    /// What it must not give back.
+    alive: Alive,
     /// Told when a desk made room.
     moved: Notify,
     running: AtomicBool,
@@ -106,6 +110,7 @@ impl Recorder {
             desks: sinks.sinks().iter().map(|sink| Desk::new(Arc::clone(sink))).collect(),
             budgets,
             dues: Dues::new(move |held, charge| told.unsettled(held, charge)),
+            alive: Alive::default(),
             moved: Notify::new(),
             running: AtomicBool::new(false),
             losses,
@@ -140,6 +145,11 @@ impl Recorder {
         }
         let until = if self.is_strict { by } else { by.min(Instant::now() + PLACE_WAIT) };
         timeout_at(until, queue.place_in_time()).await.ok()
+    }
+
+    /// Keeps what is set aside from returning until it is dropped.
+    pub(super) fn watch(&self, held: &Arc<Held>) {
+        self.shared.alive.watch(held);
     }
 
     /// Settles what was set aside where the budget store could not at once. It waits for no place, being bounded apart.
@@ -245,6 +255,7 @@ impl Shared {
             () = self.hand_out() => {}
             _ = desks => {}
             () = self.dues.run(&self.budgets) => {}
+            () = self.alive.run(&self.budgets) => {}
         }
     }
 

@@ -54,7 +54,10 @@ impl State {
         settlement.reserved(Arc::clone(&held), assumed);
         let reserving = AssertUnwindSafe(self.budgets.reserve(&held)).catch_unwind();
         match timeout_at(plan.deadline, reserving).await {
-            Ok(Ok(Ok(true))) => Ok(()),
+            Ok(Ok(Ok(true))) => {
+                self.recorder.watch(&held);
+                Ok(())
+            }
             Ok(Ok(Ok(false))) => {
                 settlement.not_reserved();
                 Ok(())

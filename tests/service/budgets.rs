@@ -78,6 +78,43 @@ async fn has_spent(service: &InferenceService, scope: &Scope, spent: Usd) {
     assert_eq!((left.spent, left.reserved), (spent, Usd::ZERO), "{scope}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_a_stream_that_nobody_reads_set_aside_does_not_return() {
+    // Scenario: a session of $1 has a stream of at most $0.60, whose reader stalls for a day after its first words; meanwhile
+    // another call of the session asks for as much; then the stream is dropped.
+    // Expected: the money is set aside as long as the stream is there, and the other call is refused; once it is over, what
+    // it has brought is spent and the rest is there again. In no moment is there more than $1.
+    for remote in [false, true] {
+        let store = Arc::new(MemoryBudgets::new());
+        let (service, _) = shop(|builder| {
+            let builder = builder.budget(Budget::per_session(usd!("1")));
+            if remote { builder.budget_store(Remote(store)) } else { builder.budget_store(store) }
+        });
+        let session = Scope::Session("run-1".into());
+        let dear = || muse("why?").model(LARGE).max_tokens(60).session("run-1");
+        let mut stream = service.stream(dear()).await.unwrap();
+        for _ in 0..3 {
+            stream.next().await.unwrap().unwrap();
+        }
+        for _ in 0..24 {
+            tokio::time::sleep(secs(3_600)).await;
+            let refused = service.complete(dear()).await.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::OverBudget, "remote: {remote}");
+            assert!(left(&service, &session).await.reserved >= usd!("0.60"));
+        }
+        drop(stream);
+        settle().await;
+        assert!(service.flush().await);
+        let after = left(&service, &session).await;
+        assert!(after.reserved == Usd::ZERO && after.spent > Usd::ZERO && after.spent < usd!("0.40"), "{after:?}");
+        service.complete(dear()).await.unwrap();
+        settle().await;
+        assert!(service.flush().await);
+        let after = left(&service, &session).await;
+        assert!(after.spent <= usd!("1") && after.calls == 2, "{after:?}");
+    }
+}
+
 async fn all_at_once(
     service: &InferenceService,
     requests: Vec<InferenceRequest>,

@@ -160,6 +160,11 @@ impl BudgetStore for Remote {
         reserved
     }
 
+    async fn renew(&self, holds: &[Arc<Hold>]) -> Result<(), BudgetError> {
+        yield_now().await;
+        self.0.renew(holds).await
+    }
+
     async fn settle(&self, hold: &Arc<Hold>, charge: Charge) -> Result<Vec<Balance>, BudgetError> {
         yield_now().await;
         self.0.settle(hold, charge).await

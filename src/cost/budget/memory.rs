@@ -219,6 +219,15 @@ impl Books {
         hold.lines.iter().map(settle).collect()
     }
 
+    fn renew(&mut self, holds: &[Arc<Hold>], now: Instant) {
+        self.expire(now);
+        for hold in holds {
+            if let Some(held) = self.held.get_mut(&hold.id).filter(|held| !held.expired) {
+                held.until = later(now, hold.expires);
+            }
+        }
+    }
+
     /// Lets go what nobody settled in time. Asked for whenever money is, and done when there is something.
     fn expire(&mut self, now: Instant) {
         if self.quiet_until.is_none_or(|quiet| now < quiet) {
@@ -322,6 +331,11 @@ impl BudgetStore for MemoryBudgets {
 
     fn settle_now(&self, hold: &Arc<Hold>, charge: Charge) -> Option<Vec<Balance>> {
         Some(self.lock().settle(hold.id, charge))
+    }
+
+    async fn renew(&self, holds: &[Arc<Hold>]) -> Result<(), BudgetError> {
+        self.lock().renew(holds, Instant::now());
+        Ok(())
     }
 
     async fn read(&self, accounts: &[(Account, Period)]) -> Result<Vec<Balance>, BudgetError> {

@@ -13,8 +13,8 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    Account, Balance, Budget, BudgetError, BudgetStore, Charge, Hold, InvalidBudget, Line, NoTenant, OverBudget,
-    Period, Refusal, Scope, Told, Window,
+    Account, Balance, Budget, BudgetError, BudgetStore, Charge, Expired, Hold, InvalidBudget, Line, NoTenant,
+    OverBudget, Period, Refusal, Scope, Told, Window,
     over::name,
     store::share,
     window::{Cut, Cutter},
@@ -331,6 +331,11 @@ impl Budgets {
         balances.as_ref().map(|balances| self.look_at(held, balances)).is_some()
     }
 
+    /// Attempts under way keep what they set aside.
+    pub(crate) async fn renew(&self, holds: &[Arc<Hold>]) -> Result<(), BudgetError> {
+        self.store.renew(holds).await
+    }
+
     /// Settles.
     pub(crate) async fn settle(&self, held: &Held, charge: Charge) -> Result<(), BudgetError> {
         let balances = self.store.settle(&held.hold, charge).await?;
@@ -441,6 +446,11 @@ impl Held {
     /// Whether one of its budgets refuses.
     pub(crate) fn is_hard(&self) -> bool {
         self.hold.lines.iter().any(|line| line.hard)
+    }
+
+    /// Whether some of it returns when it expires.
+    pub(crate) fn returns(&self) -> bool {
+        self.hold.lines.iter().any(|line| line.expired == Expired::Return)
     }
 
     /// When it expires.

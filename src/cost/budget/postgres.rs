@@ -98,6 +98,10 @@ impl BudgetStore for PostgresBudgets {
         self.ask(Question::Settle(Arc::clone(hold), charge)).await.map(Reply::balances)
     }
 
+    async fn renew(&self, holds: &[Arc<Hold>]) -> Result<(), BudgetError> {
+        self.ask(Question::Renew(holds.to_vec())).await.map(drop)
+    }
+
     async fn told(&self, told: &[Told]) -> Result<(), BudgetError> {
         self.ask(Question::Told(told.to_vec())).await.map(drop)
     }
@@ -116,6 +120,7 @@ impl BudgetStore for PostgresBudgets {
 enum Question {
     Reserve(Arc<Hold>),
     Settle(Arc<Hold>, Charge),
+    Renew(Vec<Arc<Hold>>),
     Told(Vec<Told>),
     Read(Vec<(Account, Period)>),
 }
@@ -148,24 +153,26 @@ impl Answers for Teller {
     type Answer = Reply;
 
     async fn answer(&self, session: &Session, questions: &[Arc<Question>]) -> Result<Vec<Reply>> {
-        let (mut asked, mut ended, mut told, mut read) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut asked, mut ended, mut alive) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut told, mut read) = (Vec::new(), Vec::new());
         for question in questions {
             match &**question {
                 Question::Reserve(hold) => asked.push(&**hold),
                 Question::Settle(hold, charge) => ended.push((&**hold, *charge)),
+                Question::Renew(holds) => alive.extend(holds.iter().map(|hold| &**hold)),
                 Question::Told(some) => told.extend(some),
                 Question::Read(accounts) => read.push(accounts.as_slice()),
             }
         }
         // First what is asked for: whoever gives up may say so in the same group.
-        let ((), refused) = try_join!(session.is_current(), reserve(session, &asked))?;
+        let ((), (), refused) = try_join!(session.is_current(), renew(session, &alive), reserve(session, &asked))?;
         let (settled, (), balances) =
             try_join!(settle(session, &ended), forget(session, &told), balances_of(session, &read))?;
         let (mut refused, mut settled, mut balances) = (refused.into_iter(), settled.into_iter(), balances.into_iter());
         let reply = |question: &Arc<Question>| match &**question {
             Question::Reserve(_) => Reply::Reserved(refused.next().flatten()),
             Question::Settle(..) => Reply::Balances(settled.next().unwrap_or_default()),
-            Question::Told(_) => Reply::Balances(Vec::new()),
+            Question::Renew(_) | Question::Told(_) => Reply::Balances(Vec::new()),
             Question::Read(accounts) => Reply::Balances(balances.by_ref().take(accounts.len()).collect()),
         };
         Ok(questions.iter().map(reply).collect())
@@ -306,6 +313,26 @@ async fn settle(session: &Session, ended: &[(&Hold, Charge)]) -> Result<Vec<Vec<
         }
     }
     Ok(settled)
+}
+
+/// Whoever changes an account, what is held there included, has its lock, taken in the order of all.
+const RENEW: &str = "
+    WITH locked AS MATERIALIZED (
+        SELECT key FROM budget_account WHERE key IN (SELECT sha256(name) FROM UNNEST($2::BYTEA[]) AS n (name))
+        ORDER BY key FOR UPDATE
+    )
+    UPDATE budget_hold AS h SET ends = clock_timestamp() + t.millis * interval '1 millisecond'
+    FROM locked, UNNEST($1::BYTEA[], $3::INT8[]) AS t (attempt, millis)
+    WHERE h.account = locked.key AND h.attempt = t.attempt AND NOT h.expired AND h.ends > clock_timestamp()";
+
+/// They expire later.
+async fn renew(session: &Session, holds: &[&Hold]) -> Result<()> {
+    if holds.is_empty() {
+        return Ok(());
+    }
+    let lines = Lines::of(holds.iter().copied());
+    let times: Vec<i64> = holds.iter().map(|hold| whole_millis(hold.expires)).collect();
+    session.execute(RENEW, &[&attempts(holds.iter().copied()), &lines.names, &times]).await.map(drop)
 }
 
 /// An amount that may be none.

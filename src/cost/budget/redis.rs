@@ -31,6 +31,7 @@ const LARGEST: Usd = Usd::from_nanos((1 << 53) - 1);
 static RESERVE: LazyLock<Script> = LazyLock::new(|| script(include_str!("redis/reserve.lua")));
 static SETTLE: LazyLock<Script> = LazyLock::new(|| script(include_str!("redis/settle.lua")));
 static READ: LazyLock<Script> = LazyLock::new(|| script(include_str!("redis/read.lua")));
+static RENEW: LazyLock<Script> = LazyLock::new(|| script(include_str!("redis/renew.lua")));
 static TOLD: LazyLock<Script> = LazyLock::new(|| script(include_str!("redis/told.lua")));
 
 fn script(own: &str) -> Script {
@@ -301,6 +302,17 @@ impl BudgetStore for RedisBudgets {
             Some(balances) if !balances.is_empty() => Ok(Vec::new()),
             _ => self.0.settle(hold, charge).await,
         }
+    }
+
+    async fn renew(&self, holds: &[Arc<Hold>]) -> Result<(), BudgetError> {
+        if let Some((_, local)) = &self.0.local {
+            local.renew(holds).await?;
+        }
+        let mut asked = self.0.ask(&RENEW, &[]);
+        for hold in holds {
+            asked.arg(hold.id.to_string()).arg(whole_millis(hold.expires));
+        }
+        self.0.run(&RENEW, &asked).await.map(drop)
     }
 
     async fn told(&self, told: &[Told]) -> Result<(), BudgetError> {

@@ -86,7 +86,8 @@ impl fmt::Debug for Account {
 pub enum Expired {
     /// It counts as spent until it is settled, since nobody knows better.
     Spent,
-    /// It returns: nothing is known to have been spent by a process that died.
+    /// It returns: nothing is known to have been spent by a process that died. While its process lives, and the store is in
+    /// reach, it is [renewed](BudgetStore::renew).
     Return,
 }
 
@@ -416,6 +417,19 @@ pub trait BudgetStore: Send + Sync + fmt::Debug {
         None
     }
 
+    /// The attempts of these holds are still under way: each expires `hold.expires` from now, and not as it would have. One
+    /// that was settled meanwhile, or has expired, stays as it is. A service calls it, well before the time is over, for what
+    /// would [return](Expired::Return): a store that does nothing, which is the default, gives back the money of an attempt
+    /// that takes longer than its hold, such as a stream that nobody reads on.
+    ///
+    /// # Errors
+    ///
+    /// [`BudgetError::Store`] when the store failed; it is called again.
+    async fn renew(&self, holds: &[Arc<Hold>]) -> Result<(), BudgetError> {
+        let _ = holds;
+        Ok(())
+    }
+
     /// Somebody was told what an answer to [`settle`](Self::settle) shows for the first time, or a refusal. A store whose
     /// answers can be lost on their way says it again, as [`untold`](Balance::untold) or [`used_up`](Balance::used_up), to
     /// whoever asks next and more than a moment later, until it is told of this. Any other has nothing to do, which is the
@@ -466,6 +480,10 @@ impl<T: BudgetStore + ?Sized> BudgetStore for Arc<T> {
 
     fn settle_now(&self, hold: &Arc<Hold>, charge: Charge) -> Option<Vec<Balance>> {
         (**self).settle_now(hold, charge)
+    }
+
+    async fn renew(&self, holds: &[Arc<Hold>]) -> Result<(), BudgetError> {
+        (**self).renew(holds).await
     }
 
     async fn told(&self, told: &[Told]) -> Result<(), BudgetError> {

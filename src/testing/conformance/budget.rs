@@ -48,6 +48,7 @@ const SHOWN: &str = "each amount that is spent is passed once, whoever settles";
 const USED_UP: &str = "a window is found used up once, by what is spent or by the first refusal, whoever asks";
 const EXPIRES: &str = "what is not settled in time counts as spent until it is settled";
 const RETURNS: &str = "what is not settled in time returns where its line says so";
+const RENEWED: &str = "what is renewed in time neither returns nor counts as spent";
 const FREE: &str = "what costs nothing is set aside, is settled and expires like any amount";
 const GIVEN_UP: &str = "dropping a call harms none after it";
 const CROWD: &str = "of a thousand callers at the same time as many get money as there is";
@@ -58,7 +59,7 @@ const fn cents(cents: i64) -> Usd {
 
 /// Checks what [`BudgetStore`] promises, on a store that is empty yet.
 ///
-/// `pace` lets time pass, about four seconds of it in steps of a quarter of a second and more. Ids of attempts count from
+/// `pace` lets time pass, about seven seconds of it in steps of a quarter of a second and more. Ids of attempts count from
 /// one; more than a thousand are used, fifty of them at the same time.
 ///
 /// ```
@@ -93,6 +94,7 @@ pub async fn budget_store(store: &dyn BudgetStore, pace: Pace<'_>) -> Result<(),
     windows_are_used_up_once(&on(USED_UP, 13)).await?;
     expired_is_spent_until_settled(&on(EXPIRES, 14)).await?;
     expired_may_return(&on(RETURNS, 15)).await?;
+    renewed_is_set_aside_longer(&on(RENEWED, 19)).await?;
     nothing_is_an_amount(&on(FREE, 16)).await?;
     giving_up_harms_none(&on(GIVEN_UP, 17)).await?;
     a_crowd_shares(&on(CROWD, 18)).await
@@ -462,6 +464,38 @@ async fn expired_may_return(on: &On<'_>) -> Result<(), Failure> {
     on.line_has(&returns, cents(200), cents(100)).await?;
     on.line_has(&stays, cents(200), Usd::ZERO).await?;
     on.promise.same("calls", on.read(&returns).await?.calls, 2)
+}
+
+async fn renewed_is_set_aside_longer(on: &On<'_>) -> Result<(), Failure> {
+    let (returns, stays) = (on.line().expired(Expired::Return), on.line_of("stays", LIMIT));
+    let mut holds = Vec::new();
+    for (n, amount) in [(1, cents(300)), (2, cents(100)), (3, cents(100))] {
+        let hold = on.hold(n, amount, vec![returns.clone(), stays.clone()], TICK * 6);
+        if on.ask(&hold).await?.is_some() {
+            return Err(on.promise.broken("what fits is refused"));
+        }
+        holds.push(hold);
+    }
+    let [kept, lost, ended] = holds.as_slice() else { return Ok(()) };
+    on.settle(ended, cents(50)).await?;
+    on.wait(3).await;
+    // What was settled is not set aside again, nor what never was.
+    let unknown = on.hold(4, cents(100), vec![returns.clone()], LONG);
+    let renewed = [Arc::clone(kept), Arc::clone(ended), unknown];
+    on.promise.done("renew", on.store.renew(&renewed)).await?;
+    on.line_has(&returns, cents(50), cents(400)).await?;
+    on.wait(4).await;
+    on.line_has(&returns, cents(50), cents(300)).await?;
+    on.line_has(&stays, cents(150), cents(300)).await?;
+    on.refused(cents(200), vec![returns.clone()], (0, cents(350))).await?;
+    // Too late.
+    on.promise.done("renew", on.store.renew(std::slice::from_ref(lost))).await?;
+    on.line_has(&returns, cents(50), cents(300)).await?;
+    on.wait(4).await;
+    on.line_has(&returns, cents(50), Usd::ZERO).await?;
+    on.settle(kept, cents(20)).await?;
+    on.line_has(&returns, cents(70), Usd::ZERO).await?;
+    on.line_has(&stays, cents(170), Usd::ZERO).await
 }
 
 async fn nothing_is_an_amount(on: &On<'_>) -> Result<(), Failure> {

@@ -60,6 +60,9 @@ enum Fault {
     ForgetsWhatExpired,
     ExpiresWhatWasSpent,
     KeepsWhatShouldReturn,
+    RenewsNothing,
+    RenewsWhatExpired,
+    RenewsWhatWasSettled,
     CannotSettleNothing,
     KeepsWhatWasGivenUp,
     LooksThenTakes,
@@ -289,6 +292,20 @@ impl BudgetStore for Broken {
         Ok(self.spend(hold, charge))
     }
 
+    async fn renew(&self, holds: &[Arc<Hold>]) -> Result<(), BudgetError> {
+        let now = Instant::now();
+        for hold in holds.iter().filter(|_| !self.has(Fault::RenewsNothing)) {
+            if let Some(row) = self.rows().get_mut(&hold.id) {
+                let is_ended = row.settled.is_some() && !self.has(Fault::RenewsWhatWasSettled);
+                let is_over = row.until <= now && !self.has(Fault::RenewsWhatExpired);
+                if !is_ended && !is_over {
+                    (row.until, row.settled) = (now + hold.expires, None);
+                }
+            }
+        }
+        Ok(())
+    }
+
     async fn told(&self, told: &[Told]) -> Result<(), BudgetError> {
         if self.has(Fault::TakesWhatIsTold) {
             self.rows().retain(|_, row| row.hold.lines.iter().all(|line| line.account != told[0].account));
@@ -344,6 +361,9 @@ async fn every_broken_store_fails_at_the_promise_that_it_breaks() {
         (Fault::ForgetsWhatExpired, EXPIRES),
         (Fault::ExpiresWhatWasSpent, EXPIRES),
         (Fault::KeepsWhatShouldReturn, RETURNS),
+        (Fault::RenewsNothing, RENEWED),
+        (Fault::RenewsWhatExpired, RENEWED),
+        (Fault::RenewsWhatWasSettled, RENEWED),
         (Fault::CannotSettleNothing, FREE),
         (Fault::KeepsWhatWasGivenUp, GIVEN_UP),
         (Fault::LooksThenTakes, CROWD),

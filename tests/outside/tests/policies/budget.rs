@@ -103,6 +103,16 @@ impl BudgetStore for Accounts {
         Ok(balances)
     }
 
+    async fn renew(&self, holds: &[Arc<Hold>]) -> Result<(), BudgetError> {
+        let (mut table, now) = (self.table(), Instant::now());
+        for hold in holds {
+            if let Some(row) = table.rows.get_mut(&hold.id).filter(|row| row.charge.is_none() && row.until > now) {
+                row.until = now + hold.expires.min(Duration::from_secs(1 << 30));
+            }
+        }
+        Ok(())
+    }
+
     async fn read(&self, accounts: &[(Account, Period)]) -> Result<Vec<Balance>, BudgetError> {
         let table = self.table();
         Ok(accounts.iter().map(|(account, period)| table.balance(account, *period)).collect())
