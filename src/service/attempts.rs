@@ -263,6 +263,10 @@ impl State {
             }
         };
         settlement.admitted(permit);
+        if settlement.stamp_again(plan, candidate) {
+            self.check_cost(plan, settlement.at_most(), spent)?;
+            self.reserve_anew(plan, &mut settlement, candidate, attempt).await?;
+        }
         if self.wants_intents {
             self.intend(plan, &mut settlement).await?;
         }

@@ -68,9 +68,32 @@ impl State {
                 Err(over_budget(OverBudget { bound, ..*over }))
             }
             Ok(Ok(Err(error))) => Err(Error::new(ErrorKind::Policy, error.to_string())),
-            Ok(Err(_)) => Err(Error::new(ErrorKind::Policy, "the budget store panicked")),
-            Err(_) => Err(Error::new(ErrorKind::DeadlineExceeded, "the budget store did not answer in time")),
+            Ok(Err(_)) => Err(panicked()),
+            Err(_) => Err(too_late()),
         }
+    }
+
+    /// Sets aside by another price what an attempt in line had set aside before: what it may cost now may be more.
+    pub(super) async fn reserve_anew(
+        &self,
+        plan: &Plan,
+        settlement: &mut Settlement,
+        candidate: &Candidate,
+        attempt: AttemptId,
+    ) -> Result<(), Error> {
+        if let Some(held) = settlement.held()
+            && !self.budgets.settle_now(&held, Charge::NotSent)
+        {
+            let settling = AssertUnwindSafe(self.budgets.settle(&held, Charge::NotSent)).catch_unwind();
+            match timeout_at(plan.deadline, settling).await {
+                Ok(Ok(Ok(()))) => {}
+                Ok(Ok(Err(error))) => return Err(Error::new(ErrorKind::Policy, error.to_string())),
+                Ok(Err(_)) => return Err(panicked()),
+                Err(_) => return Err(too_late()),
+            }
+        }
+        settlement.not_reserved();
+        self.reserve(plan, settlement, candidate, attempt).await
     }
 
     /// The price that an attempt without one is charged by; `None`: it has one, or nothing is refused for it.
@@ -126,6 +149,14 @@ impl Plan {
         let usage = self.usage_at_most(candidate, counter);
         (usage.images == 0).then(|| Bound::new(usage.prompt, usage.completion, price))
     }
+}
+
+fn panicked() -> Error {
+    Error::new(ErrorKind::Policy, "the budget store panicked")
+}
+
+fn too_late() -> Error {
+    Error::new(ErrorKind::DeadlineExceeded, "the budget store did not answer in time")
 }
 
 fn over_budget(over: OverBudget) -> Error {

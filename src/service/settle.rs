@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     client::{self, Blame, RateLimits},
-    cost::{Charge, CostRecord, Ending, Held, Intent},
+    cost::{Charge, Ending, Held, Intent},
     inference::Attempt,
     limit::Permit,
     notify::AlertKind,
@@ -90,21 +90,15 @@ impl Settlement {
         place: Option<Place>,
     ) -> Self {
         let (state, route) = (Arc::clone(&passage.state), Arc::clone(&passage.route));
-        let price = state.price(candidate);
-        let record = CostRecord {
-            price: price.map(|stamp| stamp.price),
-            price_version: price.map(|stamp| stamp.version),
-            ..plan.record(attempt, &candidate.route, state.clock.now())
-        };
+        let record = plan.record(attempt, &candidate.route, plan.at);
         let (probe, passed_over) = (passage.is_probe(), passage.passed_over);
-        let at_most = plan.at_most(candidate, price, &state.counter);
-        Self {
+        let mut settlement = Self {
             passage: Some(passage),
             turn: None,
             state,
             route,
             place,
-            at_most,
+            at_most: Cost::Unpriced,
             deadline: plan.deadline,
             first_by: plan.request.first_token_of(),
             record: Some(Box::new(Settled { record, budget: None })),
@@ -120,7 +114,28 @@ impl Settlement {
             passed_over,
             intended: false,
             ended: None,
+        };
+        settlement.stamp(plan, candidate);
+        settlement
+    }
+
+    /// Takes the price as it is now: whether it is another one than before.
+    fn stamp(&mut self, plan: &Plan, candidate: &Candidate) -> bool {
+        let Some(settled) = &mut self.record else { return false };
+        let (price, record) = (self.state.price(candidate), &mut settled.record);
+        let version = price.map(|stamp| stamp.version);
+        let is_another = version != record.price_version;
+        (record.price, record.price_version) = (price.map(|stamp| stamp.price), version);
+        self.at_most = plan.at_most(candidate, price, &self.state.counter);
+        is_another
+    }
+
+    /// It is about to be dispatched: it is billed by the price of this moment. Whether that changed while it was in line.
+    pub(super) fn stamp_again(&mut self, plan: &Plan, candidate: &Candidate) -> bool {
+        if let Some(settled) = &mut self.record {
+            settled.record.at = self.state.clock.now();
         }
+        self.stamp(plan, candidate)
     }
 
     /// How the attempt went, once it has ended: so, with this status, at this cost.
@@ -161,6 +176,11 @@ impl Settlement {
     pub(super) fn reserved(&mut self, held: Arc<Held>, assumed: Option<Price>) {
         self.held = Some(held);
         self.assumed = assumed;
+    }
+
+    /// What is set aside.
+    pub(super) fn held(&self) -> Option<Arc<Held>> {
+        self.held.clone()
     }
 
     /// Nothing was set aside after all.

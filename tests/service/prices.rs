@@ -4,7 +4,8 @@ use std::{sync::Arc, time::SystemTime};
 
 use together_inference::{
     Cost, InferenceService, Price, RouteId, Tier, Usage, Usd,
-    cost::{MemoryCosts, PriceSource, Scope, Unpriced, Window},
+    cost::{Budget, MemoryCosts, PriceSource, Scope, Unpriced, Window},
+    limit::Limits,
     notify::AlertKind,
     router::{CatalogRouter, ModelRoute, ModelRouter},
     service::ErrorKind,
@@ -124,6 +125,46 @@ async fn an_attempt_is_priced_by_the_version_at_its_dispatch() {
     sim.set_price(LARGE, 1_000, 1_000);
     service.refresh_catalogue().await;
     assert_eq!(service.price_of(&route(LARGE)), Some(history[2]), "no list overrides the application");
+}
+
+/// Scenario: two calls at a time; while three more wait in line for ten seconds, the model becomes ten times as dear. A hard
+/// budget has room for all five at the old price, and for one at the new one; the last says how much it may cost at most.
+/// Expected: the third has the price and the time at which it was sent, and as much is set aside as it may cost at that
+/// price; the fourth finds no room and the fifth is dearer than its ceiling: both are refused and never sent.
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_waited_in_line_has_the_price_and_the_time_at_which_it_was_sent() {
+    let clock = Arc::new(ManualClock::new(SystemTime::UNIX_EPOCH + secs(1_000)));
+    let cheap = per_million(usd!("1"));
+    let world = World::with(|builder| {
+        builder
+            .clock(Arc::clone(&clock) as Arc<dyn Clock>)
+            .price(&route(LARGE), cheap)
+            .budget(Budget::total(usd!("0.013")).hard())
+            .limits_of(route(LARGE), Limits::default().concurrency(2))
+    });
+    world.sim.latency_of(LARGE, secs(10));
+    let question = || muse("why?").model(LARGE).max_tokens(1_000).deadline(secs(100));
+    let calls = [question(), question(), question(), question(), question().max_cost(usd!("0.002"))];
+    let calls: Vec<_> = calls.into_iter().map(|call| world.spawn(call)).collect();
+    sleep(secs(1)).await;
+    clock.advance(secs(1));
+    let dear = per_million(usd!("10"));
+    world.service.set_price(&route(LARGE), dear);
+    sleep(secs(10)).await;
+    let budgets = world.service.budgets().remaining(&Scope::Global).await.unwrap();
+    let hard = budgets.iter().find(|budget| budget.hard).unwrap();
+    assert!(hard.reserved >= usd!("0.01"), "{} is set aside for what may cost ten times as much", hard.reserved);
+    let mut ended = Vec::new();
+    for call in calls {
+        ended.push(call.await.unwrap().map_err(|error| error.kind()).map(drop));
+    }
+    let refused = Err(ErrorKind::OverBudget);
+    assert_eq!(ended, [Ok(()), Ok(()), Ok(()), refused, Err(ErrorKind::OverBudget)]);
+    let records = world.at_rest_at_own_prices().await;
+    let stamps: Vec<_> = records.iter().map(|record| (record.price, record.price_version)).collect();
+    assert_eq!(stamps, [(Some(cheap), Some(1)), (Some(cheap), Some(1)), (Some(dear), Some(2))]);
+    assert_eq!(records[2].at, records[0].at + secs(1));
+    assert_eq!(world.calls(), 3);
 }
 
 /// Scenario: the provider lists a model at zero; another model of one's own is declared free.
