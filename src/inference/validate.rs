@@ -266,7 +266,11 @@ fn check_names(input: &ChatInput) -> Checked {
         return refuse("json_schema", "the schema's name must be 1 to 64 letters, digits, _ or -");
     }
     // An extra of a known name would stand twice in the JSON, behind the back of what reads the typed field.
-    let doubled = |name: &&String| ChatInput::is_typed(name) || (*name == "reasoning" && input.reasoning.is_some());
+    // What OpenAI calls `max_tokens`: an answer bounded by the one could be as long as the other says.
+    let is_other_name = |name: &str| name == "max_completion_tokens";
+    let doubled = |name: &&String| {
+        ChatInput::is_typed(name) || is_other_name(name) || (*name == "reasoning" && input.reasoning.is_some())
+    };
     match input.extra.keys().find(doubled) {
         Some(name) => {
             refuse("extra", format!("{name} has a setter or field of its own, or is set by the client itself"))
@@ -339,6 +343,7 @@ mod tests {
             ("extra", ask().extra("model", "other")),
             ("extra", ask().max_tokens(5).extra("max_tokens", 100_000)),
             ("extra", ask().extra("n", 5)),
+            ("extra", ask().max_tokens(5).extra("max_completion_tokens", 100_000)),
         ];
         for (field, request) in bad {
             assert_eq!(request.validate().unwrap_err().field, field, "{request:?}");
