@@ -149,6 +149,12 @@ impl Pricing {
         Some(Price::from_rates(rate(self.input)?, self.cached(), rate(self.output)?))
     }
 
+    /// Whether it says zero of what is asked and answered: an API's word for "not known".
+    pub(crate) fn is_zero(&self) -> bool {
+        let is_zero = |dollars: Option<f64>| dollars.is_none_or(|dollars| dollars == 0.0);
+        is_zero(self.input) && is_zero(self.output) && (self.input.is_some() || self.output.is_some())
+    }
+
     fn cached(&self) -> Option<Rate> {
         self.cached_input.and_then(Rate::from_fetched)
     }

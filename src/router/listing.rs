@@ -110,6 +110,9 @@ pub struct Listing {
     pub tasks: Vec<Task>,
     /// Its price, where the list says one.
     pub price: Option<Price>,
+    /// Whether the list says zero instead, which is not free: nobody knows its price. One that is silent says nothing.
+    #[serde(default)]
+    pub zero: bool,
     /// Tokens of prompt and answer together.
     pub context: Option<u32>,
     /// What it can do; unknown where the list does not say.
@@ -129,6 +132,7 @@ impl Listing {
             word,
             tasks: Vec::new(),
             price: None,
+            zero: false,
             context: None,
             capabilities: Capabilities::default(),
             callable: true,

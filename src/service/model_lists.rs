@@ -67,6 +67,7 @@ async fn read(upstream: &UpstreamId, client: &TogetherClient) -> Result<Vec<List
         let tasks = tasks_of(model.kind.as_deref(), is_together);
         let mut listing = Listing::new(RouteId::new(upstream.clone(), &model.id), Word::ModelList);
         listing.price = model.price();
+        listing.zero = is_by_token(&tasks) && model.pricing.is_some_and(|pricing| pricing.is_zero());
         listing.context = model.context_length.filter(|tokens| *tokens > 0);
         listing.tasks = tasks;
         listing.callable = serverless || !is_together;
@@ -79,6 +80,11 @@ async fn read(upstream: &UpstreamId, client: &TogetherClient) -> Result<Vec<List
     let curated = supported.iter().flatten().map(|model| of_supported(upstream, model));
     listings.extend(curated.filter(|listing| !idle.contains(&listing.route)));
     Ok(listings)
+}
+
+/// Whether the price of a token is the price of it: pictures are listed at nothing a token.
+fn is_by_token(tasks: &[Task]) -> bool {
+    !tasks.is_empty() && tasks.iter().all(|task| *task != Task::Image)
 }
 
 fn is_absent(error: &client::Error) -> bool {
@@ -120,6 +126,7 @@ fn of_supported(upstream: &UpstreamId, model: &SupportedModel) -> Listing {
     listing.capabilities.vision = known(model.reads_images());
     listing.context = model.context_length.filter(|tokens| *tokens > 0);
     listing.price = model.pricing.and_then(|pricing| pricing.price());
+    listing.zero = is_by_token(&listing.tasks) && model.pricing.is_some_and(|pricing| pricing.is_zero());
     listing.callable = model.is_serverless();
     listing.deprecated = model.is_deprecated();
     listing

@@ -16,9 +16,11 @@ use crate::{
     inference::InferenceRequest,
     notify::AlertKind,
     router::{Candidate, Listing, ModelRoute, Word},
-    types::{ModelId, Price, RouteId},
+    types::{ModelId, Price, RouteId, Usd},
 };
 
+/// A word that says no price.
+const UNKNOWN: Price = Price::per_million(Usd::from_nanos(-1), Usd::from_nanos(-1));
 /// How long a choice waits for what is left of the budgets.
 const BUDGET_PATIENCE: Duration = Duration::from_millis(50);
 
@@ -88,30 +90,49 @@ impl State {
         let own: HashSet<&RouteId> =
             known.iter().filter(|route| route.is_own() && route.price.is_some()).map(ModelRoute::id).collect();
         // Both lists' words on a route are one change.
-        let mut said: BTreeMap<RouteId, [Option<Price>; 2]> = BTreeMap::new();
+        let mut said: BTreeMap<RouteId, ([Option<Price>; 2], bool)> = BTreeMap::new();
         for listing in listings.iter().filter(|listing| !own.contains(&listing.route)) {
-            let [supported, listed] = said.entry(listing.route.clone()).or_default();
+            let ([supported, listed], zero) = said.entry(listing.route.clone()).or_default();
             let word = if listing.word == Word::SupportedModels { supported } else { listed };
             *word = listing.price.or(*word);
+            *zero |= listing.zero;
         }
-        for (route, [supported, listed]) in said {
-            if supported.is_none() && listed.is_none() {
+        for (route, ([supported, listed], zero)) in said {
+            let listed = match supported.or(listed) {
+                Some(_) => listed,
+                // No list says a price, and one says that nobody knows it any more.
+                None if zero => Some(UNKNOWN),
                 // What was listed last is newer than the catalogue.
-                continue;
-            }
+                None => continue,
+            };
             let words = [(PriceSource::SupportedModels, supported), (PriceSource::ModelList, listed)];
             let change = self.prices.say(&route, &words);
-            if let PriceChange { before: Some(before), now: Some(now) } = change
-                && change.is_change()
-            {
-                let title = || format!("{route} cost {} and costs {} by the {}", before.price, now.price, now.source);
-                tracing::warn!(%route, from = %before.price, to = %now.price, source = %now.source, "a price changed");
-                self.tell_once(AlertKind::PriceChanged, &format!("{route} version {}", now.version), title);
-            }
+            self.tell_price(&route, &change);
         }
         for listing in listings {
             listing.price = self.prices.get(&listing.route).map(|stamp| stamp.price).or(listing.price);
         }
+    }
+
+    /// Tells that a price changed, or that it is known no more.
+    fn tell_price(self: &Arc<Self>, route: &RouteId, change: &PriceChange) {
+        let Some(before) = change.before else { return };
+        let (version, title) = match change.now {
+            Some(now) if change.is_change() => {
+                let title = format!("{route} cost {} and costs {} by the {}", before.price, now.price, now.source);
+                (now.version, title)
+            }
+            Some(_) => return,
+            None => {
+                let title = format!(
+                    "{route} cost {}, and is listed at zero or set below it: it is unpriced until somebody says a price",
+                    before.price
+                );
+                (before.version + 1, title)
+            }
+        };
+        tracing::warn!("a price changed: {title}");
+        self.tell_once(AlertKind::PriceChanged, &format!("{route} version {version}"), || title);
     }
 
     /// The price of a candidate: the book's, else the router's own.

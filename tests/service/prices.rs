@@ -203,14 +203,38 @@ async fn a_fetched_zero_is_unpriced_and_a_declared_one_is_free() {
     assert_eq!(service.health().unpriced_routes, unpriced - 1, "it was one of them");
 }
 
-/// Scenario: a model whose price was listed is listed at zero from then on.
+/// Scenario: a model whose price was listed is listed at zero from then on, and later at a price again.
+/// Expected: nobody knows what it costs meanwhile, whatever was listed or is in the catalogue: it is unpriced, counted and
+/// told, and no route of a request with a ceiling.
+#[tokio::test(start_paused = true)]
+async fn a_price_that_turns_zero_is_none() {
+    let (together, _, alerts, service) = two();
+    service.refresh_catalogue().await;
+    let unpriced = service.health().unpriced_routes;
+    together.set_price("acme/cheap", 0, 0);
+    service.refresh_catalogue().await;
+    settle().await;
+    assert_eq!(service.price_of(&route("acme/cheap")), None);
+    assert_eq!(service.health().unpriced_routes, unpriced + 1);
+    let told = told(&alerts, AlertKind::PriceChanged);
+    assert!(told.len() == 1 && told[0].contains("acme/cheap") && told[0].contains("zero"), "{told:?}");
+    let reply = service.complete(muse("a").model("acme/cheap")).await.unwrap();
+    assert_eq!(reply.cost(), Cost::Unpriced);
+    service.complete(muse("b").model("acme/cheap").max_cost(usd!("1"))).await.unwrap_err();
+    together.set_price("acme/cheap", 3_000, 3_000);
+    service.refresh_catalogue().await;
+    let reply = service.complete(muse("c").model("acme/cheap").max_cost(usd!("1"))).await.unwrap();
+    assert!(reply.cost().charge() > Usd::ZERO);
+}
+
+/// Scenario: a model whose price was listed is in no list any more.
 /// Expected: the last price stands; a budget is not left without one because a list is silent.
 #[tokio::test(start_paused = true)]
 async fn a_price_that_is_not_listed_any_more_stands() {
     let (together, _, alerts, service) = two();
     together.set_price("acme/cheap", 3_000, 3_000);
     service.refresh_catalogue().await;
-    together.set_price("acme/cheap", 0, 0);
+    together.remove_model("acme/cheap");
     service.refresh_catalogue().await;
     settle().await;
     assert_eq!(service.price_of(&route("acme/cheap")).unwrap().price, per_million(usd!("0.003")));
