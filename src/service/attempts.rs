@@ -391,7 +391,7 @@ fn abandoned_attempt(settlement: &Settlement) -> Attempt {
 impl State {
     /// Holds the request's own ceiling, less what its attempts so far may have cost, against the price that the next one
     /// is billed by: the router ranks by what it knows.
-    fn check_cost(&self, plan: &Plan, at_most: Cost, spent: Usd) -> Result<(), Error> {
+    fn check_cost(self: &Arc<Self>, plan: &Plan, at_most: Cost, spent: Usd) -> Result<(), Error> {
         let Some(ceiling) = plan.request.max_cost_of() else { return Ok(()) };
         if at_most != Cost::Unpriced && at_most.charge() + spent <= ceiling {
             return Ok(());

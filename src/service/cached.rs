@@ -133,7 +133,7 @@ impl State {
     }
 
     /// What a cached answer is worth: what its tokens would cost now.
-    pub(super) fn done_from_cache(&self, plan: &Plan, hit: Hit) -> Done {
+    pub(super) fn done_from_cache(self: &Arc<Self>, plan: &Plan, hit: Hit) -> Done {
         let Hit { answer, origin, .. } = hit;
         // A fallback's answer is kept under the question to the first choice: find who gave it.
         let served = |candidate: &&Candidate| *candidate.route.model() == answer.served;
@@ -159,7 +159,7 @@ impl State {
         plan.respond(done, Source::Cache(origin))
     }
 
-    pub(super) fn stale(&self, plan: &Plan, hit: Hit) -> InferenceResponse {
+    pub(super) fn stale(self: &Arc<Self>, plan: &Plan, hit: Hit) -> InferenceResponse {
         let origin = hit.origin;
         let done = self.done_from_cache(plan, hit);
         self.record_free(plan, &done, Ending::Stale);

@@ -257,7 +257,7 @@ impl State {
 
     /// What the caller gets, and the record of what it got for nothing.
     fn reply(
-        &self,
+        self: &Arc<Self>,
         call: &Call<'_>,
         bypass: Option<Bypass>,
         texts: Texts,
@@ -305,7 +305,7 @@ impl State {
     }
 
     /// What the texts would have cost that were free; `None` if none was.
-    fn worth(&self, call: &Call<'_>, texts: &Texts) -> Option<Cost> {
+    fn worth(self: &Arc<Self>, call: &Call<'_>, texts: &Texts) -> Option<Cost> {
         let model = call.plan.asked().model();
         let count = |text: &String| self.counter.text(model, text);
         let free = call.input.texts.iter().zip(&texts.given).filter(|(_, given)| **given != Given::Money);

@@ -64,7 +64,7 @@ impl TenantService {
 }
 
 impl State {
-    pub(super) fn estimate(&self, plan: &Plan, candidate: &Candidate) -> Estimate {
+    pub(super) fn estimate(self: &Arc<Self>, plan: &Plan, candidate: &Candidate) -> Estimate {
         let (request, route) = (&plan.request, &candidate.route);
         let usage_at_most = plan.usage_at_most(candidate, &self.counter);
         let mut usage = usage_at_most;

@@ -73,6 +73,7 @@ impl InferenceService {
     pub fn set_price(&self, route: &RouteId, price: Price) -> PriceChange {
         let change = self.state.prices.set(route, price, PriceSource::User);
         self.state.tell_router(&[(route.clone(), price)]);
+        self.state.tell_price(route, &change);
         change
     }
 }
@@ -136,13 +137,15 @@ impl State {
     }
 
     /// The price of a candidate: the book's, else the router's own.
-    pub(super) fn price(&self, candidate: &Candidate) -> Option<PriceStamp> {
+    pub(super) fn price(self: &Arc<Self>, candidate: &Candidate) -> Option<PriceStamp> {
         let book = self.prices.get(&candidate.route);
         if book.as_ref().is_some_and(|stamp| stamp.source > PriceSource::Catalogue) || candidate.price.is_none() {
             return book;
         }
         if let Some(price) = candidate.price.filter(|price| book.is_none_or(|stamp| stamp.price != *price)) {
-            return self.prices.set(&candidate.route, price, PriceSource::Catalogue).now;
+            let change = self.prices.set(&candidate.route, price, PriceSource::Catalogue);
+            self.tell_price(&candidate.route, &change);
+            return change.now;
         }
         book
     }

@@ -227,6 +227,25 @@ async fn a_price_that_turns_zero_is_none() {
     assert!(reply.cost().charge() > Usd::ZERO);
 }
 
+/// Scenario: the application gives a model another price, twice the same; a router's own price is another one than the
+/// catalogue's.
+/// Expected: one alert for each change, that says from what to what.
+#[tokio::test(start_paused = true)]
+async fn a_price_that_the_application_or_a_router_changes_is_told_too() {
+    let (_, router, alerts, service) = two();
+    for _ in 0..2 {
+        service.set_price(&route("acme/cheap"), per_million(usd!("7")));
+    }
+    settle().await;
+    let first = told(&alerts, AlertKind::PriceChanged);
+    assert!(first.len() == 1 && first[0].contains("acme/cheap") && first[0].contains('7'), "{first:?}");
+    router.reprice(&[(route("acme/dear"), per_million(usd!("9")))]);
+    service.complete(muse("a").model("acme/dear")).await.unwrap();
+    settle().await;
+    let both = told(&alerts, AlertKind::PriceChanged);
+    assert!(both.len() == 2 && both[1].contains("acme/dear") && both[1].contains('9'), "{both:?}");
+}
+
 /// Scenario: a model whose price was listed is in no list any more.
 /// Expected: the last price stands; a budget is not left without one because a list is silent.
 #[tokio::test(start_paused = true)]

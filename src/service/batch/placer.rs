@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
+    sync::Arc,
     time::Duration,
 };
 
@@ -29,7 +30,7 @@ pub(super) struct Placed {
 
 /// The chunks of a round, filled line by line.
 pub(super) struct Placer<'a> {
-    state: &'a State,
+    state: &'a Arc<State>,
     batches: &'a Batches,
     id: BatchId,
     /// Where every line is answered one by one, how.
@@ -43,7 +44,7 @@ pub(super) struct Placer<'a> {
 }
 
 impl<'a> Placer<'a> {
-    pub(super) fn new(state: &'a State, batches: &'a Batches, id: BatchId, always: Option<Way>) -> Self {
+    pub(super) fn new(state: &'a Arc<State>, batches: &'a Batches, id: BatchId, always: Option<Way>) -> Self {
         let (open, refuse) = (HashMap::new(), HashMap::new());
         Self { state, batches, id, always, open, chunks: Vec::new(), plans: Vec::new(), refuse }
     }
