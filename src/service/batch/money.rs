@@ -16,11 +16,11 @@ use super::{
 };
 use crate::{
     batch::{ChunkKey, ChunkRow, LineRef},
-    cost::{BudgetError, Charge, CostRecord, CostSink, Held},
+    cost::{BudgetError, Charge, CostRecord, CostSink, Held, Unpriced},
     inference::InferenceRequest,
     service::{Error, ErrorKind, state::State},
     store::reach,
-    types::{AttemptId, Usd},
+    types::{AttemptId, Cost, Price, UsageSource, Usd},
 };
 
 /// Longer than a provider takes: after three days its support is asked.
@@ -73,7 +73,7 @@ impl State {
             if batches.paid.has(chunk.key, record.attempt) {
                 continue;
             }
-            self.settle_line(chunk, (request, *index), Charge::Spent(record.cost.charge())).await?;
+            self.settle_line(chunk, (request, *index), record).await?;
             self.totals.add(record);
             batches.paid.add(chunk.key, record.attempt);
         }
@@ -88,6 +88,9 @@ impl State {
     ) -> Result<Option<String>, Error> {
         let mut done = Vec::new();
         for held in self.holds(chunk, lines.to_vec()).await? {
+            if held.is_hard() && self.price_of_chunk(chunk).is_none() {
+                return Ok(Some(format!("a hard budget is set, and the price of {} is not known", chunk.route)));
+            }
             match self.budgets.reserve(&held).await {
                 Ok(true) => done.push(held),
                 Ok(false) => {}
@@ -108,9 +111,14 @@ impl State {
         &self,
         chunk: &ChunkRow,
         (request, index): (&InferenceRequest, u64),
-        charge: Charge,
+        record: &CostRecord,
     ) -> Result<(), Error> {
         let Some(held) = self.hold_of(chunk, request, index) else { return Ok(()) };
+        let charge = Charge::Spent(match (record.cost, self.unpriced) {
+            (Cost::Unpriced, _) if record.usage_source == UsageSource::UpperBound => held.hold.amount,
+            (Cost::Unpriced, Unpriced::Assume(price)) => price.cost(&record.usage),
+            (cost, _) => cost.charge(),
+        });
         self.budgets.reserve_paid(&held).await.map_err(|error| of_budget(&error))?;
         self.settle_held(&held, charge).await
     }
@@ -165,9 +173,17 @@ impl State {
         let drawn = self.budgets.draw(request, &chunk.route).ok().filter(|drawn| !drawn.is_empty())?;
         let most = u64::from(request.max_tokens_of().unwrap_or(self.default_max_tokens));
         let usage = request.usage_at_most(request.prompt_tokens_at_most(), most);
-        let price = self.prices.get(&chunk.route).map(|stamp| stamp.batch());
-        let amount = price.map_or(Usd::ZERO, |price| price.upper_bound(&usage));
+        let amount = self.price_of_chunk(chunk).map_or(Usd::ZERO, |price| price.upper_bound(&usage));
         Some(drawn.hold(line_request(chunk.key.batch, index).attempt(chunk.key.round), amount, HELD))
+    }
+
+    /// By what its lines are held against budgets: by their own price, or the one that is assumed.
+    fn price_of_chunk(&self, chunk: &ChunkRow) -> Option<Price> {
+        match (self.prices.get(&chunk.route), self.unpriced) {
+            (Some(stamp), _) => Some(stamp.batch()),
+            (None, Unpriced::Assume(price)) => Some(price),
+            (None, Unpriced::Refuse) => None,
+        }
     }
 }
 

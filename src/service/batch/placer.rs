@@ -9,6 +9,7 @@ use std::{
 use super::{Batches, of_store};
 use crate::{
     batch::{BatchId, ChunkPlan, Limits, NewChunk, Way},
+    cost::Unpriced,
     inference::Input,
     router::Candidate,
     service::{Error, plan::Plan, state::State},
@@ -69,7 +70,7 @@ impl<'a> Placer<'a> {
         let estimate = self.state.estimate(plan, candidate);
         match self.state.budgets.draw(&plan.request, route) {
             Err(_) => return Ok(Err("a hard budget of each tenant is set, and the line names none".into())),
-            Ok(drawn) if drawn.is_hard() && estimate.price.is_none() => {
+            Ok(drawn) if drawn.is_hard() && estimate.price.is_none() && self.state.unpriced == Unpriced::Refuse => {
                 return Ok(Err(format!("a hard budget is set, and the price of {route} is not known").into()));
             }
             Ok(_) => {}

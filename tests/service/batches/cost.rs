@@ -1,11 +1,11 @@
 //! What a batch would cost, may cost and did cost.
 
 use together_inference::{
-    RouteId, Usd,
-    cost::Budget,
+    Cost, Price, RouteId, Usd,
+    cost::{Budget, Unpriced},
     inference::InferenceRequest,
     service::{BatchOptions, ErrorKind, ServiceBuilder},
-    testing::Fault,
+    testing::{Fault, SimModel},
     types::{Rng, SeededRng},
     usd,
 };
@@ -101,6 +101,27 @@ async fn a_model_without_a_price_is_unpriced_and_not_free() {
     assert_eq!((plan.unpriced_lines, plan.at_most), (1, Usd::ZERO), "{plan}");
     let refused = shop.service.batch(requests()).max_cost(usd!("5")).submit().await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Unpriced, "{refused}");
+}
+
+/// Scenario: a hard budget, and a model without a price for which one is assumed.
+/// Expected: its lines are sent, and set aside and charged by that price; their records stay without one.
+#[tokio::test(start_paused = true)]
+async fn a_price_that_is_assumed_is_charged_to_budgets_for_batches_too() {
+    let price = Price::per_million(usd!("0"), usd!("100"));
+    let shop = Shop::with(BatchOptions::default(), |builder| {
+        builder.budget(Budget::total(usd!("1")).hard()).unpriced(Unpriced::Assume(price))
+    })
+    .await;
+    shop.sim.add_model(SimModel::chat("acme/Unheard-1B").price(0, 0));
+    let requests = (0..3).map(|number| line(number).model(RouteId::new("together", "acme/Unheard-1B"))).collect();
+    let report = shop.submit(requests).await.await.unwrap();
+    assert!(report.is_complete(), "{report}");
+    assert!(shop.service.flush().await);
+    let records = shop.costs.records();
+    assert!(records.len() == 3 && records.iter().all(|record| record.cost == Cost::Unpriced && record.batch.is_some()));
+    let charged: Usd = records.iter().map(|record| price.cost(&record.usage)).sum();
+    assert!(charged > Usd::ZERO);
+    assert_eq!(used(&shop.service).await, (charged, Usd::ZERO));
 }
 
 #[tokio::test(start_paused = true)]
