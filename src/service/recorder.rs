@@ -179,6 +179,14 @@ impl Recorder {
         self.offer(Item::Record(Box::new(Settled { record, budget: None })));
     }
 
+    /// Offers records to one of the sinks alone, as it is offered those of calls: others have them.
+    #[cfg(feature = "batch")]
+    pub(super) fn offer_again(&self, sink: usize, records: Vec<CostRecord>) {
+        if let Some(desk) = self.shared.desks.get(sink) {
+            desk.push(Entry::Page(Arc::new(Page::taken_elsewhere(records))));
+        }
+    }
+
     /// Waits until every record so far was handed to every sink, or given up, or until `by`.
     pub(super) async fn flush(&self, by: Instant) -> bool {
         let flushing = async {

@@ -9,6 +9,9 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
+use tokio::time::timeout;
+
 use super::{
     Batches, of_store,
     records::line_request,
@@ -16,7 +19,7 @@ use super::{
 };
 use crate::{
     batch::{ChunkKey, ChunkRow, LineRef},
-    cost::{BudgetError, Charge, CostRecord, CostSink, Held, Unpriced},
+    cost::{BudgetError, Charge, CostRecord, Held, PATIENCE, SinkError, Unpriced, offer},
     inference::InferenceRequest,
     service::{Error, ErrorKind, state::State},
     store::reach,
@@ -25,6 +28,9 @@ use crate::{
 
 /// Longer than a provider takes: after three days its support is asked.
 const HELD: Duration = Duration::from_secs(4 * 86_400);
+
+/// How long a sink that need not have the records of a batch may hold it up.
+const QUICK: Duration = Duration::from_secs(1);
 
 /// Rows that this process has charged and whose chunks are not settled yet: a file that is read once more, since it was cut
 /// off, is not paid once more.
@@ -63,9 +69,7 @@ impl State {
         }
         let records: Vec<CostRecord> = billed.iter().map(|(record, ..)| record.clone()).collect();
         reach("batch: costs are about to be recorded");
-        CostSink::record(&self.sinks, &records)
-            .await
-            .map_err(|error| Error::new(ErrorKind::Store, error.to_string()))?;
+        self.record_all(&records).await?;
         reach("batch: costs are recorded");
         let mut paid = Vec::with_capacity(billed.len());
         for (record, request, index) in &billed {
@@ -78,6 +82,35 @@ impl State {
             batches.paid.add(chunk.key, record.attempt);
         }
         Ok(paid)
+    }
+
+    /// Hands records to every sink. Whoever must have them has them then: each ledger, and where there is none, anybody. What
+    /// another one does not take is offered to it again like the record of any call, and holds back no batch.
+    async fn record_all(self: &Arc<Self>, records: &[CostRecord]) -> Result<(), Error> {
+        let sinks = self.sinks.sinks();
+        let is_kept = sinks.iter().any(|sink| sink.is_durable());
+        let offers = sinks.iter().map(|sink| async move {
+            let patience = if is_kept && !sink.is_durable() { QUICK } else { PATIENCE };
+            let taken = timeout(patience, offer(&**sink, records, &[])).await;
+            taken.unwrap_or_else(|_| Err(SinkError::new("it took too long")))
+        });
+        let offered = join_all(offers).await;
+        let is_taken = offered.iter().any(Result::is_ok);
+        for (sink, taken) in sinks.iter().zip(&offered) {
+            if let Err(error) = taken
+                && (sink.is_durable() || !is_taken)
+            {
+                return Err(Error::new(ErrorKind::Store, error.to_string()));
+            }
+        }
+        for (at, taken) in offered.iter().enumerate() {
+            if let Err(error) = taken {
+                tracing::warn!(%error, "a cost sink did not take the records of a batch, and is offered them again");
+                self.recorder.ensure_running(self);
+                self.recorder.offer_again(at, records.to_vec());
+            }
+        }
+        Ok(())
     }
 
     /// Sets aside the most that lines can cost, each by itself and all or none of them. `Some`: why there is no room now.

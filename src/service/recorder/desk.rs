@@ -50,6 +50,14 @@ impl Page {
         Self { records, withdrawn, taken, missed, untold, lost: Box::new(lost) }
     }
 
+    /// Records that are nobody's loss where a sink does not take them.
+    #[cfg(feature = "batch")]
+    pub(super) fn taken_elsewhere(records: Vec<CostRecord>) -> Self {
+        let page = Self::new(records, Vec::new(), |_| {});
+        page.taken.store(true, Ordering::Release);
+        page
+    }
+
     /// How much of a sink's backlog it is.
     fn len(&self) -> usize {
         self.records.len() + self.withdrawn.len()

@@ -1,5 +1,7 @@
 //! What a batch would cost, may cost and did cost.
 
+use std::sync::{Arc, atomic::Ordering};
+
 use together_inference::{
     Cost, Price, RouteId, Usd,
     cost::{Budget, Unpriced},
@@ -11,7 +13,11 @@ use together_inference::{
 };
 
 use super::{MODEL, Shop, cases, line, lines};
-use crate::world::{LARGE, MID, SMALL, ms, route, secs, used};
+use crate::{
+    doubles::Fails,
+    sinks::BadSink,
+    world::{LARGE, MID, SMALL, ms, route, secs, used},
+};
 
 #[tokio::test(start_paused = true)]
 async fn an_estimate_sends_nothing_and_leaves_nothing() {
@@ -122,6 +128,24 @@ async fn a_price_that_is_assumed_is_charged_to_budgets_for_batches_too() {
     let charged: Usd = records.iter().map(|record| price.cost(&record.usage)).sum();
     assert!(charged > Usd::ZERO);
     assert_eq!(used(&shop.service).await, (charged, Usd::ZERO));
+}
+
+/// Scenario: a sink of the application's own that fails, panics or hangs, beside the ledger.
+/// Expected: the batch is settled all the same, and the ledger has every record: the other one is offered them five times.
+#[tokio::test(start_paused = true)]
+async fn a_sink_that_takes_nothing_holds_back_no_batch_that_the_ledger_has() {
+    for fails in [Fails::Errs, Fails::Panics, Fails::Hangs] {
+        let offers = Arc::default();
+        let sink = BadSink(fails, Arc::clone(&offers));
+        let shop = Shop::with(BatchOptions::default(), |builder| builder.cost_sink(sink)).await;
+        let ticket = shop.submit(lines(5)).await;
+        let report = tokio::time::timeout(secs(7_200), ticket).await.expect("it is held back").unwrap();
+        assert!(report.is_complete(), "{fails:?}: {report}");
+        tokio::time::sleep(secs(100)).await;
+        assert_eq!(offers.load(Ordering::SeqCst), 6, "{fails:?}: at once, and five times with pauses");
+        assert_eq!(shop.service.health().records_lost, 0, "{fails:?}");
+        shop.judge().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
