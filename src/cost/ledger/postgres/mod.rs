@@ -12,7 +12,7 @@ use async_trait::async_trait;
 
 pub(super) use self::read::Reader;
 use self::{
-    read::{SELECT, record_of},
+    read::{DELETE, SELECT, record_of},
     rows::{COLUMNS_OF, Column, Rows, cleaned},
 };
 use super::{
@@ -142,11 +142,14 @@ impl Entries {
     /// Takes attempts out again that were not made, also where they were given up for lost meanwhile.
     async fn withdraw(&self, session: &Session, attempts: &[AttemptId]) -> Result<()> {
         let mut rollups = Rollups::of(self.zone(session).await?);
-        recovered(session, attempts.iter().copied()).await?.iter().for_each(|bound| rollups.take(bound));
         let attempts: Vec<[u8; 16]> = attempts.iter().map(|attempt| attempt.value().to_be_bytes()).collect();
         let attempts: Vec<&[u8]> = attempts.iter().map(<[u8; 16]>::as_slice).collect();
-        let sql = "DELETE FROM cost_record WHERE attempt = ANY($1) AND (open_by IS NOT NULL OR recovered)";
-        session.execute(sql, &[&attempts]).await?;
+        // By what is deleted, and not by a look before: it may be given up for lost in between.
+        for row in session.query(&DELETE, &[&attempts]).await? {
+            if row.get("recovered") {
+                rollups.take(&record_of(&row, session)?);
+            }
+        }
         add(session, &rollups).await
     }
 

@@ -21,6 +21,14 @@ use crate::{
 
 pub(super) static SELECT: LazyLock<String> = LazyLock::new(|| format!("SELECT {} FROM cost_record", columns_to_read()));
 
+/// Takes out what was never made, and answers with it.
+pub(super) static DELETE: LazyLock<String> = LazyLock::new(|| {
+    let columns = columns_to_read();
+    format!(
+        "DELETE FROM cost_record WHERE attempt = ANY($1) AND (open_by IS NOT NULL OR recovered) RETURNING {columns}, recovered"
+    )
+});
+
 /// The record that a row is.
 pub(super) fn record_of(row: &SqlRow, session: &Session) -> Result<CostRecord> {
     read(row).map_err(|error| StoreError::caused(StoreErrorKind::Corrupt, session.name(), error))
