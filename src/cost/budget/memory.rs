@@ -213,7 +213,7 @@ impl Books {
                 (true, Expired::Return) => slot.calls += 1,
             }
             slot.spent += charge.spent();
-            slot.calls -= u64::from(charge == Charge::NotSent);
+            slot.calls = slot.calls.saturating_sub(u64::from(charge == Charge::NotSent));
             account.show(line)
         };
         hold.lines.iter().map(settle).collect()
@@ -237,11 +237,12 @@ impl Books {
             held.expired = true;
             for line in &held.hold.lines {
                 let Some(account) = self.accounts.get_mut(&line.account) else { continue };
-                let slot = account.slot_of(line.period);
+                // One that is forgotten, since nothing was set aside in it, counts nowhere any more.
+                let Some(slot) = account.slots.iter_mut().rfind(|slot| slot.at == line.period.slot) else { continue };
                 slot.reserved = slot.reserved - held.hold.amount;
                 match line.expired {
                     Expired::Spent => slot.spent += held.hold.amount,
-                    Expired::Return => slot.calls -= 1,
+                    Expired::Return => slot.calls = slot.calls.saturating_sub(1),
                 }
             }
         }

@@ -39,6 +39,28 @@ async fn expired_reservations_make_room_for_new_ones_and_stay_spent() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_expires_in_a_slot_that_is_forgotten_counts_nowhere() {
+    // Scenario: a call that costs nothing sets aside nothing, in a rolling window, and is never settled; its slot is forgotten
+    // among many later ones before it expires.
+    // Expected: the account is as if it had not been, and others go on.
+    let budgets = MemoryBudgets::new();
+    let at = |slot| Line { period: Period::rolling(slot, slot - 60), ..line("r", usd!("1")) };
+    let free = |id: u128, slot| hold(id, Usd::ZERO, at(slot).expired(Expired::Return));
+    assert!(reserve(&budgets, &free(0, 0)).await);
+    for n in 1..=OLD_SLOTS as u128 + 2 {
+        let later = free(n, 1_000 * i64::try_from(n).unwrap());
+        assert!(reserve(&budgets, &later).await);
+        budgets.settle(&later, Charge::Spent(Usd::ZERO)).await.unwrap();
+    }
+    let all = [(at(0).account, at(0).period)];
+    let before = budgets.read(&all).await.unwrap();
+    tokio::time::advance(HOLD).await;
+    assert_eq!(budgets.read(&all).await.unwrap(), before);
+    assert!(budgets.settle(&free(0, 0), Charge::NotSent).await.is_ok());
+    assert!(reserve(&budgets, &free(100, 0)).await);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_reservation_may_be_for_ever() {
     let budgets = MemoryBudgets::new();
     let for_ever = Hold::new(AttemptId::new(1), usd!("1"), vec![line("all", usd!("1"))], Duration::MAX);
