@@ -132,7 +132,9 @@ impl RedisBudgetsBuilder {
     }
 
     /// While Redis is out of reach, each process may spend this part of each hard limit by itself, once a window: with 4 a
-    /// quarter. What it spends so is never counted in Redis. Unless set, nothing hard is admitted.
+    /// quarter. What it spends so is never counted in Redis. Where Redis did set aside, and only its answer came too late, that
+    /// ends as its budgets [say](Expired): until then, or for good, it counts there as well, which refuses rather more than
+    /// less. Unless set, nothing hard is admitted.
     pub const fn fail_local(mut self, part: u32) -> Self {
         self.share = Some(part);
         self
