@@ -121,7 +121,7 @@ async fn a_list_that_lags_longer_than_the_grace_shows_the_twin_later() {
     batches.cancel(twin).await.unwrap();
     ended(&batches, twin).await;
     let status = batches.status(&[id]).await.unwrap().pop().unwrap();
-    assert_eq!(status.twins, [twin.clone()], "what it did before it ended is to be read as well");
+    assert_eq!(status.twins, std::slice::from_ref(twin), "what it did before it ended is to be read as well");
 }
 
 #[tokio::test(start_paused = true)]

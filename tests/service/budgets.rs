@@ -86,7 +86,7 @@ async fn what_a_stream_that_nobody_reads_set_aside_does_not_return() {
     // it has brought is spent and the rest is there again. In no moment is there more than $1.
     for remote in [false, true] {
         let store = Arc::new(MemoryBudgets::new());
-        let (service, _) = shop(|builder| {
+        let Shop { service, books, .. } = shop(|builder| {
             let builder = builder.budget(Budget::per_session(usd!("1")));
             if remote { builder.budget_store(Remote(store)) } else { builder.budget_store(store) }
         });
@@ -112,6 +112,7 @@ async fn what_a_stream_that_nobody_reads_set_aside_does_not_return() {
         assert!(service.flush().await);
         let after = left(&service, &session).await;
         assert!(after.spent <= usd!("1") && after.calls == 2, "{after:?}");
+        adds_up(&service, &books).await;
     }
 }
 

@@ -78,7 +78,7 @@ async fn lines_that_nothing_can_answer_before_the_deadline_end_there() {
     shop.service.budgets().set(Scope::Global, Window::Total, usd!("0.000001")).unwrap();
     let report = ticket.await.unwrap();
     check(&report);
-    let kinds: Vec<_> = report.failed.iter().map(|line| line.error.kind.clone()).collect();
+    let kinds: Vec<_> = report.failed.iter().map(|line| line.error.kind).collect();
     assert_eq!(kinds, vec![LineErrorKind::Late; 8], "{report}");
     let took = report.finished.duration_since(report.started).unwrap();
     assert!((deadline..deadline + secs(60)).contains(&took), "it took {took:?}");
