@@ -14,7 +14,7 @@ use together_inference::{
 };
 
 use super::{Shop, check, line, lines, rows};
-use crate::world::secs;
+use crate::world::{ms, secs};
 
 fn folder(shop: &Shop, id: BatchId) -> PathBuf {
     shop.folder.0.join("inference.db.batches").join(id.as_str())
@@ -53,6 +53,8 @@ async fn what_a_worker_left_half_written_harms_no_row_of_the_next_one() {
     assert_eq!(report.jobs.iter().map(|job| job.lines).collect::<Vec<_>>(), [60, 1], "{report}");
     let rows = rows(&ticket).await;
     assert!(rows.iter().all(|row| row.result.as_ref().is_ok_and(|answer| !answer.text().is_empty())));
+    // A flush has five seconds.
+    shop.set_pace(ms(50));
     assert!(other.flush().await);
     shop.judge().await;
 }
@@ -83,6 +85,7 @@ async fn what_was_gathered_before_a_torn_request_is_answered_and_nothing_else() 
     }
     let jobs = shop.sim.batches();
     assert_eq!((jobs.len(), jobs[0].lines), (1, 5), "what nobody was promised is not sent");
+    shop.set_pace(ms(50));
     assert!(other.flush().await);
     shop.judge().await;
 }
