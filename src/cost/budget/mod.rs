@@ -20,6 +20,8 @@ mod postgres;
 mod redis;
 mod rule;
 mod scope;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod share;
 mod store;
 mod window;
 

@@ -12,6 +12,7 @@ use futures_util::try_join;
 
 use super::{
     Account, Balance, BudgetError, BudgetStore, Charge, Expired, Hold, Period, Refusal, Told,
+    share::OwnShare,
     store::{TELLING, balance_of, whole_millis},
 };
 use crate::{
@@ -43,7 +44,8 @@ const TURNS: u32 = 60;
 /// ```
 ///
 /// * **Out of reach.** Hard budgets refuse at once while the server cannot be asked, and five seconds after a question
-///   that it does not answer; soft ones let every call through, uncounted.
+///   that it does not answer; soft ones let every call through, uncounted. With [`fail_local`](PostgresBudgets::fail_local)
+///   each process goes on with a share of its own.
 /// * **Time.** Windows are cut by the service's clock, and reservations expire by the server's: processes whose clocks
 ///   differ charge different days around midnight, and never let each other's reservations expire too early.
 /// * **Settling** is done by a task of the service, again and again until the server takes it; a process that dies
@@ -56,6 +58,8 @@ const TURNS: u32 = 60;
 #[derive(Clone, Debug)]
 pub struct PostgresBudgets {
     desk: Arc<Desk<Teller>>,
+    /// What is kept here while the server is out of reach.
+    own: Option<OwnShare>,
     /// Its runtime has the connection.
     _store: Arc<Postgres>,
 }
@@ -70,7 +74,7 @@ impl PostgresBudgets {
         match store.backend() {
             Backend::Postgres(store) => {
                 store.every_ten_seconds(Box::new(Sweeper::default()));
-                Ok(Self { desk: Arc::new(store.desk(Teller)), _store: Arc::clone(store) })
+                Ok(Self { desk: Arc::new(store.desk(Teller)), own: None, _store: Arc::clone(store) })
             }
             #[cfg(feature = "sqlite")]
             Backend::Sqlite(store) => {
@@ -78,6 +82,18 @@ impl PostgresBudgets {
                 Err(StoreError::new(crate::store::StoreErrorKind::Unsupported, store.name(), detail))
             }
         }
+    }
+
+    /// While the server is out of reach, each process may spend this part of each hard limit by itself, once a window: with
+    /// 4 a quarter. What it spends so is never counted at the server. Where the server did set aside, and only its answer
+    /// came too late, that ends as its budgets [say](Expired): until then, or for good, it counts there as well, which
+    /// refuses rather more than less. Unless asked for, nothing hard is admitted.
+    ///
+    /// # Errors
+    ///
+    /// [`BudgetError::Store`] for a part of 0.
+    pub fn fail_local(self, part: u32) -> Result<Self, BudgetError> {
+        Ok(Self { own: Some(OwnShare::new(part)?), ..self })
     }
 
     async fn ask(&self, question: Question) -> Result<Reply, BudgetError> {
@@ -88,17 +104,25 @@ impl PostgresBudgets {
 #[async_trait]
 impl BudgetStore for PostgresBudgets {
     async fn reserve(&self, hold: &Arc<Hold>) -> Result<(), BudgetError> {
-        match self.ask(Question::Reserve(Arc::clone(hold))).await? {
-            Reply::Reserved(refused) => refused.map_or(Ok(()), |refusal| Err(BudgetError::Refused(refusal))),
-            Reply::Balances(_) => Ok(()),
+        match (self.ask(Question::Reserve(Arc::clone(hold))).await, &self.own) {
+            (Ok(Reply::Reserved(Some(refusal))), _) => Err(BudgetError::Refused(refusal)),
+            (Ok(_), _) => Ok(()),
+            (Err(error @ BudgetError::Store(_)), Some(own)) => own.reserve(hold, error),
+            (Err(error), _) => Err(error),
         }
     }
 
     async fn settle(&self, hold: &Arc<Hold>, charge: Charge) -> Result<Vec<Balance>, BudgetError> {
-        self.ask(Question::Settle(Arc::clone(hold), charge)).await.map(Reply::balances)
+        match &self.own {
+            Some(own) if own.settle(hold, charge) => Ok(Vec::new()),
+            _ => self.ask(Question::Settle(Arc::clone(hold), charge)).await.map(Reply::balances),
+        }
     }
 
     async fn renew(&self, holds: &[Arc<Hold>]) -> Result<(), BudgetError> {
+        if let Some(own) = &self.own {
+            own.renew(holds).await?;
+        }
         self.ask(Question::Renew(holds.to_vec())).await.map(drop)
     }
 

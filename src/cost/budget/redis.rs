@@ -15,7 +15,8 @@ use redis::{Cmd, Script};
 use tokio::{runtime::Handle, task::JoinHandle};
 
 use super::{
-    Account, Balance, BudgetError, BudgetStore, Charge, Expired, Hold, Line, MemoryBudgets, Period, Refusal, Told,
+    Account, Balance, BudgetError, BudgetStore, Charge, Expired, Hold, Line, Period, Refusal, Told,
+    share::OwnShare,
     store::{TELLING, balance_of, whole_millis},
 };
 use crate::{
@@ -78,8 +79,8 @@ struct Inner {
     link: Arc<Link>,
     keeper: Mutex<Option<JoinHandle<()>>>,
     names: Names,
-    /// What is kept here while Redis is out of reach, and which part of a limit it is.
-    local: Option<(u32, MemoryBudgets)>,
+    /// What is kept here while Redis is out of reach.
+    own: Option<OwnShare>,
 }
 
 /// What the store's keys begin with.
@@ -151,9 +152,7 @@ impl RedisBudgetsBuilder {
         if self.name.is_empty() || self.name.contains(['{', '}']) {
             return Err(unusable(format!("the name {:?} of budgets is empty or has braces in it", self.name)));
         }
-        if self.share == Some(0) {
-            return Err(unusable("fail_local(0): a part of a limit is 1 or more".into()));
-        }
+        let own = self.share.map(OwnShare::new).transpose()?;
         let (target, limits) = self.server.open(PATIENCE).map_err(unusable)?;
         let prefix = format!("ti:budget:{{{}}}:", self.name);
         let names = Names { holds: format!("{prefix}holds"), ends: format!("{prefix}ends"), prefix };
@@ -162,7 +161,7 @@ impl RedisBudgetsBuilder {
             link: Arc::new(Link::new(limits, "budgets go on, or refuse,")),
             keeper: Mutex::default(),
             names,
-            local: self.share.map(|share| (share, MemoryBudgets::new())),
+            own,
         }));
         budgets.0.ensure_keeper();
         budgets.0.link.wait().await;
@@ -273,42 +272,27 @@ impl Inner {
         });
         Ok(balances.collect())
     }
-
-    /// The same attempt against this process's own share.
-    fn reserve_here(&self, hold: &Arc<Hold>, error: BudgetError) -> Result<(), BudgetError> {
-        let Some((share, local)) = &self.local else { return Err(error) };
-        let of = |line: &Line| {
-            let limit = Usd::from_nanos(line.limit.nanos() / i64::from(*share));
-            Line { limit, max_calls: line.max_calls.map(|calls| calls / u64::from(*share)), ..line.clone() }
-        };
-        let lines = hold.lines.iter().map(of).collect();
-        let scaled = Arc::new(Hold::new(hold.id, hold.amount, lines, hold.expires));
-        tracing::debug!(%error, "budgets: a share of this process's own is asked");
-        local.reserve_now(&scaled).unwrap_or(Err(error))
-    }
 }
 
 #[async_trait]
 impl BudgetStore for RedisBudgets {
     async fn reserve(&self, hold: &Arc<Hold>) -> Result<(), BudgetError> {
-        match self.0.reserve(hold).await {
-            Err(error @ BudgetError::Store(_)) => self.0.reserve_here(hold, error),
-            reserved => reserved,
+        match (self.0.reserve(hold).await, &self.0.own) {
+            (Err(error @ BudgetError::Store(_)), Some(own)) => own.reserve(hold, error),
+            (reserved, _) => reserved,
         }
     }
 
     async fn settle(&self, hold: &Arc<Hold>, charge: Charge) -> Result<Vec<Balance>, BudgetError> {
-        let here = self.0.local.as_ref().and_then(|(_, local)| local.settle_now(hold, charge));
-        match here {
-            // What Redis may have set aside as well, when its answer came too late, is left to its expiry.
-            Some(balances) if !balances.is_empty() => Ok(Vec::new()),
+        match &self.0.own {
+            Some(own) if own.settle(hold, charge) => Ok(Vec::new()),
             _ => self.0.settle(hold, charge).await,
         }
     }
 
     async fn renew(&self, holds: &[Arc<Hold>]) -> Result<(), BudgetError> {
-        if let Some((_, local)) = &self.0.local {
-            local.renew(holds).await?;
+        if let Some(own) = &self.0.own {
+            own.renew(holds).await?;
         }
         let mut asked = self.0.ask(&RENEW, &[]);
         for hold in holds {

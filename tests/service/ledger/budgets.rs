@@ -233,6 +233,21 @@ async fn while_the_server_is_away_nothing_hard_is_let_through_and_it_goes_on_whe
 }
 
 #[tokio::test]
+async fn while_the_server_is_away_a_share_is_let_through_where_one_was_asked_for() {
+    let server = Server::start().await;
+    let database = server.database().await;
+    assert!(budgets(&database).await.fail_local(0).is_err());
+    let sharing = budgets(&database).await.fail_local(4).unwrap();
+    let service = shop(Budget::total(usd!("5")).hard(), &sharing);
+    assert_eq!(admitted(&service, 3).await.0, 3);
+    server.stop();
+    // A quarter of $5.00, however often it is asked.
+    assert_eq!(admitted(&service, 9).await.0 + admitted(&service, 20).await.0, 12);
+    server.run();
+    assert_eq!(admitted(&service, 3).await.0, 3, "it goes on when it is back");
+}
+
+#[tokio::test]
 async fn an_account_that_somebody_keeps_locked_is_waited_for_a_while_and_is_as_before() {
     let database = Database::new().await;
     let (store, all) = (budgets(&database).await, line("all", usd!("5")));
