@@ -163,8 +163,8 @@ async fn a_job_of_an_upload_at_the_same_time_is_found_by_its_name() {
     clock.advance(Duration::from_secs(270));
     assert_eq!(batches.submit(&chunk().tried(T0)).await.unwrap().as_str(), "job-0");
     // Of other lines that have the same name it is none.
-    let other =
-        Chunk::new("labels/2026 1", "m", 1, ChunkBody::Bytes("{\"custom_id\":\"b\",\"body\":{}}\n".into())).tried(T0);
+    let line = "{\"custom_id\":\"another\",\"body\":{\"model\":\"m\",\"messages\":[]}}\n";
+    let other = Chunk::new("labels/2026 1", "m", 1, ChunkBody::Bytes(line.into())).tried(T0);
     assert_eq!(batches.submit(&other).await.unwrap().as_str(), "job-1");
 }
 
